@@ -1,0 +1,55 @@
+# make serve | dev | test | test-full | bench | clean
+PYTHON ?= python3
+PORT ?= 8080
+SERVE := .venv
+TEST := .venv-test
+
+.PHONY: help serve dev test test-full lint bench clean
+
+help:
+	@echo "make serve      install what serving needs and answer on port $(PORT) (PORT=..., MODEL=...)"
+	@echo "make dev        the same, restarting whenever a source file changes"
+	@echo "make test       install what the tests need and run them"
+	@echo "make test-full  also the tests that take minutes: full-size architectures"
+	@echo "make bench      start-up, latency, CPU and memory, side by side in one run"
+	@echo "make clean      remove the virtual environments and everything built"
+
+serve: $(SERVE)/installed
+	@PORT=$(PORT) $(SERVE)/bin/python -m functions.local
+
+dev: $(SERVE)/installed
+	@PORT=$(PORT) $(SERVE)/bin/python -m functions.local --reload
+
+test: lint
+	$(TEST)/bin/python -m pytest -m "not full"
+
+test-full: lint
+	$(TEST)/bin/python -m pytest
+
+lint: $(TEST)/installed
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy
+
+bench: $(TEST)/installed-bench
+	@$(TEST)/bin/python -m tests.bench $(ARGS)
+
+clean:
+	rm -rf $(SERVE) $(TEST) build .mypy_cache .ruff_cache .pytest_cache
+
+# A stamp is written only when an installation went through, so an interrupted one is done again.
+$(SERVE)/installed: requirements.txt
+	@echo "installing what serving needs into $(SERVE) ..."
+	@$(PYTHON) -m venv $(SERVE)
+	@$(SERVE)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(TEST)/installed: requirements.txt model_cache/requirements.txt tests/requirements.txt
+	@echo "installing what the tests need into $(TEST) (torch is large) ..."
+	@$(PYTHON) -m venv $(TEST)
+	@$(TEST)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+$(TEST)/installed-bench: $(TEST)/installed tests/bench/requirements.txt
+	@$(TEST)/bin/pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
+	@touch $@

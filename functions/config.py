@@ -1,0 +1,160 @@
+"""Settings: read once from the environment into a frozen dataclass.
+
+A bad value raises `ConfigError` with a sentence that names the variable, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_CACHE = ROOT / "model_cache"
+
+MiB = 1024 * 1024
+
+T = TypeVar("T")
+
+
+class ConfigError(Exception):
+    """The deployment is set up wrongly: start-up stops with this sentence."""
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How image bytes become pixels. Part of every image fingerprint."""
+
+    # Turn the picture the way its EXIF orientation says. open_clip does not.
+    exif: bool = True
+    # Decode every JPEG pixel. Off, a JPEG far larger than the model's input is decoded at reduced size.
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for. Anything over a limit is refused before work is done."""
+
+    items: int = 256
+    # Cloud Run refuses larger HTTP/1 requests before they reach us.
+    request_bytes: int = 32 * MiB
+    image_bytes: int = 20 * MiB
+    image_pixels: int = 50_000_000
+    text_chars: int = 10_000
+
+
+@dataclass(frozen=True)
+class FetchSettings:
+    """How image URLs are fetched."""
+
+    # One deadline over name look-up, redirects and body, in seconds.
+    timeout: float = 30.0
+    ports: frozenset[int] = frozenset({80, 443})
+    # Host names that may resolve to private addresses. For development and tests.
+    private_hosts: frozenset[str] = frozenset()
+    # Downloads in flight per request.
+    parallel: int = 8
+    max_redirects: int = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of a serving process."""
+
+    model: str = "demo"
+    log_level: str = "INFO"
+    # Set by Cloud Run: logs become JSON and carry the trace.
+    in_cloud: bool = False
+    # CPU threads of one model run; None takes what the container has.
+    threads: int | None = None
+    # Requests that may wait for the model before the next one gets 429.
+    queue: int = 64
+    limits: Limits = Limits()
+    images: ImageSettings = ImageSettings()
+    fetch: FetchSettings = FetchSettings()
+
+
+def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
+    """Read every setting from `env`.
+
+    Raises:
+        ConfigError: a value is not what its variable allows.
+    """
+    limits, fetch = Limits(), FetchSettings()
+    return Settings(
+        model=env.get("MODEL") or "demo",
+        log_level=_read(env, "LOG_LEVEL", "INFO", _log_level),
+        in_cloud=bool(env.get("K_SERVICE")),
+        threads=_read(env, "MODEL_THREADS", None, _integer(1, 256)),
+        queue=_read(env, "MAX_WAITING", 64, _integer(0, 10_000)),
+        limits=Limits(
+            items=_read(env, "MAX_ITEMS", limits.items, _integer(1, 100_000)),
+            request_bytes=_read(env, "MAX_REQUEST_BYTES", limits.request_bytes, _integer(1024, 2**31)),
+            image_bytes=_read(env, "MAX_IMAGE_BYTES", limits.image_bytes, _integer(1024, 2**31)),
+            image_pixels=_read(env, "MAX_IMAGE_PIXELS", limits.image_pixels, _integer(1, 2**31)),
+            text_chars=_read(env, "MAX_TEXT_CHARS", limits.text_chars, _integer(1, 10_000_000)),
+        ),
+        images=ImageSettings(
+            exif=_read(env, "EXIF_ORIENTATION", True, _switch),
+            exact=_read(env, "EXACT_DECODE", False, _switch),
+        ),
+        fetch=FetchSettings(
+            timeout=_read(env, "FETCH_TIMEOUT", fetch.timeout, _seconds),
+            ports=_read(env, "FETCH_PORTS", fetch.ports, _ports),
+            private_hosts=_read(env, "FETCH_PRIVATE_HOSTS", fetch.private_hosts, _hosts),
+            parallel=_read(env, "FETCH_PARALLEL", fetch.parallel, _integer(1, 64)),
+        ),
+    )
+
+
+def _read(env: Mapping[str, str], name: str, default: T, parse: Callable[[str], T]) -> T:
+    raw = env.get(name, "").strip()
+    if not raw:
+        return default
+    try:
+        return parse(raw)
+    except ValueError as error:
+        raise ConfigError(f"{name}={raw!r} is not valid: {error}.") from None
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(raw: str) -> int:
+        if not raw.isascii() or not raw.isdigit() or not low <= int(raw[:12]) <= high:
+            raise ValueError(f"use a whole number from {low} to {high}")
+        return int(raw)
+
+    return parse
+
+
+def _seconds(raw: str) -> float:
+    try:
+        value = float(raw)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3600:
+        raise ValueError("use a number of seconds above 0, at most 3600")
+    return value
+
+
+def _switch(raw: str) -> bool:
+    if raw.lower() in ("1", "true", "yes", "on"):
+        return True
+    if raw.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("use true or false")
+
+
+def _log_level(raw: str) -> str:
+    if raw.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError("use DEBUG, INFO, WARNING or ERROR")
+    return raw.upper()
+
+
+def _ports(raw: str) -> frozenset[int]:
+    return frozenset(_integer(1, 65535)(part.strip()) for part in raw.split(","))
+
+
+def _hosts(raw: str) -> frozenset[str]:
+    return frozenset(part.strip().lower() for part in raw.split(",") if part.strip())

@@ -1,0 +1,20 @@
+"""HTTP function: pictures to vectors. POST `/embed/image` or `/`, as JSON, as a form or as raw bytes."""
+
+import functions_framework
+from flask import Request, Response
+
+from functions.protocols import native, notebook
+from functions.runtime import start
+from functions.service import Service, serve
+
+SERVICE = Service(
+    runtime=start("embed_image", towers=("image",)),
+    conventions=(native.IMAGE, notebook.IMAGE, native.RAW),
+    root="/embed/image",
+)
+
+
+@functions_framework.http
+def embed_image(request: Request) -> Response:
+    """Pictures in, one vector per picture out, in the same order; `[]` where a picture failed."""
+    return serve(request, SERVICE)

@@ -1,0 +1,20 @@
+"""HTTP function: texts and pictures to vectors of one space. POST `/embed/mixed` or `/`, as JSON."""
+
+import functions_framework
+from flask import Request, Response
+
+from functions.protocols import native
+from functions.runtime import start
+from functions.service import Service, serve
+
+SERVICE = Service(
+    runtime=start("embed_mixed", towers=("text", "image")),
+    conventions=(native.MIXED,),
+    root="/embed/mixed",
+)
+
+
+@functions_framework.http
+def embed_mixed(request: Request) -> Response:
+    """Texts and pictures in, a list of vectors for each out, in the same order."""
+    return serve(request, SERVICE)

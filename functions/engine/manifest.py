@@ -1,0 +1,195 @@
+"""The manifest: what a baked model is, read from `manifest.json` into frozen dataclasses.
+
+`bake` writes it with `to_json`, the serving process reads it with `load_manifest`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+FORMAT = 1
+TOWERS = ("text", "image")
+
+
+class ModelError(Exception):
+    """A baked model is missing, damaged or of an unknown format. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file of a tower, relative to the model's folder."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A fixed input and its L2-normalised vector, as the artifact gave it when it was baked."""
+
+    input: str
+    vector: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How text becomes tokens.
+
+    `trim`: the tower is causal and pools at the end-of-text token, so a batch may be cut after its
+    longest text; otherwise every row is padded to `context_length`.
+    """
+
+    context_length: int
+    trim: bool
+    # Name of a cleaning rule in engine.tokenizer.
+    clean: str
+    start_id: int
+    end_id: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How open_clip prepares pictures for a model: the fields of its `PreprocessCfg`."""
+
+    # Height and width of the model's input, in pixels.
+    size: tuple[int, int]
+    # Per channel, of values from 0 to 1.
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    # shortest: fill the input and crop; longest: fit into it and pad; squash: ignore the ratio.
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    # Of the padding, 0-255, in every band of the picture's own mode.
+    fill_color: int = 0
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One half of a model: its files, in the order graph first, and all that decides its vectors."""
+
+    name: str
+    files: tuple[ModelFile, ...]
+    precision: str
+    fingerprint: str
+    canary: Canary
+    text: TextSpec | None = None
+    preprocess: Preprocess | None = None
+    # Figures measured by bake, for people: cosine to PyTorch, size, load time, milliseconds.
+    parity: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A baked model. `space` names the checkpoint: vectors are comparable only inside one space."""
+
+    name: str
+    architecture: str
+    pretrained: str
+    quick_gelu: bool
+    space: str
+    dimensions: int
+    normalize: bool
+    towers: Mapping[str, Tower]
+    tools: Mapping[str, str]
+
+
+def load_manifest(folder: Path, towers: Sequence[str] = ()) -> Manifest:
+    """Read `folder`/manifest.json and check that every file of `towers` is there in its full size.
+
+    Raises:
+        ModelError: no manifest, one that cannot be read, a tower it lacks, a file missing or cut short.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"No baked model at {folder}: manifest.json is missing. "
+            "Bake one with `python -m model_cache.bake NAME`, or set MODEL to a model that is baked."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} cannot be read ({type(error).__name__}: {error}). Bake the model again."
+        ) from None
+    for name in towers:
+        if name not in manifest.towers:
+            raise ModelError(f"The model {manifest.name} has no {name} tower, which this function needs.")
+        for file in manifest.towers[name].files:
+            _check_size(folder / file.path, file.bytes)
+    return manifest
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        actual = path.stat().st_size
+    except OSError:
+        raise ModelError(f"{path} is missing. Bake the model again or restore the file.") from None
+    if actual != expected:
+        raise ModelError(
+            f"{path} has {actual:,} bytes, its manifest says {expected:,}: the file is damaged or was "
+            "replaced (a Git LFS pointer?). Bake the model again or restore the file."
+        )
+
+
+def to_json(manifest: Manifest) -> str:
+    """`manifest` as the text of manifest.json."""
+    return json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1) + "\n"
+
+
+def from_json(text: str) -> Manifest:
+    """The manifest in `text`. Raises ValueError, KeyError or TypeError if it is not one."""
+    data = json.loads(text)
+    if data.pop("format") != FORMAT:
+        raise ValueError("made by another version of this package")
+    data["towers"] = {name: _tower(tower) for name, tower in data["towers"].items()}
+    return Manifest(**data)
+
+
+def _tower(data: dict[str, Any]) -> Tower:
+    data["files"] = tuple(ModelFile(**file) for file in data["files"])
+    for file in data["files"]:
+        if Path(file.path).name != file.path:
+            raise ValueError(f"file name {file.path!r} leaves the model's folder")
+    data["canary"] = Canary(data["canary"]["input"], tuple(data["canary"]["vector"]))
+    if data["text"]:
+        data["text"] = TextSpec(**data["text"])
+    if data["preprocess"]:
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in data["preprocess"].items()
+        }
+        data["preprocess"] = Preprocess(**fields)
+    return Tower(**data)
+
+
+def slug(name: str) -> str:
+    """The folder name of a baked model: `ViT-B-32/laion400m_e32` -> `vit-b-32-laion400m_e32`."""
+    return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.")
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hexadecimal digits that change when any of `parts` does."""
+    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()[:16]
+
+
+def file_chunks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
+    """The bytes of `path`, `size` at a time."""
+    with path.open("rb") as file:
+        while chunk := file.read(size):
+            yield chunk
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    for chunk in file_chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,22 @@
+"""What the caller did wrong, as one exception with a status, a stable code and a sentence."""
+
+
+class CallerError(Exception):
+    """The request, or one item of it, cannot be served as sent.
+
+    Raised while a request is read, it becomes the whole reply. Raised for one item of a batch, it
+    becomes that item's entry in `errors` and the others are answered.
+
+    Args:
+        status: HTTP status, 400-499.
+        code: snake_case name that clients may switch on; never changes once released.
+        message: one sentence for a person. Never holds a resolved address, a local path or a secret.
+        retry_after: seconds, sent as `Retry-After` (with status 429).
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after

@@ -1,0 +1,47 @@
+"""What may accompany a request in every convention: `model` and `normalize`; and what a text may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from functions.config import Limits
+from functions.errors import CallerError
+
+
+class Options(TypedDict):
+    """The fields of `Ask` that do not depend on the convention."""
+
+    model: str | None
+    normalize: bool
+
+
+def json_options(body: Mapping[str, Any]) -> Options:
+    """`model` and `normalize` of a JSON body. Raises CallerError 400 if one has the wrong type."""
+    model, normalize = body.get("model"), body.get("normalize", True)
+    if model is not None and not isinstance(model, str):
+        raise CallerError(400, "model_invalid", "`model` must be a string.")
+    if not isinstance(normalize, bool):
+        raise CallerError(400, "normalize_invalid", "`normalize` must be true or false.")
+    return Options(model=model, normalize=normalize)
+
+
+def query_options(query: Mapping[str, str]) -> Options:
+    """`model` and `normalize` of a query string. Raises CallerError 400 if one is neither."""
+    normalize = query.get("normalize", "true").lower()
+    if normalize not in ("true", "false", "1", "0"):
+        raise CallerError(400, "normalize_invalid", "`normalize` must be true or false.")
+    return Options(model=query.get("model"), normalize=normalize in ("true", "1"))
+
+
+def text_item(value: object, limits: Limits) -> str:
+    """A text to embed; the empty string is one. Raises CallerError 400 or 413."""
+    if not isinstance(value, str):
+        raise CallerError(400, "text_not_a_string", "a text must be a string.")
+    if len(value) > limits.text_chars:
+        raise CallerError(
+            413,
+            "text_too_long",
+            f"the text has {len(value):,} characters, {limits.text_chars:,} are allowed.",
+        )
+    return value

@@ -1,0 +1,277 @@
+"""Bake a CLIP checkpoint into an artifact that the functions serve without torch.
+
+python -m model_cache.bake ViT-B-32/laion400m_e32
+python -m model_cache.bake ViT-B-32 --checkpoint finetuned.pt --precision int8
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from model_cache.errors import BakeError
+
+if TYPE_CHECKING:
+    from functions.engine.manifest import Manifest, Tower
+    from model_cache.checkpoints import Checkpoint
+    from model_cache.parity import Parity
+
+HERE = Path(__file__).resolve().parent
+DEFAULT = "ViT-B-32/laion400m_e32"
+TOWERS = ("text", "image")
+MANIFEST = "manifest.json"
+OUTPUTS = {"text.onnx", "image.onnx", "tokenizer.json", MANIFEST}
+TOOLS = ("torch", "open_clip_torch", "onnx", "onnxruntime", "tokenizers", "pillow")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 baked, 2 not possible as asked, 130 interrupted."""
+    options = _parse(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if options.list:
+            print_known()
+        else:
+            bake(
+                options.name,
+                checkpoint=options.checkpoint,
+                config=options.config,
+                precision=options.precision,
+                towers=options.towers,
+                quick_gelu=options.quick_gelu,
+                out=options.out,
+            )
+    except BakeError as error:
+        print(f"bake: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"bake: {error.strerror or error}: {error.filename or options.out}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bake: interrupted, nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def bake(
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    config: Path | None = None,
+    precision: str = "auto",
+    towers: Sequence[str] = TOWERS,
+    quick_gelu: bool | None = None,
+    out: Path | None = None,
+) -> Path:
+    """Bake `name` into `out` (default: a folder beside this file) and return that folder.
+
+    Raises:
+        BakeError: the model cannot be baked as asked, or the export is not open_clip's model.
+    """
+    from functions.engine.manifest import slug
+    from model_cache.checkpoints import load_checkpoint
+
+    target = out or HERE / slug(name)
+    with _step(f"loading {name}"):
+        loaded = load_checkpoint(name, checkpoint, config, quick_gelu)
+    with _atomic_folder(target) as folder:
+        baked = {tower: _bake_tower(tower, loaded, precision, folder) for tower in towers}
+        from model_cache.parity import table
+
+        print(
+            table(
+                [
+                    (tower, tried, figures)
+                    for tower, (_, all_) in baked.items()
+                    for tried, figures in all_.items()
+                ],
+                {tower: result.precision for tower, (result, _) in baked.items()},
+            )
+        )
+        _write_manifest(folder, target.name, loaded, {tower: result for tower, (result, _) in baked.items()})
+    print(f"baked {target}: serve it with MODEL={target.name if target.parent == HERE else target}")
+    return target
+
+
+def _bake_tower(
+    tower: str, checkpoint: Checkpoint, precision: str, folder: Path
+) -> tuple[Tower, dict[str, Parity]]:
+    """Export one tower, compare each precision with PyTorch, keep the one that is wanted."""
+    from model_cache import towers as tower_files
+    from model_cache.export import optimise, quantise
+
+    raw = folder / f"{tower}.raw.onnx"
+    with _step(f"{tower}: exporting"):
+        build = tower_files.export(tower, checkpoint, folder, raw)
+    with _step(f"{tower}: running PyTorch for comparison"):
+        reference = build.reference()
+    candidates = {"fp32": folder / f"{tower}.fp32.onnx", "int8": folder / f"{tower}.int8.onnx"}
+    figures: dict[str, Parity] = {}
+    with _step(f"{tower}: float32"):
+        optimise(raw, candidates["fp32"])
+        figures["fp32"] = build.compare(reference, candidates["fp32"])
+    if not figures["fp32"].passes("fp32"):
+        raise BakeError(
+            f"The exported {tower} tower is not the model: its lowest cosine to PyTorch is "
+            f"{figures['fp32'].min_cosine:.6f}. Nothing was written. Please report this architecture."
+        )
+    if precision != "fp32":
+        with _step(f"{tower}: int8"):
+            quantised = folder / f"{tower}.quantised.onnx"
+            quantise(raw, quantised)
+            optimise(quantised, candidates["int8"])
+            quantised.unlink()
+            figures["int8"] = build.compare(reference, candidates["int8"])
+    taken, reason = _choose(precision, figures)
+    print(f"  {tower}: {taken}, {reason}")
+    raw.unlink()
+    candidates[taken].rename(folder / f"{tower}.onnx")
+    for path in candidates.values():
+        path.unlink(missing_ok=True)
+    finished = build.finish(
+        taken, {key: asdict(value) for key, value in figures.items()} | {"reason": reason}
+    )
+    return finished, figures
+
+
+def _choose(precision: str, figures: dict[str, Parity]) -> tuple[str, str]:
+    if precision == "fp32":
+        return "fp32", "as asked"
+    int8 = figures["int8"]
+    measured = f"cosine to PyTorch is {int8.mean_cosine:.5f} in the mean and {int8.min_cosine:.5f} at least"
+    if precision == "int8":
+        return "int8", f"as asked; its {measured}" + (
+            "" if int8.passes("int8") else ", below what auto accepts"
+        )
+    if int8.passes("int8"):
+        return "int8", f"its {measured}"
+    return "fp32", f"because int8 is too coarse here: its {measured}"
+
+
+def _write_manifest(folder: Path, name: str, checkpoint: Checkpoint, towers: dict[str, Tower]) -> Manifest:
+    from functions.engine.manifest import Manifest, to_json
+
+    manifest = Manifest(
+        name=name,
+        architecture=checkpoint.architecture,
+        pretrained=checkpoint.pretrained,
+        quick_gelu=checkpoint.quick_gelu,
+        space=checkpoint.space,
+        dimensions=len(next(iter(towers.values())).canary.vector),
+        normalize=True,
+        towers=towers,
+        tools={tool: version(tool) for tool in TOOLS},
+    )
+    (folder / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
+    return manifest
+
+
+@contextmanager
+def _atomic_folder(target: Path) -> Iterator[Path]:
+    """A folder whose files move to `target` if the block succeeds, and vanish if it does not.
+
+    The manifest goes first and comes last: whenever this stops, `target` holds the old model, the new
+    one, or none that loads. Other files in `target` stay.
+    """
+    if target.exists() and not target.is_dir():
+        raise BakeError(f"{target} is a file: choose another --out.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield work
+        target.mkdir(exist_ok=True)
+        (target / MANIFEST).unlink(missing_ok=True)
+        for name in OUTPUTS - {path.name for path in work.iterdir()}:
+            (target / name).unlink(missing_ok=True)
+        for path in sorted(work.iterdir(), key=lambda path: path.name == MANIFEST):
+            path.replace(target / path.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Say what goes on, and how long it took."""
+    terminal = sys.stderr.isatty()
+    print(f"  {what} ...", end="" if terminal else "\n", file=sys.stderr, flush=True)
+    started = time.perf_counter()
+    yield
+    print(
+        f"{'' if terminal else '  ' + what} {time.perf_counter() - started:.1f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def print_known() -> None:
+    """Print every ARCH/PRETRAINED that open_clip knows, one a line, quick-GELU ones marked."""
+    from model_cache.torch_setup import import_open_clip
+
+    open_clip = import_open_clip()
+    for architecture, tag in open_clip.list_pretrained():
+        quick = open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu")
+        print(f"{architecture}/{tag}{'  (quick-GELU)' if quick else ''}")
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _towers(raw: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in raw.split(",")))
+    if not names or set(names) - set(TOWERS):
+        raise argparse.ArgumentTypeError(f"{raw!r}: use text, image or text,image")
+    return names
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m model_cache.bake",
+        description="Turn an open_clip checkpoint into ONNX towers, a tokenizer and a manifest.",
+        epilog="Set HF_ENDPOINT to download from another hub. Exit status: 0 baked, 2 not possible as asked.",
+    )
+    parser.add_argument(
+        "name",
+        nargs="?",
+        default=DEFAULT,
+        metavar="NAME",
+        help="ARCH/PRETRAINED as open_clip spells it, or ARCH with --checkpoint (default: %(default)s)",
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights: .pt or .safetensors")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="architecture of your own, in open_clip's JSON form"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "int8"),
+        default="auto",
+        help="auto takes int8 where it stays close to float32 (default)",
+    )
+    parser.add_argument(
+        "--towers", type=_towers, default=TOWERS, metavar="text,image", help="what to bake (default: both)"
+    )
+    parser.add_argument(
+        "--quick-gelu",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="override the activation; default: what the pretrained tag says, else the architecture",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to write (default: model_cache/<name>)"
+    )
+    parser.add_argument("--list", action="store_true", help="print every known ARCH/PRETRAINED and exit")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""From a torch model to ONNX graphs: the two towers, optimised and, if asked, quantised."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from functions.engine.manifest import TextSpec
+from functions.engine.tokenizer import CLEANERS
+from model_cache.checkpoints import Checkpoint
+from model_cache.errors import BakeError
+
+OPSET = 18
+
+
+class Attention(nn.Module):
+    """nn.MultiheadAttention's own arithmetic, written so that it exports as a few plain operators."""
+
+    def __init__(self, source: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = source.num_heads
+        width = source.embed_dim
+        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv.weight = source.in_proj_weight
+        self.qkv.bias = source.in_proj_bias
+        self.out = source.out_proj
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool, attn_mask: Tensor | None
+    ) -> tuple[Tensor]:
+        # Both towers attend to themselves only: query, key and value are the same tensor.
+        batch, length, width = query.shape
+        heads = self.qkv(query).reshape(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (q * (width // self.heads) ** -0.5) @ k.transpose(-2, -1)
+        if attn_mask is not None:
+            scores = scores + attn_mask
+        mixed = scores.softmax(dim=-1) @ v
+        return (self.out(mixed.transpose(1, 2).reshape(batch, length, width)),)
+
+
+class CausalText(nn.Module):
+    """A causal text tower that takes token ids cut anywhere after the longest text's end token."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, ids: Tensor) -> Tensor:
+        tower: Any = self.tower
+        length = ids.shape[1]
+        x = tower.token_embedding(ids) + tower.positional_embedding[:length]
+        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+        # Layer norm works row by row, so only the pooled row needs it.
+        x = tower.ln_final(x[torch.arange(x.shape[0]), ids.argmax(dim=-1)])
+        projection = tower.text_projection
+        projected: Tensor = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+        return projected
+
+
+class PaddedText(nn.Module):
+    """Any other text tower, at its full context length."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.model.encode_text(ids)  # type: ignore[operator, no-any-return]
+
+
+class Image(nn.Module):
+    """The image tower: normalised pixels to the raw projection."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(pixels)  # type: ignore[operator, no-any-return]
+
+
+def text_spec(checkpoint: Checkpoint) -> TextSpec:
+    """How the checkpoint's own tokenizer makes ids. Raises BakeError for one that is not CLIP's."""
+    tokenizer = checkpoint.tokenizer
+    clean = getattr(getattr(tokenizer, "clean_fn", None), "__name__", "").removeprefix("_clean_")
+    if not hasattr(tokenizer, "bpe_ranks") or clean not in CLEANERS or tokenizer.reduction_fn:
+        raise BakeError(
+            f"The text tower of {checkpoint.architecture} has a tokenizer that cannot be baked yet; "
+            "--towers image bakes its image tower."
+        )
+    return TextSpec(
+        context_length=tokenizer.context_length,
+        trim=_causal(_text_tower(checkpoint.model)),
+        clean=clean,
+        start_id=tokenizer.sot_token_id,
+        end_id=tokenizer.eot_token_id,
+        pad_id=0,
+    )
+
+
+def export_text(checkpoint: Checkpoint, spec: TextSpec, path: Path) -> None:
+    """Write the text tower: int64 ids (n, length) -> float32 projections (n, d)."""
+    model = _plain(checkpoint.model)
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2, max=spec.context_length)
+    sample = checkpoint.tokenizer(["a cat", "two small dogs in the snow"])
+    if spec.trim:
+        _export(CausalText(_text_tower(model)), sample[:, :9], {"ids": {0: batch, 1: length}}, path)
+    else:
+        _export(PaddedText(model), sample, {"ids": {0: batch}}, path)
+
+
+def export_image(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the image tower: float32 pixels (n, 3, h, w) -> float32 projections (n, d)."""
+    sample = torch.zeros(2, 3, *checkpoint.preprocess.size)
+    _export(Image(_plain(checkpoint.model)), sample, {"pixels": {0: torch.export.Dim("batch")}}, path)
+
+
+def optimise(source: Path, target: Path) -> None:
+    """Write `source` with ONNX Runtime's fusions applied, as far as they hold on every x86-64 CPU."""
+    options = ort.SessionOptions()
+    # The next level, ALL, lays tensors out for this machine's CPU.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Write `source` as dynamic int8, per channel, token table included."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # It advises a preparation that changes nothing here: the graphs come with their shapes.
+    logging.disable(logging.WARNING)
+    try:
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _text_tower(model: Any) -> Any:
+    # open_clip keeps the parts of a plain CLIP's text tower on the model itself.
+    return model if hasattr(model, "token_embedding") else model.text
+
+
+def _causal(tower: Any) -> bool:
+    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+    return (
+        getattr(tower, "attn_mask", None) is not None
+        and getattr(tower, "cls_emb", None) is None
+        and pool == "argmax"
+        and tower.text_projection is not None
+    )
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A copy of `model` whose attention exports plainly; the weights are shared."""
+    memo = {id(p): p for p in (*model.parameters(), *model.buffers())}
+    copied = copy.deepcopy(model, memo)
+    for module in list(copied.modules()):
+        for name, child in list(module.named_children()):
+            if (
+                isinstance(child, nn.MultiheadAttention)
+                and child.batch_first
+                and child.in_proj_weight is not None
+            ):
+                setattr(module, name, Attention(child))
+    return copied
+
+
+def _export(module: nn.Module, sample: Tensor, shapes: dict[str, Any], path: Path) -> None:
+    (name,) = shapes
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            (sample,),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=[name],
+            output_names=["projection"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path)

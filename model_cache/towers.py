@@ -1,0 +1,119 @@
+"""What differs between the two towers while they are baked: files, samples, specification, canary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from functions.engine import canary
+from functions.engine.cpus import usable_cpus
+from functions.engine.gate import Gate
+from functions.engine.manifest import Canary, ModelFile, Tower, fingerprint, sha256_of
+from functions.engine.model import ImageTower, TextTower, normalized
+from functions.engine.session import open_session
+from functions.engine.tokenizer import load_tokenizer
+from model_cache import export as onnx_export
+from model_cache import parity, samples
+from model_cache.checkpoints import Checkpoint
+from model_cache.tokenizer_file import write_tokenizer
+
+EMPTY = Canary("", ())
+
+
+@dataclass(frozen=True)
+class Build:
+    """One tower on its way: `embedder(graph)` opens a graph as the serving engine would."""
+
+    folder: Path
+    tower: Tower
+    items: Sequence[Any]
+    reference: Callable[[], np.ndarray]
+    embedder: Callable[[Path], Callable[[Sequence[Any]], np.ndarray]]
+    canary_input: str
+    canary_item: Any
+    # What decides the vectors beside the graph and the files.
+    recipe: object
+    extra_files: tuple[str, ...] = ()
+
+    def compare(self, reference: np.ndarray, graph: Path) -> parity.Parity:
+        """Figures of `graph` against PyTorch's vectors."""
+        return parity.compare(reference, self.items, lambda: self.embedder(graph), graph)
+
+    def finish(self, precision: str, figures: Mapping[str, Any]) -> Tower:
+        """The manifest's entry, once the graph has its final name."""
+        from dataclasses import replace
+
+        files = tuple(
+            _model_file(self.folder / name) for name in (f"{self.tower.name}.onnx", *self.extra_files)
+        )
+        vector = normalized(self.embedder(self.folder / files[0].path)([self.canary_item]))[0]
+        return replace(
+            self.tower,
+            files=files,
+            precision=precision,
+            fingerprint=fingerprint(precision, self.recipe, *(file.sha256 for file in files)),
+            canary=Canary(self.canary_input, tuple(round(float(value), 6) for value in vector)),
+            parity=figures,
+        )
+
+
+def export(tower: str, checkpoint: Checkpoint, folder: Path, raw: Path) -> Build:
+    """Write the tower's float32 graph to `raw` and say how to check it and finish it."""
+    return _text(checkpoint, folder, raw) if tower == "text" else _image(checkpoint, folder, raw)
+
+
+def _text(checkpoint: Checkpoint, folder: Path, raw: Path) -> Build:
+    spec = onnx_export.text_spec(checkpoint)
+    write_tokenizer(checkpoint.tokenizer, folder / "tokenizer.json")
+    onnx_export.export_text(checkpoint, spec, raw)
+    tower = Tower("text", (), "", "", EMPTY, text=spec)
+
+    def embedder(graph: Path) -> Callable[[Sequence[str]], np.ndarray]:
+        tokenizer = load_tokenizer(folder / "tokenizer.json")
+        opened = TextTower(tower, spec, tokenizer, _session(graph), Gate(1, 0))
+        return lambda texts: opened.embed(texts).vectors
+
+    return Build(
+        folder=folder,
+        tower=tower,
+        items=samples.captions(),
+        reference=lambda: parity.text_reference(checkpoint),
+        embedder=embedder,
+        canary_input=canary.TEXT,
+        canary_item=canary.TEXT,
+        recipe=spec,
+        extra_files=("tokenizer.json",),
+    )
+
+
+def _image(checkpoint: Checkpoint, folder: Path, raw: Path) -> Build:
+    spec = checkpoint.preprocess
+    onnx_export.export_image(checkpoint, raw)
+    tower = Tower("image", (), "", "", EMPTY, preprocess=spec)
+
+    def embedder(graph: Path) -> Callable[[Sequence[Any]], np.ndarray]:
+        opened = ImageTower(tower, spec, _session(graph), Gate(1, 0))
+        return lambda images: opened.embed([opened.pixels(image) for image in images])
+
+    return Build(
+        folder=folder,
+        tower=tower,
+        items=samples.images(),
+        reference=lambda: parity.image_reference(checkpoint),
+        embedder=embedder,
+        canary_input=canary.IMAGE,
+        canary_item=canary.canary_image(canary.IMAGE),
+        recipe=spec,
+    )
+
+
+def _session(graph: Path) -> Any:
+    return open_session(graph.parent, (_model_file(graph),), usable_cpus())
+
+
+def _model_file(path: Path) -> ModelFile:
+    return ModelFile(path.name, path.stat().st_size, sha256_of(path))

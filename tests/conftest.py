@@ -1,0 +1,22 @@
+"""Servers shared by all tests: each is a real process with the bundled model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving import Server, serving
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The gateway, which may fetch images from this machine."""
+    log = tmp_path_factory.mktemp("gateway") / "log"
+    with serving("gateway", log, FETCH_PRIVATE_HOSTS="127.0.0.1") as server:
+        yield server
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """A file for a server's output."""
+    return tmp_path / "log"
