@@ -6,6 +6,7 @@ A bad value raises `ConfigError` with a sentence that names the variable, the va
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,8 +154,16 @@ def _log_level(raw: str) -> str:
 
 
 def _ports(raw: str) -> frozenset[int]:
-    return frozenset(_integer(1, 65535)(part.strip()) for part in raw.split(","))
+    try:
+        return frozenset(_integer(1, 65535)(part.strip()) for part in raw.split(","))
+    except ValueError:
+        raise ValueError("use ports from 1 to 65535, separated by commas") from None
 
 
 def _hosts(raw: str) -> frozenset[str]:
-    return frozenset(part.strip().lower() for part in raw.split(",") if part.strip())
+    hosts = frozenset(part.strip().lower() for part in raw.split(",") if part.strip())
+    if not all(
+        re.fullmatch(r"[a-z0-9._-]+|\[?[0-9a-f.:]*:[0-9a-f.:]*:[0-9a-f.:]*\]?", host) for host in hosts
+    ):
+        raise ValueError("use host names or addresses, without scheme, port or path, separated by commas")
+    return hosts

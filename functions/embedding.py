@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
-from functions.config import Settings
-from functions.engine.gate import OverloadedError
 from functions.engine.manifest import fingerprint
 from functions.engine.model import IMAGE_ROWS, ImageTower, Model, normalized
 from functions.errors import CallerError
-from functions.inputs.sources import Blob, Source, Url
+from functions.inputs.sources import Blob, Source
 from functions.logs import Timings
 from functions.protocols.convention import Answer, Ask, Embedded
 from functions.runtime import Runtime
 
-if TYPE_CHECKING:
-    from PIL import Image
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def embed(ask: Ask, runtime: Runtime, timings: Timings) -> Answer:
     """The vectors of everything in `ask`.
 
     Raises:
-        CallerError: 404 for a model that is not served, 429 when too many requests wait already.
+        CallerError: 404 for a model that is not served.
+        OverloadedError: too many requests wait for the model already.
         ModelError: the model's files are damaged.
     """
     model = runtime.choose(ask.model)
-    try:
-        texts = _embed_texts(ask, model, timings) if ask.texts else None
-        images = _embed_images(ask, model, runtime, timings) if ask.images else None
-    except OverloadedError:
-        raise CallerError(
-            429, "overloaded", "Too many requests wait for the model; try again in a second.", retry_after=1
-        ) from None
+    texts = _embed_texts(ask, model, timings) if ask.texts else None
+    images = _embed_images(ask, model, runtime, timings) if ask.images else None
     manifest = model.manifest
     return Answer(manifest.name, manifest.dimensions, manifest.space, texts, images)
 
@@ -60,15 +56,25 @@ def _embed_images(ask: Ask, model: Model, runtime: Runtime, timings: Timings) ->
     results: list[np.ndarray | CallerError] = []
     with timings.measure("load"):
         tower = model.image.get()
-    for fetched in _fetched(ask.images, runtime.settings, timings):
-        with timings.measure("decode"):
-            decoded = list(runtime.decoders.map(lambda item: _pixels(item, tower, runtime.settings), fetched))
-        good = [item for item in decoded if not isinstance(item, CallerError)]
+    # One deadline for all downloads of a request: no list of stalling URLs can hold a thread for long.
+    deadline = time.monotonic() + runtime.settings.fetch.timeout
+
+    def load(source: Source | CallerError) -> np.ndarray | CallerError:
+        try:
+            data = _bytes_of(source, deadline, runtime, timings)
+            with runtime.decode_gate.hold(), timings.measure("decode"):
+                return _pixels(data, tower, runtime)
+        except CallerError as error:
+            # Anew, without the traceback: that would hold the picture's bytes until the reply is written.
+            return CallerError(error.status, error.code, error.message)
+
+    for loaded in _in_runs(ask.images, load, runtime.settings.fetch.parallel):
+        good = [item for item in loaded if not isinstance(item, CallerError)]
         vectors: Iterator[np.ndarray] = iter(())
         if good:
             with timings.measure("model"):
                 vectors = iter(_finished(tower.embed(good), ask, model))
-        results += [item if isinstance(item, CallerError) else next(vectors) for item in decoded]
+        results += [item if isinstance(item, CallerError) else next(vectors) for item in loaded]
     images = runtime.settings.images
     return Embedded(results, fingerprint(tower.tower.fingerprint, images.exif, images.exact))
 
@@ -77,56 +83,47 @@ def _finished(vectors: np.ndarray, ask: Ask, model: Model) -> np.ndarray:
     return normalized(vectors) if ask.normalize and model.manifest.normalize else vectors
 
 
-def _fetched(
-    sources: Sequence[Source | CallerError], settings: Settings, timings: Timings
-) -> Iterator[list[bytes | CallerError]]:
-    """The bytes of `sources`, one model run's worth at a time, the next one's being fetched meanwhile.
+def _in_runs(sources: Sequence[S], load: Callable[[S], T], threads: int) -> Iterator[list[T]]:
+    """`load` of every source, as many as one model run takes at a time, the next ones being loaded meanwhile.
 
-    So a large request holds the bytes of two runs, not of all its pictures.
+    So a large request holds the pixels of two runs, and the bytes of `threads` pictures.
     """
-    chunks = [sources[start : start + IMAGE_ROWS] for start in range(0, len(sources), IMAGE_ROWS)]
-    if len(chunks) == 1:
-        with timings.measure("fetch"):
-            yield _fetch_chunk(chunks[0], settings)
+    if len(sources) == 1:
+        yield [load(sources[0])]
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="lookahead") as pool:
-        ahead: Future[list[bytes | CallerError]] = pool.submit(_fetch_chunk, chunks[0], settings)
-        for chunk in [*chunks[1:], None]:
-            with timings.measure("fetch"):
-                ready = ahead.result()
-            if chunk is not None:
-                ahead = pool.submit(_fetch_chunk, chunk, settings)
-            yield ready
+    runs = [sources[start : start + IMAGE_ROWS] for start in range(0, len(sources), IMAGE_ROWS)]
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="load")
+    try:
+        ahead = [pool.submit(load, source) for source in runs[0]]
+        for following in [*runs[1:], []]:
+            current, ahead = ahead, [pool.submit(load, source) for source in following]
+            yield [future.result() for future in current]
+    finally:
+        # Where the request is given up, what is still under way ends by its own deadline.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _fetch_chunk(sources: Sequence[Source | CallerError], settings: Settings) -> list[bytes | CallerError]:
-    urls = [source.url for source in sources if isinstance(source, Url)]
-    fetched: Iterator[bytes | CallerError] = iter(())
-    if urls:
-        from functions.inputs.fetch import fetch_all
-
-        fetched = iter(fetch_all(urls, settings.fetch, settings.limits.image_bytes))
-    return [_bytes_of(source, fetched) for source in sources]
-
-
-def _bytes_of(source: Source | CallerError, fetched: Iterator[bytes | CallerError]) -> bytes | CallerError:
+def _bytes_of(source: Source | CallerError, deadline: float, runtime: Runtime, timings: Timings) -> bytes:
     if isinstance(source, CallerError):
-        return source
-    return source.data if isinstance(source, Blob) else next(fetched)
+        raise source
+    if isinstance(source, Blob):
+        return source.data
+    # Imported late: a request without URLs needs none of it.
+    from functions.inputs.fetch import fetch
+
+    settings = runtime.settings
+    left = max(0.001, deadline - time.monotonic())
+    with timings.measure("fetch"):
+        return fetch(source.url, replace(settings.fetch, timeout=left), settings.limits.image_bytes)
 
 
-def _pixels(data: bytes | CallerError, tower: ImageTower, settings: Settings) -> np.ndarray | CallerError:
-    if isinstance(data, CallerError):
-        return data
+def _pixels(data: bytes, tower: ImageTower, runtime: Runtime) -> np.ndarray:
     from functions.inputs.images import decode_image
 
-    try:
-        image: Image.Image = decode_image(
-            data,
-            settings=settings.images,
-            max_pixels=settings.limits.image_pixels,
-            target=max(tower.preprocess.size),
-        )
-    except CallerError as error:
-        return error
+    image = decode_image(
+        data,
+        settings=runtime.settings.images,
+        max_pixels=runtime.settings.limits.image_pixels,
+        target=max(tower.preprocess.size),
+    )
     return tower.pixels(image)

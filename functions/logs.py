@@ -6,9 +6,14 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from werkzeug.datastructures import Headers
 
 logger = logging.getLogger("functions")
 
@@ -53,7 +58,7 @@ class CloudFormatter(logging.Formatter):
 TRACE = "logging.googleapis.com/trace"
 
 
-def trace_field(headers: Mapping[str, str]) -> dict[str, str]:
+def trace_field(headers: Headers) -> dict[str, str]:
     """The trace of a request, from `traceparent` or `X-Cloud-Trace-Context`, as a log field."""
     parts = headers.get("traceparent", "").split("-")
     trace = parts[1] if len(parts) == 4 else headers.get("X-Cloud-Trace-Context", "").split("/")[0]
@@ -64,11 +69,12 @@ def trace_field(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class Timings:
-    """Milliseconds of one request, by stage."""
+    """Milliseconds of one request, by stage. What several threads do at once adds up."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._stages: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -81,7 +87,8 @@ class Timings:
 
     def add(self, stage: str, seconds: float) -> None:
         """Add `seconds` to `stage`."""
-        self._stages[stage] = self._stages.get(stage, 0.0) + seconds * 1000
+        with self._lock:
+            self._stages[stage] = self._stages.get(stage, 0.0) + seconds * 1000
 
     def milliseconds(self) -> dict[str, float]:
         """Every stage so far and `total`, rounded to 0.1 ms."""

@@ -1,14 +1,11 @@
-"""What a serving process holds: its settings, its model, the threads that decode."""
+"""What a serving process holds: its settings, its model, what bounds the work."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from functions.config import MODEL_CACHE, ConfigError, Settings, load_settings
 from functions.engine.cpus import usable_cpus
@@ -20,23 +17,6 @@ from functions.errors import CallerError
 from functions.logs import logger, setup_logging
 
 DEMO = "demo"
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Decoders:
-    """Threads that decode pictures, as many as there are CPUs, shared by all requests.
-
-    So the memory of half-decoded pictures is bounded however many requests come. Made at first use:
-    threads do not survive the fork before serving.
-    """
-
-    pool: Lazy[ThreadPoolExecutor]
-
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-        """`function` of each item, in order."""
-        return self.pool.get().map(function, items)
 
 
 @dataclass(frozen=True)
@@ -47,7 +27,8 @@ class Runtime:
     towers: tuple[str, ...]
     settings: Settings
     model: Model
-    decoders: Decoders
+    # As many pictures are decoded at once as there are CPUs, over all requests: decoding takes memory.
+    decode_gate: Gate
     ready: Lazy[bool]
 
     def choose(self, name: str | None) -> Model:
@@ -94,7 +75,7 @@ def make_runtime(name: str, towers: tuple[str, ...], settings: Settings) -> Runt
         towers=towers,
         settings=settings,
         model=model,
-        decoders=Decoders(Lazy(lambda: ThreadPoolExecutor(cpus, thread_name_prefix="decode"))),
+        decode_gate=Gate(width=cpus, queue=sys.maxsize),
         ready=Lazy(check),
     )
 
@@ -102,4 +83,5 @@ def make_runtime(name: str, towers: tuple[str, ...], settings: Settings) -> Runt
 def model_folder(model: str) -> Path:
     """Where the model named by the setting MODEL is: a folder, or a name that was baked."""
     given = Path(model)
-    return given if (given / "manifest.json").is_file() else MODEL_CACHE / slug(model)
+    is_folder = given.is_absolute() or (given / "manifest.json").is_file()
+    return given if is_folder else MODEL_CACHE / slug(model)

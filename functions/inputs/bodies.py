@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import io
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 from flask import Request
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.formparser import FormDataParser
 
 from functions.config import Limits
 from functions.errors import CallerError
 
-T = TypeVar("T")
+MAX_FORM_FIELDS = 1000
+# Parsed, a JSON value of two bytes takes up to 100: this many take at most 100 MB.
+MAX_JSON_VALUES = 500_000
 
 
 def read_json(request: Request, limits: Limits) -> dict[str, Any]:
@@ -23,36 +28,102 @@ def read_json(request: Request, limits: Limits) -> dict[str, Any]:
         CallerError: 400 if it is not one, 413 if it is too large.
     """
     data = read_bytes(request, limits.request_bytes)
+    # Some of these are inside strings: the bound leaves ample room for that.
+    if sum(map(data.count, (b",", b"[", b"{"))) > max(MAX_JSON_VALUES, 100 * limits.items):
+        raise CallerError(
+            413, "json_too_complex", "The body holds far more JSON values than a request needs."
+        )
     try:
-        body = orjson.loads(data)
+        # RFC 8259, section 8.1, lets a parser ignore a byte order mark. Windows tools write one.
+        body = orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:
         raise CallerError(400, "json_invalid", f"The body is not valid JSON: {error}.") from None
     if not isinstance(body, dict):
-        raise CallerError(400, "json_not_an_object", "The body must be a JSON object.")
+        raise CallerError(
+            400, "json_not_an_object", 'The body must be a JSON object, like {"texts": ["a cat"]}.'
+        )
     return body
 
 
 def read_bytes(request: Request, max_bytes: int) -> bytes:
     """The raw body. Raises CallerError 413 above `max_bytes`, 400 if the client broke off."""
     _refuse_large(request, max_bytes)
-    return _reading(lambda: request.get_data(cache=False), max_bytes)
+    # One more than is allowed: werkzeug cuts a body of undeclared length at this limit without a word.
+    request.max_content_length = max_bytes + 1
+    try:
+        data = request.get_data(cache=False)
+    except (HTTPException, OSError):
+        raise _broken_off() from None
+    if len(data) > max_bytes:
+        raise _too_large(max_bytes)
+    if len(data) < (request.content_length or 0):
+        raise _broken_off()
+    return data
 
 
 def read_form(request: Request, limits: Limits) -> Mapping[str, str]:
     """The text fields of a form, URL-encoded or multipart. Raises CallerError 400 or 413."""
-    _refuse_large(request, limits.request_bytes)
-    # A text field may be as long as the whole request: its own limit is counted in characters.
-    request.max_form_memory_size = limits.request_bytes
-    return _reading(lambda: request.form, limits.request_bytes)
+    if request.mimetype == "multipart/form-data":
+        return _multipart(request, limits)[0]
+    data = read_bytes(request, limits.request_bytes)
+    try:
+        fields = parse_qsl(
+            data.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
+        )
+    except UnicodeError:
+        raise _unreadable("it is not UTF-8") from None
+    except ValueError:
+        raise _unreadable(f"it has more than {MAX_FORM_FIELDS:,} fields") from None
+    return MultiDict(fields)
 
 
 def read_file(request: Request, limits: Limits, name: str) -> FileStorage:
     """The file field `name` of a multipart form. Raises CallerError 400 or 413."""
-    _refuse_large(request, limits.request_bytes)
-    file = _reading(lambda: request.files, limits.request_bytes).get(name)
+    file = _multipart(request, limits)[1].get(name)
     if file is None:
-        raise CallerError(400, "field_missing", f"The form has no file in the field `{name}`.")
+        raise CallerError(
+            400,
+            "field_missing",
+            f"The form has no file in the field `{name}`; with curl: -F {name}=@photo.jpg.",
+        )
     return file
+
+
+def discard(request: Request) -> None:
+    """Read what is left of the body, as far as its limit, without keeping it.
+
+    A client that still sends would find its connection broken instead of the reply. (functions-framework does
+    the same, but keeps it all in memory and makes a 500 of whatever goes wrong.)
+    """
+    try:
+        while request.stream.read(64 * 1024):
+            pass
+    except (HTTPException, OSError, ValueError):
+        # Too large or broken off, as far as this request is concerned: read.
+        pass
+    request.stream = io.BytesIO()
+
+
+def _multipart(request: Request, limits: Limits) -> tuple[Mapping[str, str], Mapping[str, FileStorage]]:
+    if "boundary" not in request.mimetype_params:
+        raise _unreadable("its Content-Type has no boundary; leave that header to your HTTP client")
+    _refuse_large(request, limits.request_bytes)
+    # A text field may be as long as the whole request: its own limit is counted in characters.
+    parser = FormDataParser(
+        max_form_memory_size=limits.request_bytes, max_form_parts=MAX_FORM_FIELDS, silent=False
+    )
+    try:
+        _, fields, files = parser.parse(
+            request.stream, request.mimetype, request.content_length, request.mimetype_params
+        )
+    except RequestEntityTooLarge:
+        message = f"The form has more than {limits.request_bytes:,} bytes or {MAX_FORM_FIELDS:,} parts."
+        raise CallerError(413, "request_too_large", message) from None
+    except (HTTPException, OSError):
+        raise _broken_off() from None
+    except ValueError:
+        raise _unreadable("it is not a complete multipart form") from None
+    return fields, files
 
 
 def _refuse_large(request: Request, max_bytes: int) -> None:
@@ -61,17 +132,15 @@ def _refuse_large(request: Request, max_bytes: int) -> None:
     # A declared length is refused before a byte is read, an undeclared one while it is.
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
-    request.max_content_length = max_bytes
 
 
-def _reading(read: Callable[[], T], max_bytes: int) -> T:
-    try:
-        return read()
-    except RequestEntityTooLarge:
-        raise _too_large(max_bytes) from None
-    except (HTTPException, OSError, ValueError):
-        raise CallerError(400, "body_unreadable", "The request body could not be read.") from None
+def _unreadable(why: str) -> CallerError:
+    return CallerError(400, "body_unreadable", f"The body could not be read: {why}.")
+
+
+def _broken_off() -> CallerError:
+    return _unreadable("it ended early")
 
 
 def _too_large(max_bytes: int) -> CallerError:
-    return CallerError(413, "request_too_large", f"The request has more than {max_bytes:,} bytes.")
+    return CallerError(413, "request_too_large", f"The body has more than {max_bytes:,} bytes.")

@@ -36,7 +36,9 @@ def parse_url(value: object, max_bytes: int) -> Source:
     """
     text = _text(value)
     if _scheme(text) is None:
-        raise CallerError(400, "url_invalid", "not a URL: expected http://, https:// or data:.")
+        raise CallerError(
+            400, "url_invalid", "This is not a URL: it must start with http://, https:// or data:."
+        )
     return parse_image(text, max_bytes)
 
 
@@ -61,9 +63,11 @@ def parse_image(value: object, max_bytes: int) -> Source:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise CallerError(400, "image_not_a_string", "an image must be given as a string.")
+        raise CallerError(
+            400, "image_not_a_string", "An image must be a string: a URL, a data URI or base64."
+        )
     if not (text := value.strip()):
-        raise CallerError(400, "image_empty", "the image is an empty string.")
+        raise CallerError(400, "image_empty", "The image is an empty string.")
     return text
 
 
@@ -78,20 +82,24 @@ def _data_uri(text: str, max_bytes: int) -> bytes:
     # RFC 2397: data:[<mediatype>][;base64],<data>. The media type is the sender's claim: ignored.
     head, comma, body = text.partition(",")
     if not comma or not head.lower().rstrip().endswith(";base64"):
-        raise CallerError(400, "data_uri_invalid", "a data URI must have the form data:image/...;base64,...")
+        raise CallerError(
+            400,
+            "data_uri_invalid",
+            "A data URI must have the form data:image/jpeg;base64,... and hold base64.",
+        )
     return _base64(body, max_bytes)
 
 
 def _base64(text: str, max_bytes: int) -> bytes:
     compact = "".join(text.split()).translate(URLSAFE).rstrip("=")
     if len(compact) * 3 // 4 > max_bytes:
-        raise CallerError(413, "image_too_large", f"the image has more than {max_bytes:,} bytes.")
+        raise CallerError(413, "image_too_large", f"The image has more than {max_bytes:,} bytes.")
     try:
         data = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise CallerError(
-            400, "image_reference_invalid", "neither a URL, nor a data URI, nor base64."
+            400, "image_reference_invalid", "The image is neither a URL, nor a data URI, nor base64."
         ) from None
     if not data:
-        raise CallerError(400, "image_empty", "the image has no bytes.")
+        raise CallerError(400, "image_empty", "The image has no bytes.")
     return data

@@ -92,9 +92,12 @@ def write_raw(ask: Ask, answer: Answer) -> Mapping[str, Any]:
 
 
 def _list(body: Mapping[str, Any], name: str) -> Sequence[object]:
-    value = body.get(name)
+    if name not in body:
+        wanted = "`urls` or `images`" if name == "urls" else f"`{name}`"
+        raise CallerError(400, "list_missing", f"The body has no list {wanted}.")
+    value = body[name]
     if not isinstance(value, list) or not value:
-        raise CallerError(400, "list_missing", f"`{name}` must be a list with at least one item.")
+        raise CallerError(400, "list_invalid", f"`{name}` must be a list with at least one item.")
     return value
 
 
@@ -109,7 +112,7 @@ def _check_count(limits: Limits, *lists: Sequence[object]) -> None:
     count = sum(map(len, lists))
     if count > limits.items:
         raise CallerError(
-            413, "too_many_items", f"{count:,} items in one request, {limits.items:,} are allowed."
+            413, "too_many_items", f"The request has {count:,} items; {limits.items:,} are allowed."
         )
 
 

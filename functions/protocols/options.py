@@ -37,11 +37,11 @@ def query_options(query: Mapping[str, str]) -> Options:
 def text_item(value: object, limits: Limits) -> str:
     """A text to embed; the empty string is one. Raises CallerError 400 or 413."""
     if not isinstance(value, str):
-        raise CallerError(400, "text_not_a_string", "a text must be a string.")
+        raise CallerError(400, "text_not_a_string", "A text must be a string.")
     if len(value) > limits.text_chars:
         raise CallerError(
             413,
             "text_too_long",
-            f"the text has {len(value):,} characters, {limits.text_chars:,} are allowed.",
+            f"The text has {len(value):,} characters; {limits.text_chars:,} are allowed.",
         )
     return value

@@ -1,0 +1,99 @@
+"""The engine on the bundled model: batching, normalising, canaries, damage."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from functions.config import MODEL_CACHE
+from functions.engine.canary import IMAGE, canary_image
+from functions.engine.gate import Gate
+from functions.engine.manifest import Canary, ModelError
+from functions.engine.model import Model, check_canary, load_model, normalized
+
+TEXTS = ["a cat", "", "a very long caption about a birthday cake on a table " * 9, "dog", "two red hearts"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return _load(MODEL_CACHE / "demo")
+
+
+def _load(folder: Path) -> Model:
+    return load_model(folder, ("text", "image"), threads=2, gate=Gate(1, 64))
+
+
+def test_a_batch_gives_the_vectors_of_its_items(model: Model) -> None:
+    texts = TEXTS * 20
+    tower = model.text.get()
+
+    batch = tower.embed(texts).vectors
+
+    alone = np.concatenate([tower.embed([text]).vectors for text in TEXTS])
+    assert batch.shape == (100, model.manifest.dimensions)
+    assert batch.dtype == np.float32
+    cosines = (normalized(batch) * np.tile(normalized(alone), (20, 1))).sum(axis=1)
+    assert cosines.min() > _alone_cosine(model, "text")
+
+
+def test_long_texts_are_reported_as_cut(model: Model) -> None:
+    assert model.text.get().embed(TEXTS).truncated == [2]
+
+
+def test_pictures_in_a_batch_equal_pictures_alone(model: Model) -> None:
+    tower = model.image.get()
+    pixels = [tower.pixels(Image.new("RGB", (50 + n, 40), (n * 9, 255 - n * 9, 128))) for n in range(20)]
+
+    batch = tower.embed(pixels)
+
+    alone = np.concatenate([tower.embed([one]) for one in pixels])
+    assert batch.shape == (20, model.manifest.dimensions)
+    cosines = (normalized(batch) * normalized(alone)).sum(axis=1)
+    assert cosines.min() > _alone_cosine(model, "image")
+
+
+def _alone_cosine(model: Model, tower: str) -> float:
+    # Dynamic int8 takes one activation scale per batch, so neighbours move a vector a little.
+    return 0.99999 if model.manifest.towers[tower].precision == "fp32" else 0.99
+
+
+def test_normalized_rows_have_length_one_and_zero_stays_zero() -> None:
+    vectors = normalized(np.array([[3, 4], [0, 0]], np.float32))
+
+    np.testing.assert_allclose(vectors, [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    assert vectors.dtype == np.float32
+
+
+def test_the_canary_picture_never_changes() -> None:
+    picture = np.asarray(canary_image(IMAGE), np.int64)
+
+    assert picture.shape == (240, 320, 3)
+    assert picture.sum(axis=(0, 1)).tolist() == [9821440, 9769472, 9689600]
+
+
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_the_canary_passes_and_a_wrong_one_does_not(model: Model, tower: str) -> None:
+    check_canary(model, tower)
+
+    entry = model.manifest.towers[tower]
+    other = tuple(np.roll(entry.canary.vector, 1).tolist())
+    towers = {**model.manifest.towers, tower: replace(entry, canary=Canary(entry.canary.input, other))}
+    wrong = replace(model, manifest=replace(model.manifest, towers=towers))
+    with pytest.raises(ModelError, match="does not work on this CPU"):
+        check_canary(wrong, tower)
+
+
+@pytest.mark.parametrize("name", ["text.onnx", "tokenizer.json"])
+def test_a_flipped_byte_is_found_while_loading(tmp_path: Path, name: str) -> None:
+    for file in ("manifest.json", "text.onnx", "image.onnx", "tokenizer.json"):
+        shutil.copy(MODEL_CACHE / "demo" / file, tmp_path / file)
+    data = bytearray((tmp_path / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / name).write_bytes(data)
+    damaged = _load(tmp_path)
+
+    with pytest.raises(ModelError, match="is damaged"):
+        damaged.text.get()

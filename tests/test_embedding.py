@@ -1,0 +1,73 @@
+"""The pipeline below HTTP: order, parallel downloads, one deadline, nothing kept."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from functions.config import FetchSettings, Settings
+from functions.embedding import embed
+from functions.errors import CallerError
+from functions.inputs.sources import Blob, Url
+from functions.logs import Timings
+from functions.protocols.convention import Ask
+from functions.runtime import Runtime, make_runtime
+from tests.inputs.servers import Server, serving
+from tests.photos import photos
+
+FETCH = FetchSettings(private_hosts=frozenset({"127.0.0.1"}))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+def _runtime(**fetch: Any) -> Runtime:
+    return make_runtime("test", ("text", "image"), Settings(fetch=replace(FETCH, **fetch)))
+
+
+def _codes(ask: Ask, runtime: Runtime) -> list[str | None]:
+    images = embed(ask, runtime, Timings()).images
+    assert images is not None
+    return [result.code if isinstance(result, CallerError) else None for result in images.results]
+
+
+def test_good_and_bad_keep_their_places_over_several_runs() -> None:
+    good, bad = Blob(photos()["chelsea"]), Blob(b"not a picture")
+
+    codes = _codes(Ask(images=[good, bad, CallerError(400, "noted", ""), good] * 6), _runtime())
+
+    assert codes == [None, "image_unsupported", "noted", None] * 6
+
+
+def test_one_deadline_covers_all_downloads_of_a_request(server: Server) -> None:
+    runtime = _runtime(timeout=0.5, parallel=2)
+    runtime.model.image.get()
+    started = time.monotonic()
+
+    codes = _codes(Ask(images=[Url(server.url("/silent"))] * 12), runtime)
+
+    assert codes == ["fetch_timeout"] * 12
+    assert time.monotonic() - started < 3
+
+
+def test_downloads_go_side_by_side_up_to_the_setting(server: Server) -> None:
+    server.most_in_flight = 0
+
+    codes = _codes(Ask(images=[Url(server.url("/busy/0.1"))] * 8), _runtime(parallel=3))
+
+    assert codes == ["image_unsupported"] * 8
+    assert server.most_in_flight == 3
+
+
+def test_an_error_does_not_hold_on_to_the_bytes() -> None:
+    answer = embed(Ask(images=[Blob(b"x" * 1000)] * 2), _runtime(), Timings())
+
+    assert answer.images is not None
+    for error in answer.images.results:
+        assert isinstance(error, CallerError)
+        assert (error.__traceback__, error.__context__) == (None, None)
