@@ -1,0 +1,116 @@
+"""The gateway on this machine: what `make serve` and `make dev` run.
+
+    python -m functions.local [--reload]
+
+PORT (8080) and HOST (127.0.0.1) say where; every other setting is the gateway's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from functions.config import ROOT, ConfigError, load_settings
+from functions.engine.manifest import Manifest, ModelError, load_manifest
+from functions.runtime import DEMO, model_folder
+
+PICTURE = "model_cache/demo/pictures/birthday-cake.png"
+EXAMPLE = "model_cache/demo/example.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the gateway until it is stopped; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m functions.local", description="Serve every route here.")
+    parser.add_argument("--reload", action="store_true", help="start again whenever a source file changes")
+    options = parser.parse_args(argv)
+    host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8080")
+    try:
+        manifest = load_manifest(model_folder(load_settings().model), ("text", "image"))
+        _check_free(host, port)
+    except (ConfigError, ModelError) as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 2
+    command = [sys.executable, "-m", "functions_framework", "--target", "gateway", "--source", "main.py"]
+    command += ["--host", host, "--port", port, *(["--debug"] if options.reload else [])]
+    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "MODEL": _model(manifest)})
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        server.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    if _wait_until_ready(server, f"http://127.0.0.1:{port}"):
+        print(_greeting(manifest, port), flush=True)
+    status = server.wait()
+    return 0 if status in (0, -signal.SIGTERM, -signal.SIGINT) else status
+
+
+def _model(manifest: Manifest) -> str:
+    # Named outright, the demo model needs no warning: the greeting says what it is.
+    return os.environ.get("MODEL") or manifest.name
+
+
+def _check_free(host: str, port: str) -> None:
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"PORT={port!r} is not valid: use a whole number from 1 to 65535.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} cannot be used ({error.strerror}): choose another with PORT=8081 make serve."
+            ) from None
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> bool:
+    """True once every tower has loaded and reproduced its canary, False if the server ended first."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while server.poll() is None:
+        try:
+            with opener.open(f"{url}/ready", timeout=60):
+                return True
+        except OSError:
+            time.sleep(0.1)
+    return False
+
+
+def _greeting(manifest: Manifest, port: str) -> str:
+    demo = manifest.name == DEMO
+    about = " (the bundled demo: it knows emoji and little else)" if demo else ""
+    picture = PICTURE if (ROOT / PICTURE).is_file() else "PICTURE.jpg"
+    python = (
+        Path(sys.executable).relative_to(ROOT) if Path(sys.executable).is_relative_to(ROOT) else "python3"
+    )
+    lines = [
+        "",
+        f"Serving {manifest.name}{about} on http://localhost:{port}",
+        f"{manifest.dimensions} dimensions, text and pictures in one space. Stop with Ctrl-C. Paste:",
+        "",
+        "  # a text becomes a vector",
+        f"  curl -s localhost:{port}/embed/text -d 'text=birthday cake'",
+        "",
+        "  # a picture becomes a vector",
+        f"  curl -s localhost:{port}/embed/image -F file=@{picture}",
+        "",
+        "  # which text fits which picture",
+        f"  curl -s localhost:{port}/embed/mixed -H 'Content-Type: application/json' -d @{EXAMPLE} \\",
+        f"    | {python} model_cache/demo/compare.py",
+        "",
+    ]
+    if demo:
+        lines += ["Next: bake a real model and serve it, see README.md.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
