@@ -60,13 +60,14 @@ def _embed_images(ask: Ask, model: Model, runtime: Runtime, timings: Timings) ->
     deadline = time.monotonic() + runtime.settings.fetch.timeout
 
     def load(source: Source | CallerError) -> np.ndarray | CallerError:
+        if isinstance(source, CallerError):
+            return source
         try:
             data = _bytes_of(source, deadline, runtime, timings)
             with runtime.decode_gate.hold(), timings.measure("decode"):
                 return _pixels(data, tower, runtime)
         except CallerError as error:
-            # Anew, without the traceback: that would hold the picture's bytes until the reply is written.
-            return CallerError(error.status, error.code, error.message)
+            return error.bare()
 
     for loaded in _in_runs(ask.images, load, runtime.settings.fetch.parallel):
         good = [item for item in loaded if not isinstance(item, CallerError)]
@@ -103,9 +104,7 @@ def _in_runs(sources: Sequence[S], load: Callable[[S], T], threads: int) -> Iter
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _bytes_of(source: Source | CallerError, deadline: float, runtime: Runtime, timings: Timings) -> bytes:
-    if isinstance(source, CallerError):
-        raise source
+def _bytes_of(source: Source, deadline: float, runtime: Runtime, timings: Timings) -> bytes:
     if isinstance(source, Blob):
         return source.data
     # Imported late: a request without URLs needs none of it.

@@ -1,5 +1,7 @@
 """What the caller did wrong, as one exception with a status, a stable code and a sentence."""
 
+from __future__ import annotations
+
 
 class CallerError(Exception):
     """The request, or one item of it, cannot be served as sent.
@@ -20,3 +22,7 @@ class CallerError(Exception):
         self.code = code
         self.message = message
         self.retry_after = retry_after
+
+    def bare(self) -> CallerError:
+        """The same without its traceback, which holds the item that failed for as long as the error lives."""
+        return CallerError(self.status, self.code, self.message, retry_after=self.retry_after)

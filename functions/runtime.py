@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +55,21 @@ def start(name: str, towers: tuple[str, ...]) -> Runtime:
         runtime = make_runtime(name, towers, settings)
     except (ConfigError, ModelError) as error:
         sys.exit(f"{name} cannot start: {error}")
+    _give_memory_back()
     if runtime.model.manifest.name == DEMO and not os.environ.get("MODEL"):
         logger.warning("MODEL is not set: serving the bundled demo model, which knows emoji and little else.")
     return runtime
+
+
+def _give_memory_back() -> None:
+    """Have buffers of a megabyte or more returned to the system when they are freed, as glibc does at first.
+
+    Left alone it raises that size with every large buffer it sees freed: a few large pictures, and each
+    thread keeps hundreds of megabytes. mallopt(3), M_MMAP_THRESHOLD.
+    """
+    # Other C libraries have no mallopt.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(-3, 1024 * 1024)
 
 
 def make_runtime(name: str, towers: tuple[str, ...], settings: Settings) -> Runtime:

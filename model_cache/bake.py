@@ -7,6 +7,7 @@ python -m model_cache.bake ViT-B-32 --checkpoint finetuned.pt --precision int8
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import signal
 import sys
@@ -37,6 +38,8 @@ TOOLS = ("torch", "open_clip_torch", "onnx", "onnxruntime", "tokenizers", "pillo
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 baked, 2 not possible as asked, 130 interrupted."""
     options = _parse(argv)
+    # Silences advice that is not for this reader, such as "No pretrained weights loaded".
+    logging.basicConfig(level=logging.ERROR)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if options.list:
@@ -55,7 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bake: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"bake: {error.strerror or error}: {error.filename or options.out}.", file=sys.stderr)
+        where = error.filename or options.out or HERE
+        print(f"bake: {error.strerror or error}: {where}.", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(
+            f"bake: Python cannot import {error.name}: "
+            "`pip install -r model_cache/requirements.txt` installs what baking needs.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("bake: interrupted, nothing was written.", file=sys.stderr)
@@ -108,7 +119,8 @@ def _bake_tower(
 ) -> tuple[Tower, dict[str, Parity]]:
     """Export one tower, compare each precision with PyTorch, keep the one that is wanted."""
     from model_cache import towers as tower_files
-    from model_cache.export import optimise, quantise
+    from model_cache.export import optimise
+    from model_cache.quantise import quantise
 
     raw = folder / f"{tower}.raw.onnx"
     with _step(f"{tower}: exporting"):
@@ -205,7 +217,12 @@ def _step(what: str) -> Iterator[None]:
     terminal = sys.stderr.isatty()
     print(f"  {what} ...", end="" if terminal else "\n", file=sys.stderr, flush=True)
     started = time.perf_counter()
-    yield
+    try:
+        yield
+    except BaseException:
+        # What stopped it gets a line of its own.
+        print(end="\n" if terminal else "", file=sys.stderr)
+        raise
     print(
         f"{'' if terminal else '  ' + what} {time.perf_counter() - started:.1f} s",
         file=sys.stderr,
@@ -215,12 +232,18 @@ def _step(what: str) -> Iterator[None]:
 
 def print_known() -> None:
     """Print every ARCH/PRETRAINED that open_clip knows, one a line, quick-GELU ones marked."""
+    from model_cache.checkpoints import needs_quick_gelu
     from model_cache.torch_setup import import_open_clip
 
     open_clip = import_open_clip()
+    lines = []
     for architecture, tag in open_clip.list_pretrained():
-        quick = open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu")
-        print(f"{architecture}/{tag}{'  (quick-GELU)' if quick else ''}")
+        quick = needs_quick_gelu(
+            open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag)
+        )
+        lines.append(f"{architecture}/{tag}{'  (quick-GELU)' if quick else ''}")
+    # In one piece, so that `--list | head` does not break the pipe half-way.
+    print("\n".join(lines))
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from functions.engine.manifest import Preprocess
-from model_cache.errors import BakeError
+from model_cache.errors import BakeError, root_cause
 from model_cache.torch_setup import import_open_clip
 
 
@@ -47,17 +47,16 @@ def load_checkpoint(
     architecture, _, tag = name.partition("/")
     if config:
         _register_config(open_clip, architecture, config)
-    model_config = open_clip.get_model_config(architecture)
-    if model_config is None:
+    # open_clip would take "hf-hub:" and "local-dir:" names too; they have neither tags nor checkpoints.
+    if architecture not in open_clip.list_models():
         raise BakeError(
             f"Unknown architecture {architecture!r}.{_suggest(architecture, open_clip.list_models())} "
             "`--list` shows what is known, `--config FILE` brings an architecture of your own."
         )
+    model_config = open_clip.get_model_config(architecture)
     tag_config = _tag_config(open_clip, architecture, tag, checkpoint)
     if quick_gelu is None:
-        # open_clip only warns when the two differ, and then returns wrong vectors: the tag knows.
-        source = tag_config if tag_config else model_config
-        quick_gelu = bool(source.get("quick_gelu", False))
+        quick_gelu = needs_quick_gelu(model_config, tag_config)
     path = checkpoint if checkpoint else _download(open_clip, name, tag_config)
     if not path.is_file():
         raise BakeError(f"No checkpoint at {path}.")
@@ -66,13 +65,21 @@ def load_checkpoint(
     preprocess = {**model.visual.preprocess_cfg, **tag_config}
     return Checkpoint(
         model=model,
-        tokenizer=open_clip.get_tokenizer(architecture),
+        tokenizer=_tokenizer(open_clip, architecture, model_config),
         architecture=architecture,
         pretrained=tag or path.name,
         quick_gelu=quick_gelu,
         preprocess=_preprocess(preprocess),
         space=_space(model, model_config, quick_gelu),
     )
+
+
+def needs_quick_gelu(model_config: dict[str, Any], tag_config: dict[str, Any]) -> bool:
+    """What the pretrained tag says of the activation or, where it says nothing, the architecture.
+
+    open_clip only warns when the two differ, follows the architecture, and then returns wrong vectors.
+    """
+    return bool(tag_config.get("quick_gelu", model_config.get("quick_gelu", False)))
 
 
 def _register_config(open_clip: Any, architecture: str, config: Path) -> None:
@@ -114,13 +121,33 @@ def _suggest(word: str, known: list[str]) -> str:
 
 def _download(open_clip: Any, name: str, tag_config: dict[str, Any]) -> Path:
     try:
+        _knock(tag_config)
         return Path(open_clip.download_pretrained(tag_config))
     except Exception as error:
         raise BakeError(
-            f"The weights of {name} could not be downloaded from {_source(tag_config)}: {_reason(error)}. "
+            f"The weights of {name} could not be downloaded from {_source(tag_config)}: {root_cause(error)}. "
             "Check the network (HF_ENDPOINT names the hub), or pass a local file with --checkpoint, which "
             "works offline."
         ) from error
+
+
+def _knock(tag_config: dict[str, Any]) -> None:
+    """Fail at once where the hub is out of reach: huggingface_hub itself would try again for a minute."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import get_session
+
+    repository, _, filename = tag_config.get("hf_hub", "").rpartition("/")
+    names = (filename or "open_clip_pytorch_model.bin", _safetensors(filename))
+    if any(isinstance(try_to_load_from_cache(repository, name), str) for name in names):
+        return
+    answer = get_session().head(_source(tag_config), timeout=10)
+    if answer.status_code >= 500:
+        answer.raise_for_status()
+
+
+def _safetensors(filename: str) -> str:
+    """The file that open_clip asks a hub for first, instead of `filename`."""
+    return str(Path(filename).with_suffix(".safetensors")) if filename else "open_clip_model.safetensors"
 
 
 def _source(tag_config: dict[str, Any]) -> str:
@@ -129,18 +156,25 @@ def _source(tag_config: dict[str, Any]) -> str:
     from huggingface_hub import constants
 
     repository, _, filename = tag_config["hf_hub"].rpartition("/")
-    return f"{constants.ENDPOINT}/{repository}/resolve/main/{filename or 'open_clip_model.safetensors'}"
-
-
-def _reason(error: BaseException) -> str:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return f"{type(error).__name__}: {error}".strip(": ").splitlines()[0].rstrip(".")
+    return f"{constants.ENDPOINT}/{repository}/resolve/main/{_safetensors(filename)}"
 
 
 def _build(open_clip: Any, architecture: str, quick_gelu: bool) -> Any:
-    model = open_clip.create_model(architecture, load_weights=False, quick_gelu=quick_gelu)
+    try:
+        model = open_clip.create_model(
+            architecture, load_weights=False, pretrained_text=False, quick_gelu=quick_gelu
+        )
+    except Exception as error:
+        raise BakeError(f"open_clip cannot build {architecture}: {root_cause(error)}.") from error
     return model.float().eval()
+
+
+def _tokenizer(open_clip: Any, architecture: str, model_config: dict[str, Any]) -> Any:
+    """open_clip's tokenizer, or None where it is not CLIP's own: an image tower needs none."""
+    text = model_config["text_cfg"]
+    if text.get("hf_tokenizer_name") or text.get("hf_model_name"):
+        return None
+    return open_clip.get_tokenizer(architecture)
 
 
 def _load_weights(open_clip: Any, model: Any, path: Path, architecture: str) -> None:

@@ -1,9 +1,8 @@
-"""From a torch model to ONNX graphs: the two towers, optimised and, if asked, quantised."""
+"""From a torch model to ONNX graphs: the two towers, plain and optimised."""
 
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from functions.engine.manifest import TextSpec
 from functions.engine.tokenizer import CLEANERS
 from model_cache.checkpoints import Checkpoint
-from model_cache.errors import BakeError
+from model_cache.errors import BakeError, root_cause
+from model_cache.torch_setup import import_open_clip
 
 OPSET = 18
 
@@ -41,7 +41,10 @@ class Attention(nn.Module):
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)
         scores = (q * (width // self.heads) ** -0.5) @ k.transpose(-2, -1)
         if attn_mask is not None:
-            scores = scores + attn_mask
+            # One mask for all, or one for each head of each row.
+            scores = scores + (
+                attn_mask if attn_mask.dim() == 2 else attn_mask.unflatten(0, (batch, self.heads))
+            )
         mixed = scores.softmax(dim=-1) @ v
         return (self.out(mixed.transpose(1, 2).reshape(batch, length, width)),)
 
@@ -96,6 +99,12 @@ def text_spec(checkpoint: Checkpoint) -> TextSpec:
             f"The text tower of {checkpoint.architecture} has a tokenizer that cannot be baked yet; "
             "--towers image bakes its image tower."
         )
+    vocabulary = _text_tower(checkpoint.model).token_embedding.num_embeddings
+    if vocabulary < tokenizer.vocab_size:
+        raise BakeError(
+            f"The text tower of {checkpoint.architecture} has {vocabulary:,} token vectors, its tokenizer "
+            f"makes {tokenizer.vocab_size:,} different tokens."
+        )
     return TextSpec(
         context_length=tokenizer.context_length,
         trim=_causal(_text_tower(checkpoint.model)),
@@ -130,26 +139,12 @@ def optimise(source: Path, target: Path) -> None:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
-    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-
-
-def quantise(source: Path, target: Path) -> None:
-    """Write `source` as dynamic int8, per channel, token table included."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    # It advises a preparation that changes nothing here: the graphs come with their shapes.
-    logging.disable(logging.WARNING)
     try:
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
-    finally:
-        logging.disable(logging.NOTSET)
+        ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BakeError(
+            f"ONNX Runtime cannot write {target}: {root_cause(error)}. Is there room on the disk?"
+        ) from error
 
 
 def _text_tower(model: Any) -> Any:
@@ -170,14 +165,15 @@ def _causal(tower: Any) -> bool:
 def _plain(model: nn.Module) -> nn.Module:
     """A copy of `model` whose attention exports plainly; the weights are shared."""
     memo = {id(p): p for p in (*model.parameters(), *model.buffers())}
+    import_open_clip()
+    from open_clip.transformer import ResidualAttentionBlock
+
     copied = copy.deepcopy(model, memo)
     for module in list(copied.modules()):
         for name, child in list(module.named_children()):
-            if (
-                isinstance(child, nn.MultiheadAttention)
-                and child.batch_first
-                and child.in_proj_weight is not None
-            ):
+            # A pooler's attention takes its query from elsewhere.
+            to_itself = isinstance(module, ResidualAttentionBlock)
+            if to_itself and isinstance(child, nn.MultiheadAttention) and child.batch_first:
                 setattr(module, name, Attention(child))
     return copied
 
@@ -186,15 +182,20 @@ def _export(module: nn.Module, sample: Tensor, shapes: dict[str, Any], path: Pat
     (name,) = shapes
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(),
-            (sample,),
-            dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=[name],
-            output_names=["projection"],
-            opset_version=OPSET,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module.eval(),
+                (sample,),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=[name],
+                output_names=["projection"],
+                opset_version=OPSET,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise BakeError(
+                f"PyTorch cannot export this tower: {root_cause(error)}. Please report this architecture."
+            ) from error
     assert program is not None
     program.save(path)

@@ -16,4 +16,4 @@ def write_tokenizer(source: Any, path: Path) -> None:
     merges = sorted(source.bpe_ranks, key=source.bpe_ranks.__getitem__)
     tokenizer = Tokenizer(models.BPE(vocab=source.encoder, merges=merges, end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.save(str(path), pretty=False)
+    path.write_text(tokenizer.to_str(pretty=False), encoding="utf-8")

@@ -28,23 +28,24 @@ class Server:
 
     def post(self, path: str, **arguments: Any) -> requests.Response:
         """POST without any proxy of the environment."""
-        return self._ask("POST", path, **arguments)
+        return self.ask("POST", path, **arguments)
 
     def get(self, path: str, **arguments: Any) -> requests.Response:
         """GET without any proxy of the environment."""
-        return self._ask("GET", path, **arguments)
+        return self.ask("GET", path, **arguments)
 
-    def _ask(self, method: str, path: str, **arguments: Any) -> requests.Response:
+    def ask(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        """Any method without any proxy of the environment."""
         with requests.Session() as session:
             session.trust_env = False
             return session.request(method, self.url + path, timeout=60, **arguments)
 
 
 @contextmanager
-def serving(target: str, log: Path, **settings: str) -> Iterator[Server]:
+def serving(target: str, log: Path, source: str = "main.py", **settings: str) -> Iterator[Server]:
     """Run functions-framework for `target` with `settings` as its environment, until the block ends."""
     port = free_port()
-    command = [sys.executable, "-m", "functions_framework", "--target", target, "--source", "main.py"]
+    command = [sys.executable, "-m", "functions_framework", "--target", target, "--source", source]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],

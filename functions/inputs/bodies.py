@@ -10,13 +10,15 @@ from urllib.parse import parse_qsl
 import orjson
 from flask import Request
 from werkzeug.datastructures import FileStorage, MultiDict
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 from functions.config import Limits
 from functions.errors import CallerError
 
 MAX_FORM_FIELDS = 1000
+# What the fields of a form may take beside their texts: werkzeug buffers part headers and preambles.
+FORM_BYTES = 256 * 1024
 # Parsed, a JSON value of two bytes takes up to 100: this many take at most 100 MB.
 MAX_JSON_VALUES = 500_000
 
@@ -52,7 +54,8 @@ def read_bytes(request: Request, max_bytes: int) -> bytes:
     request.max_content_length = max_bytes + 1
     try:
         data = request.get_data(cache=False)
-    except (HTTPException, OSError):
+    except Exception:
+        # gunicorn has exceptions of its own for every way to write chunks wrongly.
         raise _broken_off() from None
     if len(data) > max_bytes:
         raise _too_large(max_bytes)
@@ -65,7 +68,8 @@ def read_form(request: Request, limits: Limits) -> Mapping[str, str]:
     """The text fields of a form, URL-encoded or multipart. Raises CallerError 400 or 413."""
     if request.mimetype == "multipart/form-data":
         return _multipart(request, limits)[0]
-    data = read_bytes(request, limits.request_bytes)
+    # A character takes up to twelve bytes here: four of UTF-8, each as %XX.
+    data = read_bytes(request, min(limits.request_bytes, FORM_BYTES + 12 * limits.text_chars))
     try:
         fields = parse_qsl(
             data.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
@@ -98,8 +102,8 @@ def discard(request: Request) -> None:
     try:
         while request.stream.read(64 * 1024):
             pass
-    except (HTTPException, OSError, ValueError):
-        # Too large or broken off, as far as this request is concerned: read.
+    except Exception:  # noqa: S110
+        # Too large or broken off: as far as this request is concerned, read.
         pass
     request.stream = io.BytesIO()
 
@@ -108,21 +112,23 @@ def _multipart(request: Request, limits: Limits) -> tuple[Mapping[str, str], Map
     if "boundary" not in request.mimetype_params:
         raise _unreadable("its Content-Type has no boundary; leave that header to your HTTP client")
     _refuse_large(request, limits.request_bytes)
-    # A text field may be as long as the whole request: its own limit is counted in characters.
-    parser = FormDataParser(
-        max_form_memory_size=limits.request_bytes, max_form_parts=MAX_FORM_FIELDS, silent=False
-    )
+    text_bytes = FORM_BYTES + 4 * limits.text_chars
+    parser = FormDataParser(max_form_memory_size=text_bytes, max_form_parts=MAX_FORM_FIELDS, silent=False)
     try:
         _, fields, files = parser.parse(
             request.stream, request.mimetype, request.content_length, request.mimetype_params
         )
     except RequestEntityTooLarge:
-        message = f"The form has more than {limits.request_bytes:,} bytes or {MAX_FORM_FIELDS:,} parts."
-        raise CallerError(413, "request_too_large", message) from None
-    except (HTTPException, OSError):
-        raise _broken_off() from None
+        raise CallerError(
+            413,
+            "request_too_large",
+            f"The form is too large: {limits.request_bytes:,} bytes, {text_bytes:,} of them text, "
+            f"and {MAX_FORM_FIELDS:,} parts are allowed.",
+        ) from None
     except ValueError:
         raise _unreadable("it is not a complete multipart form") from None
+    except Exception:
+        raise _broken_off() from None
     return fields, files
 
 

@@ -56,7 +56,9 @@ def parse_image(value: object, max_bytes: int) -> Source:
         return Blob(_data_uri(text, max_bytes))
     if scheme is not None:
         raise CallerError(
-            400, "url_invalid", f"{scheme}: URLs are not served; use http, https, a data URI or base64."
+            400,
+            "url_invalid",
+            f"`{scheme}:` is not a scheme served here; use http://, https://, data: or bare base64.",
         )
     return Blob(_base64(text, max_bytes))
 

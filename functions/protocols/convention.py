@@ -91,5 +91,5 @@ def single(part: Embedded) -> np.ndarray:
     """The vector of the only item. Raises its CallerError if it failed."""
     (result,) = part.results
     if isinstance(result, CallerError):
-        raise result
+        raise result.bare()
     return result

@@ -129,7 +129,7 @@ def _item(value: object, parse: Callable[[object], T]) -> T | CallerError:
     try:
         return parse(value)
     except CallerError as error:
-        return error
+        return error.bare()
 
 
 TEXT = Convention("/embed/text", JSON, parse_texts, write_texts)

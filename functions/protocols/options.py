@@ -22,7 +22,7 @@ def json_options(body: Mapping[str, Any]) -> Options:
     if model is not None and not isinstance(model, str):
         raise CallerError(400, "model_invalid", "`model` must be a string.")
     if not isinstance(normalize, bool):
-        raise CallerError(400, "normalize_invalid", "`normalize` must be true or false.")
+        raise CallerError(400, "normalize_invalid", "`normalize` must be true or false, without quotes.")
     return Options(model=model, normalize=normalize)
 
 

@@ -1,0 +1,163 @@
+"""Starting: what a function refuses to start with, and what only /ready can tell."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functions.config import MODEL_CACHE
+from functions.runtime import start
+from tests.serving import ROOT, Server, environment, serving
+from tests.test_config import BAD
+
+
+def refusal(target: str = "embed_text", **settings: str) -> str:
+    """What a function that must not start prints; asserts that it ends by itself, and in one line."""
+    command = [
+        sys.executable,
+        "-m",
+        "functions_framework",
+        "--target",
+        target,
+        "--source",
+        "main.py",
+        "--port",
+        "0",
+    ]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment(settings), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith(f"{target} cannot start: ")
+    return ended.stderr
+
+
+@pytest.fixture
+def baked(tmp_path: Path) -> Path:
+    """A copy of the bundled model."""
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    for name in ("manifest.json", "text.onnx", "image.onnx", "tokenizer.json"):
+        shutil.copy(MODEL_CACHE / "demo" / name, folder / name)
+    return folder
+
+
+def edit_manifest(folder: Path, edit: Callable[[Any], object]) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("name", "values", "allowed"), BAD)
+def test_every_bad_setting_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, values: list[str], allowed: str
+) -> None:
+    monkeypatch.setenv(name, values[0])
+
+    with pytest.raises(SystemExit) as caught:
+        start("embed_text", towers=("text",))
+
+    # The interpreter prints a text and ends with status 1.
+    assert str(caught.value).startswith(f"embed_text cannot start: {name}={values[0]!r} is not valid: use ")
+    assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["embed_text", "embed_image", "embed_mixed", "gateway"])
+def test_a_bad_setting_stops_the_process(target: str) -> None:
+    assert "MAX_ITEMS='many' is not valid: use a whole number" in refusal(target, MAX_ITEMS="many")
+
+
+def test_a_model_that_was_never_baked() -> None:
+    message = refusal(MODEL="ViT-B-32/laion400m_e32")
+
+    assert "vit-b-32-laion400m_e32: manifest.json is missing" in message
+    assert "python -m model_cache.bake" in message
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    assert f"No baked model at {tmp_path}:" in refusal(MODEL=str(tmp_path))
+
+
+def test_a_manifest_that_cannot_be_read(baked: Path) -> None:
+    (baked / "manifest.json").write_text("not JSON")
+
+    message = refusal(MODEL=str(baked))
+    assert "manifest.json cannot be read" in message
+    assert "Bake the model again." in message
+
+
+def test_a_missing_file(baked: Path) -> None:
+    (baked / "text.onnx").unlink()
+
+    assert "text.onnx is missing. Bake the model again or restore the file." in refusal(MODEL=str(baked))
+
+
+def test_a_file_cut_short(baked: Path) -> None:
+    (baked / "tokenizer.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+    message = refusal(MODEL=str(baked))
+    assert "tokenizer.json has 43 bytes, its manifest says " in message
+    assert "Git LFS" in message
+
+
+def test_a_tower_the_function_needs(baked: Path) -> None:
+    edit_manifest(baked, lambda manifest: manifest["towers"].pop("image"))
+
+    assert "has no image tower, which this function needs" in refusal("embed_mixed", MODEL=str(baked))
+
+
+def test_a_function_needs_no_files_of_the_other_tower(baked: Path, log: Path) -> None:
+    (baked / "image.onnx").unlink()
+    with serving("embed_text", log, MODEL=str(baked)) as server:
+        assert server.get("/ready").status_code == 200
+    assert "MODEL is not set" not in log.read_text()
+
+
+@pytest.mark.parametrize("name", ["text.onnx", "tokenizer.json"])
+def test_a_damaged_file_of_the_right_size(baked: Path, log: Path, name: str) -> None:
+    flip_a_byte(baked / name)
+    with serving("embed_text", log, MODEL=str(baked)) as server:
+        ready = server.get("/ready")
+        reply = server.post("/", json={"texts": ["a"]})
+        health = server.get("/health")
+
+    assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "model": "demo"})
+    assert reply.status_code == 500
+    message = "Something went wrong here; the log has the details."
+    assert reply.json() == {"error": {"code": "internal", "message": message}}
+    assert health.json()["model_loaded"] is False
+    assert f"{baked / name} is damaged: its SHA-256 is not the manifest's." in log.read_text()
+
+
+def test_a_tower_that_does_not_reproduce_its_canary(baked: Path, log: Path) -> None:
+    def turn(manifest: Any) -> None:
+        canary = manifest["towers"]["image"]["canary"]
+        canary["vector"] = [-value for value in canary["vector"]]
+
+    edit_manifest(baked, turn)
+    with serving("embed_mixed", log, MODEL=str(baked)) as server:
+        ready = server.get("/ready")
+
+    assert ready.status_code == 503
+    assert "The image tower of demo does not work on this CPU" in log.read_text()
+
+
+def test_the_demo_model_is_warned_about_unless_asked_for(gateway: Server) -> None:
+    # test_logs sees that there is no such line with MODEL=demo.
+    assert "WARNING MODEL is not set: serving the bundled demo model" in gateway.log.read_text()
