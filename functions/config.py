@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,9 @@ MODEL_CACHE = ROOT / "model_cache"
 MiB = 1024 * 1024
 
 T = TypeVar("T")
+
+# The client conventions that PROTOCOL_MODELS may give a model of their own.
+PROTOCOLS = ("native", "notebook", "photo-app", "encoder")
 
 
 class ConfigError(Exception):
@@ -61,10 +64,29 @@ class FetchSettings:
 
 
 @dataclass(frozen=True)
+class JobSettings:
+    """Where jobs are kept, and for how long."""
+
+    # file:///folder or gs://bucket/prefix; None takes a folder for temporary files.
+    url: str | None = None
+    # Seconds until a finished job is forgotten.
+    ttl: float = 24 * 3600.0
+    # Seconds after which a job that nobody finished has failed.
+    deadline: float = 3600.0
+    # Items in one batched job.
+    items: int = 2000
+
+
+@dataclass(frozen=True)
 class Settings:
     """Every setting of a serving process."""
 
+    # The model that answers where neither the request nor its protocol names one.
     model: str = "demo"
+    # Further models served beside it, by name or folder.
+    models: tuple[str, ...] = ()
+    # Which model answers a protocol's requests, by the protocol's name.
+    protocol_models: Mapping[str, str] = field(default_factory=dict)
     log_level: str = "INFO"
     # Set by Cloud Run: logs become JSON and carry the trace.
     in_cloud: bool = False
@@ -72,9 +94,16 @@ class Settings:
     threads: int | None = None
     # Requests that may wait for the model before the next one gets 429.
     queue: int = 64
+    # Origins whose pages may read replies, or `*`.
+    origins: frozenset[str] = frozenset()
+    # Every request must carry it, /health aside.
+    api_key: str | None = field(default=None, repr=False)
+    # Buckets that gs:// references may name.
+    buckets: frozenset[str] = frozenset()
     limits: Limits = Limits()
     images: ImageSettings = ImageSettings()
     fetch: FetchSettings = FetchSettings()
+    jobs: JobSettings = JobSettings()
 
 
 def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
@@ -83,9 +112,15 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         ConfigError: a value is not what its variable allows.
     """
-    limits, fetch = Limits(), FetchSettings()
+    limits, fetch, jobs = Limits(), FetchSettings(), JobSettings()
+    models: tuple[str, ...] = _read(env, "MODELS", (), _names)
     return Settings(
-        model=env.get("MODEL") or "demo",
+        model=env.get("MODEL") or (models[0] if models else "demo"),
+        models=models,
+        protocol_models=_read(env, "PROTOCOL_MODELS", {}, _pairs),
+        origins=_read(env, "ALLOWED_ORIGINS", frozenset(), _origins),
+        api_key=_read(env, "API_KEY", None, _secret),
+        buckets=_read(env, "ALLOWED_BUCKETS", frozenset(), lambda raw: frozenset(_names(raw))),
         log_level=_read(env, "LOG_LEVEL", "INFO", _log_level),
         in_cloud=bool(env.get("K_SERVICE")),
         threads=_read(env, "MODEL_THREADS", None, _integer(1, 256)),
@@ -102,10 +137,16 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             exact=_read(env, "EXACT_DECODE", False, _switch),
         ),
         fetch=FetchSettings(
-            timeout=_read(env, "FETCH_TIMEOUT", fetch.timeout, _seconds),
+            timeout=_read(env, "FETCH_TIMEOUT", fetch.timeout, _seconds(3600)),
             ports=_read(env, "FETCH_PORTS", fetch.ports, _ports),
             private_hosts=_read(env, "FETCH_PRIVATE_HOSTS", fetch.private_hosts, _hosts),
             parallel=_read(env, "FETCH_PARALLEL", fetch.parallel, _integer(1, 64)),
+        ),
+        jobs=JobSettings(
+            url=_read(env, "JOBS_URL", None, _bucket_url),
+            ttl=_read(env, "JOBS_TTL", jobs.ttl, _seconds(31 * 24 * 3600)),
+            deadline=_read(env, "JOBS_DEADLINE", jobs.deadline, _seconds(24 * 3600)),
+            items=_read(env, "MAX_JOB_ITEMS", jobs.items, _integer(1, 100_000)),
         ),
     )
 
@@ -129,14 +170,51 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _seconds(raw: str) -> float:
-    try:
-        value = float(raw)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 3600:
-        raise ValueError("use a number of seconds above 0, at most 3600")
-    return value
+def _seconds(most: int) -> Callable[[str], float]:
+    def parse(raw: str) -> float:
+        try:
+            value = float(raw)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= most:
+            raise ValueError(f"use a number of seconds above 0, at most {most}")
+        return value
+
+    return parse
+
+
+def _names(raw: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in raw.split(",") if part.strip()))
+
+
+def _pairs(raw: str) -> dict[str, str]:
+    pairs = dict(part.partition("=")[::2] for part in _names(raw))
+    if unknown := sorted(set(pairs) - set(PROTOCOLS)):
+        raise ValueError(f"{unknown[0]!r} is no protocol; use PROTOCOL=MODEL, for {', '.join(PROTOCOLS)}")
+    if not all(pairs.values()):
+        raise ValueError("use PROTOCOL=MODEL, separated by commas")
+    return pairs
+
+
+def _origins(raw: str) -> frozenset[str]:
+    origins = frozenset(_names(raw))
+    for origin in origins - {"*"}:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin):
+            raise ValueError(f"{origin!r} is no origin; use *, or origins like https://photos.example")
+    return origins
+
+
+def _secret(raw: str) -> str:
+    if len(raw) < 16:
+        # ConfigError repeats the value: a key must not be in a log, not even a bad one.
+        raise ConfigError("API_KEY is shorter than 16 characters: use a long random one.")
+    return raw
+
+
+def _bucket_url(raw: str) -> str:
+    if not re.fullmatch(r"file:///.+|gs://[a-z0-9._-]{3,222}(/.*)?", raw):
+        raise ValueError("use file:///folder or gs://bucket/prefix")
+    return raw
 
 
 def _switch(raw: str) -> bool:

@@ -3,13 +3,13 @@
 import functions_framework
 from flask import Request, Response
 
-from functions.protocols import native, notebook
+from functions.protocols import encoder, native, notebook, photo_app
 from functions.runtime import start
-from functions.service import Service, serve
+from functions.service import make_service, serve
 
-SERVICE = Service(
+SERVICE = make_service(
     runtime=start("embed_image", towers=("image",)),
-    conventions=(native.IMAGE, notebook.IMAGE, native.RAW),
+    conventions=(native.IMAGE, notebook.IMAGE, native.RAW, photo_app.UPLOAD, encoder.IMAGE),
     root="/embed/image",
 )
 

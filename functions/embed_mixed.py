@@ -5,9 +5,9 @@ from flask import Request, Response
 
 from functions.protocols import native
 from functions.runtime import start
-from functions.service import Service, serve
+from functions.service import make_service, serve
 
-SERVICE = Service(
+SERVICE = make_service(
     runtime=start("embed_mixed", towers=("text", "image")),
     conventions=(native.MIXED,),
     root="/embed/mixed",

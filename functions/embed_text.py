@@ -3,13 +3,13 @@
 import functions_framework
 from flask import Request, Response
 
-from functions.protocols import native, notebook
+from functions.protocols import encoder, native, notebook
 from functions.runtime import start
-from functions.service import Service, serve
+from functions.service import make_service, serve
 
-SERVICE = Service(
+SERVICE = make_service(
     runtime=start("embed_text", towers=("text",)),
-    conventions=(native.TEXT, notebook.TEXT),
+    conventions=(native.TEXT, notebook.TEXT, encoder.TEXT),
     root="/embed/text",
 )
 

@@ -13,7 +13,7 @@ import numpy as np
 from functions.engine.manifest import fingerprint
 from functions.engine.model import IMAGE_ROWS, ImageTower, Model, normalized
 from functions.errors import CallerError
-from functions.inputs.sources import Blob, Source
+from functions.inputs.sources import Blob, Source, Stored
 from functions.logs import Timings
 from functions.protocols.convention import Answer, Ask, Embedded
 from functions.runtime import Runtime
@@ -22,22 +22,41 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def embed(ask: Ask, runtime: Runtime, timings: Timings) -> Answer:
-    """The vectors of everything in `ask`.
+def embed(
+    ask: Ask, runtime: Runtime, timings: Timings, protocol: str = "native", *, patient: bool = False
+) -> Answer:
+    """The vectors of everything in `ask`, which a client of `protocol` sent.
+
+    All downloads share one deadline, so that no list of stalling URLs holds a request for long. With
+    `patient`, where nobody waits, each has its own, and a full queue is no reason to give up.
 
     Raises:
-        CallerError: 404 for a model that is not served.
+        CallerError: 404 for a model that is not served, 400 for one that lacks a tower.
         OverloadedError: too many requests wait for the model already.
         ModelError: the model's files are damaged.
     """
-    model = runtime.choose(ask.model)
-    texts = _embed_texts(ask, model, timings) if ask.texts else None
-    images = _embed_images(ask, model, runtime, timings) if ask.images else None
+    model = runtime.choose(ask.model, protocol)
+    for tower in (["text"] if ask.texts else []) + (["image"] if ask.images else []):
+        _check_tower(model, tower)
+    texts = _embed_texts(ask, model, timings, patient) if ask.texts else None
+    images = _embed_images(ask, model, runtime, timings, patient) if ask.images else None
+    for part in (texts, images):
+        if part is not None:
+            timings.items += len(part.results)
+            timings.failures += [result.code for result in part.results if isinstance(result, CallerError)]
     manifest = model.manifest
     return Answer(manifest.name, manifest.dimensions, manifest.space, texts, images)
 
 
-def _embed_texts(ask: Ask, model: Model, timings: Timings) -> Embedded:
+def _check_tower(model: Model, tower: str) -> None:
+    if tower not in model.manifest.towers:
+        name = model.manifest.name
+        raise CallerError(
+            400, "tower_missing", f"The model {name!r} has no {tower} tower: it cannot embed that."
+        )
+
+
+def _embed_texts(ask: Ask, model: Model, timings: Timings, patient: bool) -> Embedded:
     good = [index for index, text in enumerate(ask.texts) if isinstance(text, str)]
     truncated: list[int] = []
     results: list[np.ndarray | CallerError] = list(ask.texts)  # type: ignore[arg-type]
@@ -45,25 +64,26 @@ def _embed_texts(ask: Ask, model: Model, timings: Timings) -> Embedded:
         with timings.measure("load"):
             tower = model.text.get()
         with timings.measure("model"):
-            found = tower.embed([ask.texts[index] for index in good])  # type: ignore[misc]
+            found = tower.embed([ask.texts[index] for index in good], patient=patient)  # type: ignore[misc]
         for index, vector in zip(good, _finished(found.vectors, ask, model), strict=True):
             results[index] = vector
         truncated = [good[index] for index in found.truncated]
     return Embedded(results, model.manifest.towers["text"].fingerprint, truncated)
 
 
-def _embed_images(ask: Ask, model: Model, runtime: Runtime, timings: Timings) -> Embedded:
+def _embed_images(ask: Ask, model: Model, runtime: Runtime, timings: Timings, patient: bool) -> Embedded:
     results: list[np.ndarray | CallerError] = []
     with timings.measure("load"):
         tower = model.image.get()
-    # One deadline for all downloads of a request: no list of stalling URLs can hold a thread for long.
-    deadline = time.monotonic() + runtime.settings.fetch.timeout
+    timeout = runtime.settings.fetch.timeout
+    end = time.monotonic() + timeout
 
     def load(source: Source | CallerError) -> np.ndarray | CallerError:
         if isinstance(source, CallerError):
             return source
         try:
-            data = _bytes_of(source, deadline, runtime, timings)
+            seconds = timeout if patient else max(0.001, end - time.monotonic())
+            data = _bytes_of(source, seconds, runtime, timings)
             with runtime.decode_gate.hold(), timings.measure("decode"):
                 return _pixels(data, tower, runtime)
         except CallerError as error:
@@ -74,7 +94,7 @@ def _embed_images(ask: Ask, model: Model, runtime: Runtime, timings: Timings) ->
         vectors: Iterator[np.ndarray] = iter(())
         if good:
             with timings.measure("model"):
-                vectors = iter(_finished(tower.embed(good), ask, model))
+                vectors = iter(_finished(tower.embed(good, patient=patient), ask, model))
         results += [item if isinstance(item, CallerError) else next(vectors) for item in loaded]
     images = runtime.settings.images
     return Embedded(results, fingerprint(tower.tower.fingerprint, images.exif, images.exact))
@@ -104,16 +124,20 @@ def _in_runs(sources: Sequence[S], load: Callable[[S], T], threads: int) -> Iter
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _bytes_of(source: Source, deadline: float, runtime: Runtime, timings: Timings) -> bytes:
+def _bytes_of(source: Source, seconds: float, runtime: Runtime, timings: Timings) -> bytes:
     if isinstance(source, Blob):
         return source.data
+    if isinstance(source, Stored):
+        from functions.inputs.objects import read_object
+
+        with timings.measure("fetch"):
+            return read_object(source, runtime.settings)
     # Imported late: a request without URLs needs none of it.
     from functions.inputs.fetch import fetch
 
     settings = runtime.settings
-    left = max(0.001, deadline - time.monotonic())
     with timings.measure("fetch"):
-        return fetch(source.url, replace(settings.fetch, timeout=left), settings.limits.image_bytes)
+        return fetch(source.url, replace(settings.fetch, timeout=seconds), settings.limits.image_bytes)
 
 
 def _pixels(data: bytes, tower: ImageTower, runtime: Runtime) -> np.ndarray:

@@ -3,17 +3,33 @@
 import functions_framework
 from flask import Request, Response
 
-from functions.protocols import native, notebook
+from functions.job_routes import job_routes, open_jobs
+from functions.protocols import encoder, native, notebook, photo_app
 from functions.runtime import start
-from functions.service import Service, serve
+from functions.service import make_service, serve
 
-SERVICE = Service(
-    runtime=start("gateway", towers=("text", "image")),
-    conventions=(native.TEXT, native.IMAGE, native.MIXED, native.RAW, notebook.TEXT, notebook.IMAGE),
+RUNTIME = start("gateway", towers=("text", "image"))
+JOBS = open_jobs(RUNTIME)
+SERVICE = make_service(
+    RUNTIME,
+    conventions=(
+        native.TEXT,
+        native.IMAGE,
+        native.MIXED,
+        native.RAW,
+        notebook.TEXT,
+        notebook.IMAGE,
+        photo_app.UPLOAD,
+        encoder.TEXT,
+        encoder.IMAGE,
+    ),
+    routes=job_routes(JOBS),
 )
 
 
 @functions_framework.http
 def gateway(request: Request) -> Response:
     """Whatever the single functions answer, at the same paths."""
+    # Here and not at import: threads do not survive the fork before serving.
+    JOBS.start()
     return serve(request, SERVICE)

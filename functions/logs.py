@@ -69,12 +69,15 @@ def trace_field(headers: Headers) -> dict[str, str]:
 
 
 class Timings:
-    """Milliseconds of one request, by stage. What several threads do at once adds up."""
+    """Counts of one request, and its milliseconds by stage. What several threads do at once adds up."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._stages: dict[str, float] = {}
         self._lock = threading.Lock()
+        # Items of the request, and the codes of those that failed.
+        self.items = 0
+        self.failures: list[str] = []
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:

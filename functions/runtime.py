@@ -1,10 +1,11 @@
-"""What a serving process holds: its settings, its model, what bounds the work."""
+"""What a serving process holds: its settings, its models, what bounds the work."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,27 +29,40 @@ class Runtime:
     name: str
     towers: tuple[str, ...]
     settings: Settings
-    model: Model
+    # By name; the first one answers where nothing else is said.
+    models: Mapping[str, Model]
+    # The names of those that answer a protocol's requests.
+    protocol_models: Mapping[str, str]
     # As many pictures are decoded at once as there are CPUs, over all requests: decoding takes memory.
     decode_gate: Gate
     ready: Lazy[bool]
 
-    def choose(self, name: str | None) -> Model:
-        """The model a request asks for by `name`. Raises CallerError 404 if it is not served here."""
-        served = self.model.manifest.name
-        if name is None or slug(name) == served:
-            return self.model
-        raise CallerError(
-            404, "model_unknown", f"The model {name[:100]!r} is not served here; {served!r} is."
-        )
+    def settings_model(self) -> Model:
+        """The model that answers where neither the request nor its protocol names one."""
+        return next(iter(self.models.values()))
+
+    def choose(self, name: str | None, protocol: str = "native") -> Model:
+        """The model for a request: the one it names, else the protocol's, else the deployment's.
+
+        Raises:
+            CallerError: 404 if it names one that is not served; the sentence lists those that are.
+        """
+        if name is None:
+            name = self.protocol_models.get(protocol)
+            return self.models[name] if name else self.settings_model()
+        if slug(name) in self.models:
+            return self.models[slug(name)]
+        served = ", ".join(self.models)
+        message = f"The model {name[:100]!r} is not served here; there is {served}."
+        raise CallerError(404, "model_unknown", message)
 
     def loaded(self) -> bool:
         """Whether a tower has been opened."""
-        return self.model.text.made or self.model.image.made
+        return any(model.text.made or model.image.made for model in self.models.values())
 
 
 def start(name: str, towers: tuple[str, ...]) -> Runtime:
-    """Read the settings and check the model's files; a wrong setup ends the process with a sentence."""
+    """Read the settings and check the models' files; a wrong setup ends the process with a sentence."""
     try:
         settings = load_settings()
         setup_logging(settings.log_level, in_cloud=settings.in_cloud)
@@ -56,7 +70,8 @@ def start(name: str, towers: tuple[str, ...]) -> Runtime:
     except (ConfigError, ModelError) as error:
         sys.exit(f"{name} cannot start: {error}")
     _give_memory_back()
-    if runtime.model.manifest.name == DEMO and not os.environ.get("MODEL"):
+    named = os.environ.get("MODEL") or os.environ.get("MODELS")
+    if runtime.settings_model().manifest.name == DEMO and not named:
         logger.warning("MODEL is not set: serving the bundled demo model, which knows emoji and little else.")
     return runtime
 
@@ -73,25 +88,46 @@ def _give_memory_back() -> None:
 
 
 def make_runtime(name: str, towers: tuple[str, ...], settings: Settings) -> Runtime:
-    """A runtime for `settings`. Raises ModelError if the model's files are missing or damaged."""
+    """A runtime for `settings`.
+
+    Raises:
+        ModelError: a model's files are missing or damaged.
+        ConfigError: a setting names a model that is not served.
+    """
     cpus = settings.threads or usable_cpus()
     # One run at a time uses every CPU: measured, two at once on the same CPUs finish no sooner.
     gate = Gate(width=1, queue=settings.queue)
-    model = load_model(model_folder(settings.model), towers, threads=cpus, gate=gate)
+    folders = dict.fromkeys(map(model_folder, (settings.model, *settings.models)))
+    models: dict[str, Model] = {}
+    for folder in folders:
+        # Beside others, a model may lack a tower: requests for it are told so.
+        model = load_model(folder, towers, threads=cpus, gate=gate, partial=len(folders) > 1)
+        if model.manifest.name in models:
+            raise ConfigError(f"MODELS names two models called {model.manifest.name}.")
+        models[model.manifest.name] = model
+    default = next(iter(models.values()))
 
     def check() -> bool:
         for tower in towers:
-            check_canary(model, tower)
+            if tower in default.manifest.towers:
+                check_canary(default, tower)
         return True
 
     return Runtime(
         name=name,
         towers=towers,
         settings=settings,
-        model=model,
+        models=models,
+        protocol_models={key: _served(models, value) for key, value in settings.protocol_models.items()},
         decode_gate=Gate(width=cpus, queue=sys.maxsize),
         ready=Lazy(check),
     )
+
+
+def _served(models: Mapping[str, Model], name: str) -> str:
+    if slug(name) not in models:
+        raise ConfigError(f"PROTOCOL_MODELS names {name!r}, which is not in MODEL or MODELS.")
+    return slug(name)
 
 
 def model_folder(model: str) -> Path:

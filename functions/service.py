@@ -1,148 +1,103 @@
-"""A request's whole life: find the convention, read, embed, reply; log one line whatever happens."""
+"""A request's whole life: find its route, check the key, answer; log one line whatever happens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 import orjson
 from flask import Request, Response
 
-from functions.embedding import embed
+from functions.access import allow_origin, check_key, is_preflight, preflight
 from functions.engine.gate import OverloadedError
-from functions.engine.manifest import ModelError
 from functions.errors import CallerError
 from functions.inputs.bodies import discard
 from functions.logs import Timings, logger, trace_field
-from functions.protocols.convention import Answer, Convention, Embedded
+from functions.protocols.convention import Convention, Errors
+from functions.routes import Call, Route, embedding_route, errors_at, find, methods
 from functions.runtime import Runtime
-
-STATUS_PATHS = ("/", "/health", "/ready")
+from functions.status import status_routes
+from functions.storage.buckets import TransientError
 
 
 @dataclass(frozen=True)
 class Service:
-    """A function's routes. POST at `/` means POST at `root`, if there is one."""
+    """A function: what it holds and its routes. POST at `/` means POST at `root`, if there is one."""
 
     runtime: Runtime
-    conventions: tuple[Convention, ...]
+    routes: tuple[Route, ...] = field(repr=False)
     root: str | None = None
 
-    def paths(self) -> list[str]:
-        """Every path that is served."""
-        return sorted({*self.posts(), *STATUS_PATHS})
 
-    def posts(self) -> list[str]:
-        """The paths that take POST, `/` aside."""
-        return sorted({convention.path for convention in self.conventions})
-
-    def at(self, path: str) -> list[Convention]:
-        """The conventions that speak at `path`."""
-        path = self.root if self.root and path == "/" else path
-        return [convention for convention in self.conventions if convention.path == path]
-
-    def methods(self, path: str) -> list[str]:
-        """The methods that `path` takes; none if there is no such path."""
-        return (["GET", "HEAD"] if path in STATUS_PATHS else []) + (["POST"] if self.at(path) else [])
+def make_service(
+    runtime: Runtime,
+    conventions: tuple[Convention, ...],
+    routes: tuple[Route, ...] = (),
+    root: str | None = None,
+) -> Service:
+    """A function that answers `conventions` and further `routes`, and tells about itself."""
+    own = tuple(embedding_route(convention) for convention in conventions)
+    return Service(runtime, status_routes((*own, *routes)), root)
 
 
 def serve(request: Request, service: Service) -> Response:
     """Answer one request."""
     timings = Timings()
-    answer: Answer | None = None
-    request.max_content_length = service.runtime.settings.limits.request_bytes
+    settings = service.runtime.settings
+    request.max_content_length = settings.limits.request_bytes
+    path = request.path.rstrip("/") or "/"
+    if path == "/" and request.method not in ("GET", "HEAD") and service.root:
+        path = service.root
+    errors = errors_at(service.routes, path)
     try:
-        # 404 or 405.
-        path = _route(request, service)
-        if request.method in ("GET", "HEAD"):
-            response = _status(path, service)
+        if is_preflight(request):
+            response = preflight(", ".join(methods(service.routes, path)), settings.origins, request)
         else:
-            # 415: nothing here speaks like this client.
-            convention = _convention(request, service.at(path))
-            # 400 or 413, before any work is done. A bad item is only noted.
-            with timings.measure("parse"):
-                ask = convention.parse(request, service.runtime.settings.limits)
-            answer = embed(ask, service.runtime, timings)
+            route, arguments = _admit(request, service, path)
+            reply = route.answer(Call(request, service.runtime, timings, arguments))
             with timings.measure("write"):
-                response = _json(convention.write(ask, answer))
+                response = reply if isinstance(reply, Response) else _json(reply)
     except CallerError as error:
-        response = _error(error)
+        response = _error(error, errors)
     except OverloadedError:
-        response = _error(_overloaded())
+        response = _error(_overloaded(), errors)
+    except TransientError:
+        response = _error(_storage_away(), errors)
     except Exception:
         # What went wrong is for the log; the caller learns only that it was not their fault.
         logger.exception("%s %s failed", service.runtime.name, quote(request.path[:200]))
-        response = _error(CallerError(500, "internal", "Something went wrong here; the log has the details."))
+        response = _error(
+            CallerError(500, "internal", "Something went wrong here; the log has the details."), errors
+        )
     if response.status_code == 405:
-        response.headers["Allow"] = ", ".join(service.methods(_path(request)))
+        response.headers["Allow"] = ", ".join(methods(service.routes, path))
     discard(request)
+    allow_origin(response, settings.origins, request.headers.get("Origin", ""))
     response.headers["Server-Timing"] = timings.header()
-    _log(request, response, service.runtime.name, answer, timings)
+    _log(request, response, service.runtime.name, timings)
     return response
 
 
-def _path(request: Request) -> str:
-    return request.path.rstrip("/") or "/"
+def _admit(request: Request, service: Service, path: str) -> tuple[Route, Any]:
+    """The route and its arguments. Without the API key nobody learns which paths there are."""
+    if path != "/health":
+        check_key(request, service.runtime.settings.api_key)
+    return find(request, service.routes, path)
 
 
-def _route(request: Request, service: Service) -> str:
-    """The path asked for, if it is served and takes the method."""
-    path = _path(request)
-    methods = service.methods(path)
-    if not methods:
-        raise CallerError(404, "route_unknown", f"No such path; there are {', '.join(service.paths())}.")
-    if request.method not in methods:
-        instead = (
-            f"POST to {', '.join(service.posts())}" if request.method == "POST" else " or ".join(methods)
-        )
-        message = f"{request.method[:20]} is not allowed at this path; use {instead}."
-        raise CallerError(405, "method_not_allowed", message)
-    return path
-
-
-def _convention(request: Request, conventions: Iterable[Convention]) -> Convention:
-    for convention in conventions:
-        if any(_matches(request.mimetype, media) for media in convention.media):
-            return convention
-    accepted = ", ".join(dict.fromkeys(media for convention in conventions for media in convention.media))
-    given = (
-        f"{request.mimetype[:100]!r} is not accepted here" if request.mimetype else "There is no Content-Type"
-    )
-    raise CallerError(415, "content_type_unsupported", f"{given}; set Content-Type to one of: {accepted}.")
-
-
-def _matches(mimetype: str, media: str) -> bool:
-    return mimetype.startswith(media[:-1]) if media.endswith("/*") else mimetype == media
-
-
-def _status(path: str, service: Service) -> Response:
-    runtime = service.runtime
-    model = runtime.model.manifest.name
-    if path == "/":
-        return _json({"status": f"{runtime.name} is running", "model": model, "routes": service.paths()})
-    if path == "/health":
-        return _json({"status": "healthy", "model_loaded": runtime.loaded(), "model": model})
-    try:
-        runtime.ready.get()
-    except ModelError as error:
-        logger.error("not ready: %s", error)
-        return _json({"status": "not ready", "model": model}, 503)
-    return _json({"status": "ready", "model": model})
-
-
-def _json(body: Mapping[str, Any], status: int = 200) -> Response:
+def _json(body: Any, status: int = 200) -> Response:
     # orjson writes float32 rows straight from numpy, in the fewest digits that read back the same.
-    return Response(
-        orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), status, mimetype="application/json"
-    )
+    data = b"" if body is None else orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(data, status, mimetype="application/json")
 
 
-def _error(error: CallerError) -> Response:
-    response = _json({"error": {"code": error.code, "message": error.message}}, error.status)
+def _error(error: CallerError, errors: Errors) -> Response:
+    response = _json(errors.write(error), error.status)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 
@@ -151,28 +106,30 @@ def _overloaded() -> CallerError:
     return CallerError(429, "overloaded", message, retry_after=1)
 
 
-def _log(request: Request, response: Response, name: str, answer: Answer | None, timings: Timings) -> None:
-    parts = [part for part in (answer.texts, answer.images) if part] if answer else []
-    failures = list(_failures(parts))
+def _storage_away() -> CallerError:
+    message = "The bucket does not answer now; try again in a few seconds."
+    return CallerError(503, "storage_unavailable", message, retry_after=5)
+
+
+def _log(request: Request, response: Response, name: str, timings: Timings) -> None:
     fields: dict[str, object] = {
         "status": response.status_code,
-        "items": sum(len(part.results) for part in parts),
-        "failures": len(failures),
+        "items": timings.items,
+        "failures": len(timings.failures),
         **{f"{stage}_ms": value for stage, value in timings.milliseconds().items()},
         **trace_field(request.headers),
     }
-    if failures:
-        fields["codes"] = ",".join(sorted(set(failures)))
+    if timings.failures:
+        fields["codes"] = ",".join(sorted(set(timings.failures)))
     if request.path in ("/health", "/ready") and response.status_code == 200:
         log = logger.debug
     else:
-        log = logger.warning if failures else logger.info
+        log = logger.warning if timings.failures else logger.info
     # Quoted, so that no path can write a line of its own.
-    log("%s %s %s", name, request.method[:20], quote(request.path[:200]), extra={"fields": fields})
+    log("%s %s %s", name, request.method[:20], quote(_shown(request)), extra={"fields": fields})
 
 
-def _failures(parts: Iterable[Embedded]) -> Iterable[str]:
-    for part in parts:
-        for result in part.results:
-            if isinstance(result, CallerError):
-                yield result.code
+def _shown(request: Request) -> str:
+    # A job's id is a secret: whoever has it reads the result.
+    head, slash, _ = request.path[:200].partition("/jobs/")
+    return head + ("/jobs/..." if slash else "")

@@ -25,20 +25,24 @@ class Gate:
         self._lock = threading.Lock()
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Wait for a place and keep it for the block. Raises OverloadedError if the queue is full."""
-        self._enter()
+    def hold(self, *, patient: bool = False) -> Iterator[None]:
+        """Wait for a place and keep it for the block.
+
+        Raises:
+            OverloadedError: the queue is full, and the caller is not `patient`.
+        """
+        self._enter(patient)
         try:
             yield
         finally:
             self._leave()
 
-    def _enter(self) -> None:
+    def _enter(self, patient: bool) -> None:
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
-            if len(self._waiting) >= self._queue:
+            if len(self._waiting) >= self._queue and not patient:
                 raise OverloadedError
             turn = threading.Lock()
             turn.acquire()

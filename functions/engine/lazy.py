@@ -19,11 +19,18 @@ class Lazy(Generic[T]):
 
     def get(self) -> T:
         """The value, made now if it is not there yet; other threads wait meanwhile."""
-        if self._value is None:
+        value = self._value
+        if value is None:
             with self._lock:
                 if self._value is None:
                     self._value = self._make()
-        return self._value
+                value = self._value
+        return value
+
+    def clear(self) -> None:
+        """Forget the value; whoever holds it keeps it."""
+        with self._lock:
+            self._value = None
 
     @property
     def made(self) -> bool:

@@ -101,8 +101,10 @@ class Manifest:
     tools: Mapping[str, str]
 
 
-def load_manifest(folder: Path, towers: Sequence[str] = ()) -> Manifest:
+def load_manifest(folder: Path, towers: Sequence[str] = (), *, partial: bool = False) -> Manifest:
     """Read `folder`/manifest.json and check that every file of `towers` is there in its full size.
+
+    With `partial`, the model may lack some of `towers`.
 
     Raises:
         ModelError: no manifest, one that cannot be read, a tower it lacks, a file missing or cut short.
@@ -121,6 +123,8 @@ def load_manifest(folder: Path, towers: Sequence[str] = ()) -> Manifest:
         ) from None
     for name in towers:
         if name not in manifest.towers:
+            if partial:
+                continue
             raise ModelError(f"The model {manifest.name} has no {name} tower, which this function needs.")
         for file in manifest.towers[name].files:
             _check_size(folder / file.path, file.bytes)
@@ -171,8 +175,8 @@ def _tower(data: dict[str, Any]) -> Tower:
 
 
 def slug(name: str) -> str:
-    """The folder name of a baked model: `ViT-B-32/laion400m_e32` -> `vit-b-32-laion400m_e32`."""
-    return re.sub(r"[^a-z0-9._]+", "-", name.lower()).strip("-.")
+    """The folder name of a baked model: `ViT-B-32/laion400m_e32` -> `vit-b-32-laion400m-e32`."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
 
 
 def fingerprint(*parts: object) -> str:

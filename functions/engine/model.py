@@ -45,15 +45,15 @@ class TextTower:
     session: ort.InferenceSession
     gate: Gate
 
-    def embed(self, texts: Sequence[str]) -> TextVectors:
-        """Raw projections of `texts`, in their order. Raises OverloadedError."""
+    def embed(self, texts: Sequence[str], *, patient: bool = False) -> TextVectors:
+        """Raw projections of `texts`, in their order. Raises OverloadedError unless `patient`."""
         tokens = tokenize(self.tokenizer, self.spec, texts)
         # Texts of like length run together: a long one never pads the short ones.
         order = sorted(range(len(texts)), key=lambda index: len(tokens.ids[index]))
         vectors: np.ndarray | None = None
         for rows in _slices(order, TEXT_ROWS):
             batch = pad([tokens.ids[index] for index in rows], self.spec)
-            with self.gate.hold():
+            with self.gate.hold(patient=patient):
                 projection = run(self.session, batch)
             if vectors is None:
                 vectors = np.empty((len(texts), projection.shape[1]), np.float32)
@@ -78,12 +78,15 @@ class ImageTower:
 
         return to_pixels(image, self.preprocess)
 
-    def embed(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        """Raw projections of pictures in `pixels` form: (n, d) float32. Raises OverloadedError."""
+    def embed(self, pixels: Sequence[np.ndarray], *, patient: bool = False) -> np.ndarray:
+        """Raw projections of pictures in `pixels` form: (n, d) float32.
+
+        Raises OverloadedError unless `patient`.
+        """
         parts = []
         for rows in _slices(range(len(pixels)), IMAGE_ROWS):
             batch = np.stack([pixels[index] for index in rows])
-            with self.gate.hold():
+            with self.gate.hold(patient=patient):
                 parts.append(run(self.session, batch))
         return np.concatenate(parts)
 
@@ -97,13 +100,17 @@ class Model:
     image: Lazy[ImageTower]
 
 
-def load_model(folder: Path, towers: Sequence[str], *, threads: int, gate: Gate) -> Model:
+def load_model(
+    folder: Path, towers: Sequence[str], *, threads: int, gate: Gate, partial: bool = False
+) -> Model:
     """The model baked in `folder`. Checks the files of `towers` now, opens them at first use.
+
+    With `partial`, the model may lack some of `towers`.
 
     Raises:
         ModelError: now, or at first use, when the artifact is missing or damaged.
     """
-    manifest = load_manifest(folder, towers)
+    manifest = load_manifest(folder, towers, partial=partial)
     return Model(
         manifest,
         Lazy(lambda: _open_text(folder, manifest, threads, gate)),

@@ -25,11 +25,19 @@ class Blob:
     data: bytes
 
 
-Source = Url | Blob
+@dataclass(frozen=True)
+class Stored:
+    """An object in Cloud Storage, in a bucket that is not judged yet."""
+
+    bucket: str
+    name: str
+
+
+Source = Url | Blob | Stored
 
 
 def parse_url(value: object, max_bytes: int) -> Source:
-    """A string that must be a URL: http, https or data.
+    """A string that must be a URL: http, https, gs or data.
 
     Raises:
         CallerError: not a string (400), another scheme (400), or a data URI as in `parse_image`.
@@ -43,7 +51,7 @@ def parse_url(value: object, max_bytes: int) -> Source:
 
 
 def parse_image(value: object, max_bytes: int) -> Source:
-    """A string that is an http(s) URL, a data URI or bare base64.
+    """A string that is an http(s) or gs:// URL, a data URI or bare base64.
 
     Raises:
         CallerError: 400 if it is none of them, 413 if its bytes are more than `max_bytes`.
@@ -54,11 +62,13 @@ def parse_image(value: object, max_bytes: int) -> Source:
         return Url(text)
     if scheme == "data":
         return Blob(_data_uri(text, max_bytes))
+    if scheme == "gs":
+        return _stored(text)
     if scheme is not None:
         raise CallerError(
             400,
             "url_invalid",
-            f"`{scheme}:` is not a scheme served here; use http://, https://, data: or bare base64.",
+            f"`{scheme}:` is not a scheme served here; use http://, https://, gs://, data: or bare base64.",
         )
     return Blob(_base64(text, max_bytes))
 
@@ -78,6 +88,14 @@ def _scheme(text: str) -> str | None:
     if not colon or not head.isascii() or not head.replace("+", "").replace("-", "").isalnum():
         return None
     return head.lower()
+
+
+def _stored(text: str) -> Stored:
+    bucket, _, name = text[len("gs://") :].partition("/")
+    # Object names have at most 1,024 bytes: https://cloud.google.com/storage/docs/objects#naming
+    if not text[:5].lower() == "gs://" or not bucket or not name or len(name.encode()) > 1024:
+        raise CallerError(400, "url_invalid", "A gs:// URL must have the form gs://bucket/object.")
+    return Stored(bucket, name)
 
 
 def _data_uri(text: str, max_bytes: int) -> bytes:

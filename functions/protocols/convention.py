@@ -1,17 +1,70 @@
-"""What every client convention is made of: a request becomes an `Ask`, an `Answer` becomes a reply."""
+"""What every client convention is made of: a request becomes an `Ask`, an `Answer` becomes a reply.
+
+The msgspec structs that conventions parse with are also what the OpenAPI document is made from.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 from flask import Request
+from msgspec import Meta
 
 from functions.config import Limits
 from functions.errors import CallerError
 from functions.inputs.sources import Source
+
+T = TypeVar("T")
+
+Vector = Annotated[list[float], Meta(description="Numbers in float32 precision.")]
+Vectors = Annotated[
+    list[Vector], Meta(description="One vector per item, in the request's order; [] where it failed.")
+]
+# Items are judged one by one: a bad one is an entry in `errors`, not the end of the request.
+Texts = Annotated[list[Any], Meta(min_length=1, extra_json_schema={"items": {"type": "string"}})]
+Images = Annotated[
+    list[Any],
+    Meta(
+        min_length=1,
+        description="http(s) or gs:// URLs, data URIs or, in `images`, bare base64.",
+        extra_json_schema={"items": {"type": "string"}},
+    ),
+]
+
+
+class ItemError(msgspec.Struct):
+    """Why one item has no vector."""
+
+    input: str
+    index: int
+    code: str
+    message: str
+
+
+class Labels(msgspec.Struct, kw_only=True):
+    """Where the vectors come from."""
+
+    model: str
+    dimensions: int
+    space: Annotated[str, Meta(description="Vectors are comparable only inside one space.")]
+    fingerprint: Annotated[str, Meta(description="Changes with anything that may change a vector.")]
+
+
+class ErrorDetail(msgspec.Struct):
+    """What went wrong: a stable code, and a sentence for a person."""
+
+    code: str
+    message: str
+
+
+class ErrorReply(msgspec.Struct):
+    """The reply to a request that is wrong as a whole."""
+
+    error: ErrorDetail
 
 
 @dataclass(frozen=True)
@@ -50,13 +103,66 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Convention:
-    """How one kind of client speaks at one path: `media` are the content types that choose it."""
+class Body:
+    """A request body: the content types that choose it, and its schema: a struct, or JSON Schema."""
 
-    path: str
     media: tuple[str, ...]
+    schema: Any
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How a protocol words its errors: the reply, and the struct that documents it, by status."""
+
+    write: Callable[[CallerError], Mapping[str, Any]]
+    schemas: Callable[[int], Any]
+
+
+NATIVE_ERRORS = Errors(
+    write=lambda error: {"error": {"code": error.code, "message": error.message}},
+    schemas=lambda status: ErrorReply,
+)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How one kind of client asks for vectors at one path."""
+
+    # OpenAPI's operation id.
+    operation: str
+    summary: str
+    path: str
+    body: Body
+    reply: Any
     parse: Callable[[Request, Limits], Ask]
     write: Callable[[Ask, Answer], Mapping[str, Any]]
+    # Its name in PROTOCOL_MODELS.
+    protocol: str = "native"
+    # `model` and `normalize` come in the query string, not in the body.
+    query: bool = False
+
+
+JSON = ("application/json",)
+FORM = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+def fit(value: object, struct: type[T], hint: str = "") -> T:
+    """`value`, read from JSON or a form, as `struct`.
+
+    Raises:
+        CallerError: 400; it says what does not fit and where, and ends with `hint` where a field is missing.
+    """
+    try:
+        return msgspec.convert(value, struct)
+    except msgspec.ValidationError as error:
+        why, _, where = str(error).partition(" - at ")
+        where = where.strip("`") or "$"
+        place = f" at {where}" if where != "$" else ""
+        if (missing := why.removeprefix("Object missing required field ")) != why:
+            message = f"The body{place} has no field {missing}.{hint}"
+            raise CallerError(400, "field_missing", message, where=where) from None
+        message = f"The body does not fit{place}: {why}."
+        raise CallerError(400, "body_invalid", message, where=where) from None
 
 
 def labels(answer: Answer) -> dict[str, Any]:
@@ -93,3 +199,14 @@ def single(part: Embedded) -> np.ndarray:
     if isinstance(result, CallerError):
         raise result.bare()
     return result
+
+
+def each(values: Sequence[object], parse: Callable[[object], T]) -> list[T | CallerError]:
+    """`parse` of each value, or the CallerError that it raises."""
+    parsed: list[T | CallerError] = []
+    for value in values:
+        try:
+            parsed.append(parse(value))
+        except CallerError as error:
+            parsed.append(error.bare())
+    return parsed

@@ -2,49 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import msgspec
 from flask import Request
 
 from functions.config import Limits
 from functions.errors import CallerError
 from functions.inputs.bodies import read_bytes, read_json
-from functions.inputs.sources import Blob, parse_image, parse_url
-from functions.protocols.convention import Answer, Ask, Convention, labels, single, vectors_and_errors
-from functions.protocols.options import json_options, query_options, text_item
+from functions.inputs.sources import Blob, Source, parse_image, parse_url
+from functions.protocols.convention import (
+    JSON,
+    Answer,
+    Ask,
+    Body,
+    Convention,
+    Images,
+    ItemError,
+    Labels,
+    Texts,
+    Vector,
+    Vectors,
+    each,
+    fit,
+    labels,
+    single,
+    vectors_and_errors,
+)
+from functions.protocols.options import query_options, text_item
 
-JSON = ("application/json",)
-T = TypeVar("T")
+
+class Options(msgspec.Struct, kw_only=True):
+    """What may accompany the items."""
+
+    model: str | None = None
+    normalize: bool = True
+
+
+class TextsBody(Options, kw_only=True):
+    """Texts to embed; the empty string is one."""
+
+    texts: Texts
+
+
+class ImagesBody(Options, kw_only=True):
+    """Pictures to embed, in `urls` or in `images`."""
+
+    urls: Images | msgspec.UnsetType = msgspec.UNSET
+    images: Images | msgspec.UnsetType = msgspec.UNSET
+
+
+class MixedBody(ImagesBody, kw_only=True):
+    """Texts and pictures to embed."""
+
+    texts: Texts
+
+
+class TextsReply(Labels, kw_only=True):
+    """A vector per text."""
+
+    embeddings: Vectors
+    errors: list[ItemError]
+    truncated: list[int]
+
+
+class ImagesReply(Labels, kw_only=True):
+    """A vector per picture."""
+
+    embeddings: Vectors
+    errors: list[ItemError]
+
+
+class MixedReply(msgspec.Struct, kw_only=True):
+    """A vector per text and per picture."""
+
+    text_embeddings: Vectors
+    image_embeddings: Vectors
+    errors: list[ItemError]
+    truncated: list[int]
+    model: str
+    dimensions: int
+    space: str
+    fingerprint: dict[str, str]
+
+
+class VectorReply(Labels, kw_only=True):
+    """The vector of the only item."""
+
+    embedding: Vector
 
 
 def parse_texts(request: Request, limits: Limits) -> Ask:
     """`{"texts": [str]}`."""
-    body = read_json(request, limits)
-    texts = _list(body, "texts")
-    _check_count(limits, texts)
-    return Ask(texts=_items(texts, lambda item: text_item(item, limits)), **json_options(body))
+    body = fit(read_json(request, limits), TextsBody)
+    _check_count(limits, body.texts)
+    texts = each(body.texts, lambda item: text_item(item, limits))
+    return Ask(texts=texts, model=body.model, normalize=body.normalize)
 
 
 def parse_images(request: Request, limits: Limits) -> Ask:
     """`{"urls": [str]}`, or `images` in place of `urls`."""
-    body = read_json(request, limits)
-    field, images = _image_list(body)
-    _check_count(limits, images)
-    return Ask(images=_images(field, images, limits), image_field=field, **json_options(body))
+    body = fit(read_json(request, limits), ImagesBody)
+    field, items = _image_list(body)
+    _check_count(limits, items)
+    images = _images(field, items, limits)
+    return Ask(images=images, image_field=field, model=body.model, normalize=body.normalize)
 
 
 def parse_mixed(request: Request, limits: Limits) -> Ask:
     """`{"texts": [str], "urls": [str]}`, or `images` in place of `urls`."""
-    body = read_json(request, limits)
-    texts = _list(body, "texts")
-    field, images = _image_list(body)
-    _check_count(limits, texts, images)
+    body = fit(read_json(request, limits), MixedBody)
+    field, items = _image_list(body)
+    _check_count(limits, body.texts, items)
     return Ask(
-        texts=_items(texts, lambda item: text_item(item, limits)),
-        images=_images(field, images, limits),
+        texts=each(body.texts, lambda item: text_item(item, limits)),
+        images=_images(field, items, limits),
         image_field=field,
-        **json_options(body),
+        model=body.model,
+        normalize=body.normalize,
     )
 
 
@@ -91,21 +167,17 @@ def write_raw(ask: Ask, answer: Answer) -> Mapping[str, Any]:
     return {"embedding": single(answer.images), **labels(answer)}
 
 
-def _list(body: Mapping[str, Any], name: str) -> Sequence[object]:
-    if name not in body:
-        wanted = "`urls` or `images`" if name == "urls" else f"`{name}`"
-        raise CallerError(400, "list_missing", f"The body has no list {wanted}.")
-    value = body[name]
-    if not isinstance(value, list) or not value:
-        raise CallerError(400, "list_invalid", f"`{name}` must be a list with at least one item.")
-    return value
-
-
-def _image_list(body: Mapping[str, Any]) -> tuple[str, Sequence[object]]:
-    if "urls" in body and "images" in body:
+def _image_list(body: ImagesBody) -> tuple[str, Sequence[object]]:
+    lists = [
+        (name, value)
+        for name, value in (("urls", body.urls), ("images", body.images))
+        if not isinstance(value, msgspec.UnsetType)
+    ]
+    if not lists:
+        raise CallerError(400, "list_missing", "The body has no list `urls` or `images`.")
+    if len(lists) > 1:
         raise CallerError(400, "list_ambiguous", "Send either `urls` or `images`, not both.")
-    field = "images" if "images" in body else "urls"
-    return field, _list(body, field)
+    return lists[0]
 
 
 def _check_count(limits: Limits, *lists: Sequence[object]) -> None:
@@ -116,23 +188,45 @@ def _check_count(limits: Limits, *lists: Sequence[object]) -> None:
         )
 
 
-def _images(field: str, values: Sequence[object], limits: Limits) -> list[Any]:
+def _images(field: str, values: Sequence[object], limits: Limits) -> list[Source | CallerError]:
     parse = parse_url if field == "urls" else parse_image
-    return _items(values, lambda value: parse(value, limits.image_bytes))
+    return each(values, lambda value: parse(value, limits.image_bytes))
 
 
-def _items(values: Sequence[object], parse: Callable[[object], T]) -> list[T | CallerError]:
-    return [_item(value, parse) for value in values]
-
-
-def _item(value: object, parse: Callable[[object], T]) -> T | CallerError:
-    try:
-        return parse(value)
-    except CallerError as error:
-        return error.bare()
-
-
-TEXT = Convention("/embed/text", JSON, parse_texts, write_texts)
-IMAGE = Convention("/embed/image", JSON, parse_images, write_images)
-MIXED = Convention("/embed/mixed", JSON, parse_mixed, write_mixed)
-RAW = Convention("/embed/image", ("image/*",), parse_raw, write_raw)
+TEXT = Convention(
+    operation="embed_texts",
+    summary="Texts to vectors",
+    path="/embed/text",
+    body=Body(JSON, TextsBody),
+    reply=TextsReply,
+    parse=parse_texts,
+    write=write_texts,
+)
+IMAGE = Convention(
+    operation="embed_images",
+    summary="Pictures to vectors",
+    path="/embed/image",
+    body=Body(JSON, ImagesBody),
+    reply=ImagesReply,
+    parse=parse_images,
+    write=write_images,
+)
+MIXED = Convention(
+    operation="embed_mixed",
+    summary="Texts and pictures to vectors of one space",
+    path="/embed/mixed",
+    body=Body(JSON, MixedBody),
+    reply=MixedReply,
+    parse=parse_mixed,
+    write=write_mixed,
+)
+RAW = Convention(
+    operation="embed_raw_image",
+    summary="A picture's bytes to a vector",
+    path="/embed/image",
+    body=Body(("image/*",), {"type": "string", "format": "binary"}),
+    reply=VectorReply,
+    parse=parse_raw,
+    write=write_raw,
+    query=True,
+)

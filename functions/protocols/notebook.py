@@ -3,30 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from flask import Request
+from msgspec import Meta
 
 from functions.config import Limits
 from functions.errors import CallerError
 from functions.inputs.bodies import read_file, read_form
 from functions.inputs.sources import Blob
-from functions.protocols.convention import Answer, Ask, Convention, labels, single
+from functions.protocols.convention import (
+    FORM,
+    Answer,
+    Ask,
+    Body,
+    Convention,
+    Labels,
+    Vector,
+    fit,
+    labels,
+    single,
+)
 from functions.protocols.options import query_options, text_item
 
-FORM = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+# A form is what curl -d sends when no content type is named.
+USE_JSON = " If it is JSON, send Content-Type: application/json."
+
+
+class TextForm(msgspec.Struct):
+    """A text to embed."""
+
+    text: str
+
+
+class FileForm(msgspec.Struct):
+    """A picture to embed."""
+
+    file: Annotated[bytes, Meta(extra_json_schema={"contentEncoding": None, "format": "binary"})]
+
+
+class TextReply(Labels, kw_only=True):
+    """The text and its vector."""
+
+    text: str
+    embedding: Vector
+    truncated: bool
+
+
+class FileReply(Labels, kw_only=True):
+    """The uploaded file's name and its vector."""
+
+    filename: str
+    embedding: Vector
 
 
 def parse_text(request: Request, limits: Limits) -> Ask:
     """Form field `text`."""
-    form = read_form(request, limits)
-    if "text" not in form:
-        raise CallerError(
-            400,
-            "field_missing",
-            "The form has no field `text`. For JSON, send Content-Type: application/json.",
-        )
-    text = text_item(form["text"], limits)
+    text = text_item(fit(dict(read_form(request, limits)), TextForm, USE_JSON).text, limits)
     return Ask(texts=[text], echo={"text": text}, **query_options(request.args))
 
 
@@ -58,5 +93,25 @@ def write_file(ask: Ask, answer: Answer) -> Mapping[str, Any]:
     return {**ask.echo, "embedding": single(answer.images), **labels(answer)}
 
 
-TEXT = Convention("/embed/text", FORM, parse_text, write_text)
-IMAGE = Convention("/embed/image", ("multipart/form-data",), parse_file, write_file)
+TEXT = Convention(
+    operation="embed_text_form",
+    summary="A text to a vector",
+    path="/embed/text",
+    body=Body(FORM, TextForm),
+    reply=TextReply,
+    parse=parse_text,
+    write=write_text,
+    protocol="notebook",
+    query=True,
+)
+IMAGE = Convention(
+    operation="embed_image_file",
+    summary="An uploaded picture to a vector",
+    path="/embed/image",
+    body=Body(("multipart/form-data",), FileForm),
+    reply=FileReply,
+    parse=parse_file,
+    write=write_file,
+    protocol="notebook",
+    query=True,
+)

@@ -1,9 +1,9 @@
-"""What may accompany a request in every convention: `model` and `normalize`; and what a text may be."""
+"""What may accompany a request: `model` and `normalize` in a query string; and what a text may be."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from functions.config import Limits
 from functions.errors import CallerError
@@ -14,16 +14,6 @@ class Options(TypedDict):
 
     model: str | None
     normalize: bool
-
-
-def json_options(body: Mapping[str, Any]) -> Options:
-    """`model` and `normalize` of a JSON body. Raises CallerError 400 if one has the wrong type."""
-    model, normalize = body.get("model"), body.get("normalize", True)
-    if model is not None and not isinstance(model, str):
-        raise CallerError(400, "model_invalid", "`model` must be a string.")
-    if not isinstance(normalize, bool):
-        raise CallerError(400, "normalize_invalid", "`normalize` must be true or false, without quotes.")
-    return Options(model=model, normalize=normalize)
 
 
 def query_options(query: Mapping[str, str]) -> Options:

@@ -88,7 +88,7 @@ def test_damage_is_refused_with_a_sentence(
 @pytest.mark.parametrize(
     ("name", "folder"),
     [
-        ("ViT-B-32/laion400m_e32", "vit-b-32-laion400m_e32"),
+        ("ViT-B-32/laion400m_e32", "vit-b-32-laion400m-e32"),
         ("demo", "demo"),
         ("../../etc", "etc"),
         ("a b/C:D", "a-b-c-d"),

@@ -1,0 +1,136 @@
+"""Routes: what is answered where, by whom, and how it is documented."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Request
+
+from functions.embedding import embed
+from functions.errors import CallerError
+from functions.logs import Timings
+from functions.protocols.convention import NATIVE_ERRORS, Body, Convention, Errors
+from functions.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request on its way. `arguments` are what the path's `{names}` stand for."""
+
+    request: Request
+    runtime: Runtime
+    timings: Timings
+    arguments: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One operation: `answer` returns what becomes the JSON reply, or a Response of its own."""
+
+    method: str
+    # As in OpenAPI: {name} stands for one segment.
+    path: str
+    operation: str
+    summary: str
+    answer: Callable[[Call], Any]
+    # A struct, a type or JSON Schema; None for an empty reply.
+    reply: Any
+    body: Body | None = None
+    query: bool = False
+    # The statuses of the caller's faults.
+    faults: tuple[int, ...] = ()
+    errors: Errors = NATIVE_ERRORS
+    # Open routes answer without the API key.
+    open: bool = False
+    tag: str = field(default="embeddings")
+
+    def match(self, path: str) -> Mapping[str, str] | None:
+        """The arguments in `path`, or None if it is another one."""
+        found = re.fullmatch(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", self.path), path)
+        return found.groupdict() if found else None
+
+    def takes(self, mimetype: str) -> bool:
+        """Whether a body of this content type is one for this route."""
+        if self.body is None:
+            return True
+        return any(
+            mimetype.startswith(media[:-1]) if media.endswith("/*") else mimetype == media
+            for media in self.body.media
+        )
+
+
+def embedding_route(convention: Convention) -> Route:
+    """The route that answers a convention: parse, embed, write."""
+
+    def answer(call: Call) -> Any:
+        # 400 or 413, before any work is done. A bad item is only noted.
+        with call.timings.measure("parse"):
+            ask = convention.parse(call.request, call.runtime.settings.limits)
+        answered = embed(ask, call.runtime, call.timings, convention.protocol)
+        return convention.write(ask, answered)
+
+    return Route(
+        method="POST",
+        path=convention.path,
+        operation=convention.operation,
+        summary=convention.summary,
+        answer=answer,
+        reply=convention.reply,
+        body=convention.body,
+        query=convention.query,
+        faults=(400, 404, 413, 415, 422, 429),
+    )
+
+
+def find(request: Request, routes: Sequence[Route], path: str) -> tuple[Route, Mapping[str, str]]:
+    """The route for `request`.
+
+    Raises:
+        CallerError: 404, 405 or 415. The last two say what would do.
+    """
+    here = [(route, found) for route in routes if (found := route.match(path)) is not None]
+    if not here:
+        shown = ", ".join(sorted({route.path for route in routes}))
+        raise CallerError(404, "route_unknown", f"No such path; there are {shown}.")
+    method = "GET" if request.method == "HEAD" else request.method
+    meant = [(route, found) for route, found in here if route.method == method]
+    if not meant:
+        raise _wrong_method(request, routes, path)
+    for route, found in meant:
+        if route.takes(request.mimetype):
+            return route, found
+    accepted = ", ".join(_media(route for route, _ in meant))
+    given = (
+        f"{request.mimetype[:100]!r} is not accepted here" if request.mimetype else "There is no Content-Type"
+    )
+    raise CallerError(415, "content_type_unsupported", f"{given}; set Content-Type to one of: {accepted}.")
+
+
+def errors_at(routes: Sequence[Route], path: str) -> Errors:
+    """How errors are worded at `path`, whether or not there is such a path: as its neighbours do."""
+    head = path.split("/")[1]
+    return next((route.errors for route in routes if route.path.split("/")[1] == head), NATIVE_ERRORS)
+
+
+def methods(routes: Iterable[Route], path: str) -> list[str]:
+    """The methods that `path` takes, HEAD and OPTIONS included."""
+    found = {route.method for route in routes if route.match(path) is not None}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()) | {"OPTIONS"})
+
+
+def _wrong_method(request: Request, routes: Sequence[Route], path: str) -> CallerError:
+    allowed = [method for method in methods(routes, path) if method != "OPTIONS"]
+    instead = " or ".join(allowed)
+    if request.method == "POST":
+        posts = sorted({route.path for route in routes if route.method == "POST"})
+        instead = f"POST to {', '.join(posts)}"
+    return CallerError(
+        405, "method_not_allowed", f"{request.method[:20]} is not allowed at this path; use {instead}."
+    )
+
+
+def _media(routes: Iterable[Route]) -> list[str]:
+    return list(dict.fromkeys(media for route in routes if route.body for media in route.body.media))

@@ -1,0 +1,136 @@
+"""Buckets: named objects in a local folder or in Cloud Storage, behind one small Protocol.
+
+Messages of these exceptions name no object: the name of a job's object holds the job's id, which is a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+
+# https://cloud.google.com/storage/docs/buckets#naming
+BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+
+
+class StorageError(Exception):
+    """The bucket cannot do this, and will not be able to without a change by a person."""
+
+
+class TransientError(StorageError):
+    """The bucket cannot do this now. What was to be written may be there, whole, or not."""
+
+
+class NotFoundError(StorageError):
+    """There is no such object, or not in that generation."""
+
+
+class BadNameError(NotFoundError):
+    """No object of this bucket can have this name; whoever only reads need not tell the difference."""
+
+
+class TooLargeError(StorageError):
+    """The object has more bytes than the reader takes."""
+
+
+class ChangedError(StorageError):
+    """The object is not in the generation that the writer expects."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What is known of an object without reading it."""
+
+    # Differs between any two contents of one name, and grows with each.
+    generation: int
+    size: int
+    # The writer's claim.
+    content_type: str
+    # Seconds since the epoch, by the store's clock.
+    updated: float
+
+
+class Bucket(Protocol):
+    """Objects by name. An object is written whole or not at all; threads and processes may share a bucket.
+
+    Every method may raise TransientError (try again later) and StorageError (a person must act).
+    """
+
+    @property
+    def url(self) -> str:
+        """Where the bucket is, with a slash at its end: this and an object's name make the object's URL."""
+
+    def read(
+        self, name: str, *, generation: int | None = None, max_bytes: int | None = None
+    ) -> tuple[bytes, int]:
+        """The bytes of an object and their generation: the newest, or the one asked for.
+
+        Raises:
+            NotFoundError: there is no such object, or it is no longer in `generation`.
+            TooLargeError: it has more than `max_bytes`; no more than about those were held.
+        """
+
+    def stat(self, name: str) -> Stat | None:
+        """What is known of the newest generation; None if there is no such object."""
+
+    def create(self, name: str, data: bytes, content_type: str = BINARY) -> bool:
+        """Write a new object and return True, durably; False if one of that name is there already.
+
+        Of all who create one name at once, exactly one gets True. Raises BadNameError.
+        """
+
+    def write(
+        self, name: str, data: bytes, content_type: str = BINARY, *, if_generation: int | None = None
+    ) -> int:
+        """Write or overwrite an object, durably; returns its generation.
+
+        Raises:
+            BadNameError: no object can have that name.
+            ChangedError: `if_generation` is given and not the present one (0: there is none).
+        """
+
+    def delete(self, name: str, *, if_generation: int | None = None) -> bool:
+        """Remove an object; False if it was not there.
+
+        Raises:
+            ChangedError: `if_generation` is given and not the present one.
+        """
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """The names that start with `prefix`, in no particular order."""
+
+    def hold(self, name: str) -> AbstractContextManager[bool]:
+        """Whether the caller is the only holder of an object, for the block; a holder that dies lets go.
+
+        Only a means against doing work twice: a store that has no such locks says True to everyone.
+        """
+
+    def tidy(self) -> None:
+        """Remove what writers that died left behind."""
+
+
+def open_bucket(url: str) -> Bucket:
+    """The bucket at `file:///folder` or `gs://bucket/prefix`; nothing is touched or connected to yet.
+
+    Raises:
+        ValueError: the URL is neither; the message says what to use.
+    """
+    parts = urlsplit(url)
+    if not parts.query and not parts.fragment:
+        if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+            from functions.storage.files import FileBucket
+
+            return FileBucket(Path(unquote(parts.path)))
+        if parts.scheme == "gs" and BUCKET.fullmatch(parts.netloc):
+            from functions.storage.gcs import GcsBucket
+
+            prefix = parts.path.strip("/")
+            return GcsBucket(parts.netloc, f"{prefix}/" if prefix else "")
+    raise ValueError("use file:///folder or gs://bucket/prefix")

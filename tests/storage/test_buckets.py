@@ -1,0 +1,176 @@
+"""What every bucket promises, whatever it is made of."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from functions.storage.buckets import Bucket, ChangedError, NotFoundError, TooLargeError, open_bucket
+from functions.storage.files import FileBucket
+from functions.storage.gcs import GcsBucket
+
+
+@pytest.mark.parametrize(
+    ("url", "bucket"),
+    [
+        ("file:///some/folder", FileBucket(Path("/some/folder"))),
+        ("file://localhost/some/folder/", FileBucket(Path("/some/folder"))),
+        ("file:///with%20space", FileBucket(Path("/with space"))),
+    ],
+)
+def test_file_urls(url: str, bucket: FileBucket) -> None:
+    assert open_bucket(url) == bucket
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "prefix"),
+    [("gs://name", "name", ""), ("gs://name/", "name", ""), ("gs://na.me/a/b/", "na.me", "a/b/")],
+)
+def test_gs_urls(url: str, name: str, prefix: str) -> None:
+    bucket = open_bucket(url)
+
+    assert isinstance(bucket, GcsBucket)
+    assert (bucket.bucket, bucket.prefix, bucket.url) == (name, prefix, f"gs://{name}/{prefix}")
+    assert not bucket.client.made
+
+
+NOT_A_FILE = ["folder", "/folder", "file:folder", "file://host/folder", "file:///x#y", "file:", "", " "]
+NOT_A_BUCKET = ["gs://", "gs:///x", "gs://UP/x", "gs://bucket/x?y", "gs://user@bucket/x", "s3://bucket/x"]
+
+
+@pytest.mark.parametrize("url", NOT_A_FILE + NOT_A_BUCKET)
+def test_other_urls_are_refused_with_what_to_use(url: str) -> None:
+    with pytest.raises(ValueError, match=r"use file:///folder or gs://bucket/prefix"):
+        open_bucket(url)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\r\n--\r\n\0\xff\n\n", bytes(9_000_000)], ids=["none", "odd", "large"]
+)
+def test_what_was_written_is_read(bucket: Bucket, data: bytes) -> None:
+    assert bucket.create("a/b.json", data, "application/json")
+
+    read, generation = bucket.read("a/b.json")
+    found = bucket.stat("a/b.json")
+    assert read == data
+    assert found is not None
+    assert (found.generation, found.size, found.content_type) == (generation, len(data), "application/json")
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "ünï/çødé.jpg", "100%25.txt", "a?b#c&d=e", "a\\b", "~", "..."]
+)
+def test_odd_names_are_names(bucket: Bucket, name: str) -> None:
+    assert bucket.create(name, b"x")
+    assert bucket.read(name)[0] == b"x"
+    assert list(bucket.names()) == [name]
+    assert bucket.delete(name)
+
+
+def test_create_never_overwrites(bucket: Bucket) -> None:
+    assert bucket.create("a", b"first")
+    generation = bucket.read("a")[1]
+
+    assert not bucket.create("a", b"second")
+    assert bucket.read("a") == (b"first", generation)
+
+
+def test_of_many_who_create_one_name_one_succeeds(bucket: Bucket) -> None:
+    results: dict[bytes, bool] = {}
+    _side_by_side(8, lambda number: results.update({b"%d" % number: bucket.create("a", b"%d" % number)}))
+
+    (winner,) = [data for data, created in results.items() if created]
+    assert bucket.read("a")[0] == winner
+
+
+def test_overwriting_makes_a_later_generation_and_the_old_one_is_gone(bucket: Bucket) -> None:
+    first = bucket.write("a", b"1")
+    second = bucket.write("a", b"22")
+
+    assert second > first
+    assert bucket.read("a") == bucket.read("a", generation=second) == (b"22", second)
+    with pytest.raises(NotFoundError):
+        bucket.read("a", generation=first)
+
+
+def test_a_write_may_ask_for_the_generation_it_replaces(bucket: Bucket) -> None:
+    with pytest.raises(ChangedError):
+        bucket.write("a", b"x", if_generation=1)
+    first = bucket.write("a", b"1", if_generation=0)
+    with pytest.raises(ChangedError):
+        bucket.write("a", b"x", if_generation=0)
+    with pytest.raises(ChangedError):
+        bucket.write("a", b"x", if_generation=first - 1)
+
+    second = bucket.write("a", b"2", if_generation=first)
+
+    assert bucket.read("a") == (b"2", second)
+
+
+def test_of_many_who_replace_one_generation_one_succeeds(bucket: Bucket) -> None:
+    generation, done = bucket.write("a", b""), []
+
+    def replace(number: int) -> None:
+        try:
+            bucket.write("a", b"%d" % number, if_generation=generation)
+        except ChangedError:
+            return
+        done.append(b"%d" % number)
+
+    _side_by_side(8, replace)
+
+    assert [bucket.read("a")[0]] == done
+
+
+def test_deleting(bucket: Bucket) -> None:
+    generation = bucket.write("a/b", b"1")
+    with pytest.raises(ChangedError):
+        bucket.delete("a/b", if_generation=generation - 1)
+
+    assert bucket.delete("a/b", if_generation=generation)
+
+    assert not bucket.delete("a/b")
+    assert not bucket.delete("a/b", if_generation=generation)
+    assert bucket.stat("a/b") is None
+    assert bucket.create("a", b"a name that was a folder is free again")
+
+
+def test_what_is_not_there(bucket: Bucket) -> None:
+    for name in ("a", "a/b", "a/b/c"):
+        with pytest.raises(NotFoundError):
+            bucket.read(name)
+        assert bucket.stat(name) is None
+    assert list(bucket.names()) == []
+
+
+def test_names_by_prefix(bucket: Bucket) -> None:
+    names = {f"{folder}/{number}" for folder in ("aa", "ab", "b/c") for number in range(25)}
+    for name in names:
+        bucket.create(name, b"")
+
+    for prefix in ("", "a", "aa", "aa/", "aa/1", "b", "b/c/2", "x", "a/"):
+        assert sorted(bucket.names(prefix)) == sorted(name for name in names if name.startswith(prefix))
+
+
+@pytest.mark.parametrize("size", [11, 5_000_000])
+def test_reading_is_bounded(bucket: Bucket, size: int) -> None:
+    bucket.create("a", bytes(size))
+
+    with pytest.raises(TooLargeError):
+        bucket.read("a", max_bytes=10)
+    assert len(bucket.read("a", max_bytes=size)[0]) == size
+
+
+def _side_by_side(count: int, step: Callable[[int], object]) -> None:
+    barrier = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        barrier.wait()
+        step(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

@@ -1,0 +1,318 @@
+"""A folder as a bucket: nothing outside it, nothing half written, nothing left behind."""
+
+import errno
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from functions.storage.buckets import BadNameError, StorageError, TransientError
+from functions.storage.files import FileBucket
+from tests.serving import ROOT
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> FileBucket:
+    return FileBucket(tmp_path / "bucket")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+
+
+HOSTILE = [
+    "",
+    "/",
+    "..",
+    "../x",
+    "a/../../x",
+    "a/..",
+    ".",
+    "./a",
+    "a/./b",
+    "a//b",
+    "a/",
+    "a\0b",
+    "/etc/passwd",
+]
+TOO_LONG = ["a" * 256, "é" * 128, "/".join(["abcdefgh"] * 200)]
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, *TOO_LONG, "\ud800", ".partial", ".partial/x"])
+def test_names_that_are_no_path_inside(bucket: FileBucket, tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").write_bytes(b"outside")
+    bucket.create("a/b", b"inside")
+    before = _files(tmp_path)
+
+    for write in (bucket.create, bucket.write):
+        with pytest.raises(BadNameError):
+            write(name, b"")
+    with pytest.raises(BadNameError):
+        bucket.read(name)
+    assert bucket.stat(name) is None
+    assert not bucket.delete(name)
+    with bucket.hold(name) as held:
+        assert not held
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["link", "folder/x", "loop", "dangling", "up/outside"])
+def test_links_lead_nowhere(bucket: FileBucket, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x").write_bytes(b"outside")
+    bucket.create("inside", b"")
+    for link, target in {"link": outside / "x", "folder": outside, "loop": "loop", "up": ".."}.items():
+        (bucket.folder / link).symlink_to(target)
+    (bucket.folder / "dangling").symlink_to(outside / "new")
+
+    assert bucket.stat(name) is None
+    assert not bucket.delete(name)
+    assert list(bucket.names()) == ["inside"]
+    with suppress(BadNameError):
+        assert not bucket.create(name, b"changed")
+    assert _files(outside) == [Path("x")]
+    assert (outside / "x").read_bytes() == b"outside"
+
+
+def test_overwriting_a_link_replaces_the_link(bucket: FileBucket, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"outside")
+    bucket.create("x", b"")
+    (bucket.folder / "link").symlink_to(tmp_path / "outside")
+
+    bucket.write("link", b"new")
+
+    assert (tmp_path / "outside").read_bytes() == b"outside"
+    assert bucket.read("link")[0] == b"new"
+
+
+def test_what_is_no_file_is_no_object(bucket: FileBucket) -> None:
+    bucket.create("folder/x", b"")
+    os.mkfifo(bucket.folder / "pipe")
+
+    for name in ("folder", "pipe", "folder/x/y", "pipe/y"):
+        assert bucket.stat(name) is None
+        assert not bucket.delete(name)
+    assert list(bucket.names()) == ["folder/x"]
+    with pytest.raises(BadNameError):
+        bucket.create("folder/x/y", b"")
+    with pytest.raises(BadNameError):
+        bucket.write("folder", b"")
+
+
+def test_only_this_user_may_read(bucket: FileBucket) -> None:
+    bucket.create("a/b", b"")
+
+    for path, mode in (("", 0o700), ("a", 0o700), ("a/b", 0o600)):
+        assert stat.S_IMODE((bucket.folder / path).stat().st_mode) == mode
+
+
+def test_files_of_other_programs_are_objects(bucket: FileBucket) -> None:
+    bucket.folder.mkdir()
+    (bucket.folder / "photo.jpg").write_bytes(b"jpeg")
+
+    found = bucket.stat("photo.jpg")
+    assert found is not None
+    assert found.content_type == "image/jpeg"
+    assert bucket.read("photo.jpg", generation=found.generation)[0] == b"jpeg"
+
+
+@pytest.mark.parametrize("clock", [0, 10**18])
+def test_generations_grow_though_the_clock_stands_still_or_goes_back(
+    bucket: FileBucket, monkeypatch: pytest.MonkeyPatch, clock: int
+) -> None:
+    generations = [bucket.write("a", b"0")]
+    monkeypatch.setattr(time, "time_ns", lambda: clock)
+    generations += [bucket.write("a", b"%d" % number) for number in range(5)]
+
+    assert generations == sorted(set(generations))
+    found = bucket.stat("a")
+    assert found is not None
+    assert found.generation == generations[-1]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "link", "replace", "open", "mkdir"])
+def test_a_full_disk_leaves_the_old_and_nothing_new(
+    bucket: FileBucket, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    bucket.write("a", b"old")
+    real = getattr(os, call)
+
+    def full(*args: object, **kwargs: object) -> object:
+        # Only what makes or fills files needs room.
+        if call != "open" or (isinstance(args[1], int) and args[1] & os.O_CREAT):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "secret")
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        if call != "replace":
+            with pytest.raises(TransientError, match="No space left"):
+                bucket.create("folder/new", b"data")
+        if call not in ("link", "mkdir"):
+            with pytest.raises(TransientError, match="No space left") as caught:
+                bucket.write("a", b"new")
+            assert "secret" not in str(caught.value)
+    assert not list((bucket.folder / ".partial").iterdir())
+    assert call == "fsync" or bucket.read("a")[0] == b"old"
+    assert bucket.create("folder/new", b"data") or call == "fsync"
+
+
+def test_a_file_that_outgrows_its_limit(bucket: FileBucket) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(TransientError):
+            bucket.create("a", bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert bucket.stat("a") is None
+    assert _files(bucket.folder) == []
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_a_folder_that_may_not_be_written_needs_a_person(
+    bucket: FileBucket, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(StorageError, match=os.strerror(code)) as caught:
+        bucket.create("a", b"")
+    assert not isinstance(caught.value, TransientError)
+
+
+def test_of_eight_processes_one_creates(bucket: FileBucket) -> None:
+    code = (
+        "import sys; from pathlib import Path; from functions.storage.files import FileBucket\n"
+        "bucket = FileBucket(Path(sys.argv[1])); print('ready', flush=True); sys.stdin.readline()\n"
+        "print(sum(bucket.create(f'{n}/x', sys.argv[2].encode()) for n in range(50)))"
+    )
+    processes = [_python(code, str(bucket.folder), str(number)) for number in range(8)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    created = [int(process.communicate()[0]) for process in processes]
+
+    assert sum(created) == 50
+    winners = [bucket.read(f"{number}/x")[0] for number in range(50)]
+    assert [winners.count(b"%d" % number) for number in range(8)] == created
+    assert len(_files(bucket.folder)) == 50
+
+
+def test_writers_that_are_killed_leave_whole_objects_and_what_tidy_removes(bucket: FileBucket) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from functions.storage.files import FileBucket\n"
+        "bucket = FileBucket(Path(sys.argv[1])); print('ready', flush=True); n = 0\n"
+        "data = bytes(300_000)\n"
+        "while True: bucket.create(f'{os.getpid()}/{n}', data); bucket.write('a', data); n += 1"
+    )
+    for delay in (0.0, 0.011, 0.023, 0.037, 0.05, 0.071):
+        process = _python(code, str(bucket.folder))
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+    assert {len(bucket.read(name)[0]) for name in bucket.names()} <= {300_000}
+    bucket.tidy()
+    assert list((bucket.folder / ".partial").iterdir()) == []
+    assert len(_files(bucket.folder)) == len(list(bucket.names()))
+
+
+def test_a_crash_between_link_and_clean_up_is_tidied(bucket: FileBucket) -> None:
+    bucket.create("a", b"whole")
+    os.link(bucket.folder / "a", bucket.folder / ".partial" / "left")
+
+    assert list(bucket.names()) == ["a"]
+    bucket.tidy()
+
+    assert _files(bucket.folder) == [Path("a")]
+    assert bucket.read("a")[0] == b"whole"
+
+
+def test_tidying_takes_nothing_from_writers_that_live(bucket: FileBucket) -> None:
+    done = threading.Event()
+
+    def tidy() -> None:
+        while not done.is_set():
+            bucket.tidy()
+
+    thread = threading.Thread(target=tidy)
+    thread.start()
+    try:
+        assert all(bucket.create(f"{number}", b"data") for number in range(100))
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_folders_vanish_with_their_last_object_but_not_under_a_writer(bucket: FileBucket) -> None:
+    def churn(number: int) -> None:
+        for round_ in range(40):
+            assert bucket.create(f"a/b/{number}-{round_}", b"")
+            assert bucket.delete(f"a/b/{number}-{round_}")
+
+    _side_by_side(4, churn)
+
+    assert not (bucket.folder / "a").exists()
+
+
+def test_a_hold_ends_with_its_block_and_with_its_process(bucket: FileBucket) -> None:
+    bucket.create("a", b"")
+    with bucket.hold("a") as first, bucket.hold("a") as second:
+        assert (first, second) == (True, False)
+    code = (
+        "import sys; from pathlib import Path; from functions.storage.files import FileBucket\n"
+        "with FileBucket(Path(sys.argv[1])).hold('a') as held: print(held, flush=True); sys.stdin.readline()"
+    )
+    process = _python(code, str(bucket.folder))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"True\n"
+    with bucket.hold("a") as held:
+        assert not held
+    process.kill()
+    process.communicate()
+    with bucket.hold("a") as held:
+        assert held
+    with bucket.hold("not there") as held:
+        assert not held
+
+
+def _python(code: str, *args: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def _side_by_side(count: int, step: Callable[[int], object]) -> None:
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            step(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
