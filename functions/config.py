@@ -22,6 +22,9 @@ T = TypeVar("T")
 # The client conventions that PROTOCOL_MODELS may give a model of their own.
 PROTOCOLS = ("native", "notebook", "photo-app", "encoder")
 
+# https://cloud.google.com/storage/docs/buckets#naming
+BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+
 
 class ConfigError(Exception):
     """The deployment is set up wrongly: start-up stops with this sentence."""
@@ -114,13 +117,17 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
     """
     limits, fetch, jobs = Limits(), FetchSettings(), JobSettings()
     models: tuple[str, ...] = _read(env, "MODELS", (), _names)
+    ttl = _read(env, "JOBS_TTL", jobs.ttl, _seconds(31 * 24 * 3600))
+    deadline = _read(env, "JOBS_DEADLINE", jobs.deadline, _seconds(24 * 3600))
+    if deadline >= ttl:
+        raise ConfigError(f"JOBS_DEADLINE is {deadline:g} seconds: it must be less than JOBS_TTL, {ttl:g}.")
     return Settings(
         model=env.get("MODEL") or (models[0] if models else "demo"),
         models=models,
         protocol_models=_read(env, "PROTOCOL_MODELS", {}, _pairs),
         origins=_read(env, "ALLOWED_ORIGINS", frozenset(), _origins),
         api_key=_read(env, "API_KEY", None, _secret),
-        buckets=_read(env, "ALLOWED_BUCKETS", frozenset(), lambda raw: frozenset(_names(raw))),
+        buckets=_read(env, "ALLOWED_BUCKETS", frozenset(), _buckets),
         log_level=_read(env, "LOG_LEVEL", "INFO", _log_level),
         in_cloud=bool(env.get("K_SERVICE")),
         threads=_read(env, "MODEL_THREADS", None, _integer(1, 256)),
@@ -144,8 +151,8 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         ),
         jobs=JobSettings(
             url=_read(env, "JOBS_URL", None, _bucket_url),
-            ttl=_read(env, "JOBS_TTL", jobs.ttl, _seconds(31 * 24 * 3600)),
-            deadline=_read(env, "JOBS_DEADLINE", jobs.deadline, _seconds(24 * 3600)),
+            ttl=ttl,
+            deadline=deadline,
             items=_read(env, "MAX_JOB_ITEMS", jobs.items, _integer(1, 100_000)),
         ),
     )
@@ -188,31 +195,38 @@ def _names(raw: str) -> tuple[str, ...]:
 
 
 def _pairs(raw: str) -> dict[str, str]:
-    pairs = dict(part.partition("=")[::2] for part in _names(raw))
-    if unknown := sorted(set(pairs) - set(PROTOCOLS)):
-        raise ValueError(f"{unknown[0]!r} is no protocol; use PROTOCOL=MODEL, for {', '.join(PROTOCOLS)}")
-    if not all(pairs.values()):
-        raise ValueError("use PROTOCOL=MODEL, separated by commas")
+    split = (part.partition("=") for part in _names(raw))
+    pairs = {protocol.strip(): model.strip() for protocol, _, model in split}
+    if not set(pairs) <= set(PROTOCOLS) or not all(pairs.values()):
+        raise ValueError(f"use PROTOCOL=MODEL, separated by commas, for {', '.join(PROTOCOLS)}")
     return pairs
 
 
 def _origins(raw: str) -> frozenset[str]:
     origins = frozenset(_names(raw))
-    for origin in origins - {"*"}:
-        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin):
-            raise ValueError(f"{origin!r} is no origin; use *, or origins like https://photos.example")
+    if not all(re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin) for origin in origins - {"*"}):
+        raise ValueError("use *, or origins like https://photos.example, separated by commas")
     return origins
 
 
 def _secret(raw: str) -> str:
+    # Not a ValueError, which would be shown with the value: a key must not be in a log, not even a bad one.
     if len(raw) < 16:
-        # ConfigError repeats the value: a key must not be in a log, not even a bad one.
         raise ConfigError("API_KEY is shorter than 16 characters: use a long random one.")
+    if not re.fullmatch("[!-~]+", raw):
+        raise ConfigError("API_KEY is not fit for a header: use 16 or more ASCII characters without blanks.")
     return raw
 
 
+def _buckets(raw: str) -> frozenset[str]:
+    names = frozenset(_names(raw))
+    if not all(re.fullmatch(BUCKET_NAME, name) for name in names):
+        raise ValueError("use names of buckets, without gs:// or a path, separated by commas")
+    return names
+
+
 def _bucket_url(raw: str) -> str:
-    if not re.fullmatch(r"file:///.+|gs://[a-z0-9._-]{3,222}(/.*)?", raw):
+    if not re.fullmatch(rf"file:///[^?#]+|gs://{BUCKET_NAME}(/[^?#]*)?", raw):
         raise ValueError("use file:///folder or gs://bucket/prefix")
     return raw
 

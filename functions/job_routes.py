@@ -23,6 +23,9 @@ from functions.runtime import Runtime
 from functions.storage.buckets import open_bucket
 from functions.storage.jobs import JobStore
 
+# How results of the other kind begin, by whether a route is for batched jobs.
+OTHER_KIND = {False: b'{"status":"complete","result":[', True: b'{"status":"complete","result":{'}
+
 
 @dataclass(frozen=True)
 class Jobs:
@@ -121,12 +124,15 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
 
         return answer
 
-    def read(call: Call) -> Response:
-        reply = jobs.store.reply(call.arguments["job"])
-        if reply is None:
-            raise CallerError(404, "job_unknown", "There is no such job, or it has expired.")
-        # As it was stored: a result of many vectors is not parsed to be sent.
-        return Response(reply, mimetype="application/json")
+    def read(batched: bool) -> Callable[[Call], Any]:
+        def answer(call: Call) -> Any:
+            reply = jobs.store.reply(call.arguments["job"])
+            # As it was stored: a result of many vectors is not parsed to be sent.
+            if reply is None or reply.startswith(OTHER_KIND[batched]):
+                raise CallerError(404, "job_unknown", "There is no such job, or it has expired.")
+            return Response(reply, mimetype="application/json")
+
+        return answer
 
     def legacy(call: Call) -> Any:
         record = _record(call, task, batched=False)
@@ -149,7 +155,7 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
         )
 
     def get(path: str, operation: str, summary: str, batched: bool) -> Route:
-        return _get(path, operation, summary, read, fes.REPLIES[tower, batched], tag=task)
+        return _get(path, operation, summary, read(batched), fes.REPLIES[tower, batched], tag=task)
 
     base = f"/api/tasks/{task}"
     return (

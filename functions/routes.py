@@ -116,9 +116,9 @@ def errors_at(routes: Sequence[Route], path: str) -> Errors:
 
 
 def methods(routes: Iterable[Route], path: str) -> list[str]:
-    """The methods that `path` takes, HEAD and OPTIONS included."""
+    """The methods that `path` takes, HEAD and OPTIONS included; none if there is no such path."""
     found = {route.method for route in routes if route.match(path) is not None}
-    return sorted(found | ({"HEAD"} if "GET" in found else set()) | {"OPTIONS"})
+    return sorted(found | ({"HEAD"} if "GET" in found else set()) | ({"OPTIONS"} if found else set()))
 
 
 def _wrong_method(request: Request, routes: Sequence[Route], path: str) -> CallerError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -23,11 +23,10 @@ from functions.storage.buckets import TransientError
 
 @dataclass(frozen=True)
 class Service:
-    """A function: what it holds and its routes. POST at `/` means POST at `root`, if there is one."""
+    """A function: what it holds and its routes."""
 
     runtime: Runtime
     routes: tuple[Route, ...] = field(repr=False)
-    root: str | None = None
 
 
 def make_service(
@@ -36,9 +35,15 @@ def make_service(
     routes: tuple[Route, ...] = (),
     root: str | None = None,
 ) -> Service:
-    """A function that answers `conventions` and further `routes`, and tells about itself."""
-    own = tuple(embedding_route(convention) for convention in conventions)
-    return Service(runtime, status_routes((*own, *routes)), root)
+    """A function that answers `conventions` and further `routes`, and tells about itself.
+
+    POST at `/` means POST at `root`, if there is one.
+    """
+    own = [embedding_route(convention) for convention in conventions]
+    own += [
+        replace(route, path="/", operation=f"{route.operation}_root") for route in own if route.path == root
+    ]
+    return Service(runtime, status_routes((*own, *routes)))
 
 
 def serve(request: Request, service: Service) -> Response:
@@ -47,15 +52,12 @@ def serve(request: Request, service: Service) -> Response:
     settings = service.runtime.settings
     request.max_content_length = settings.limits.request_bytes
     path = request.path.rstrip("/") or "/"
-    if path == "/" and request.method not in ("GET", "HEAD") and service.root:
-        path = service.root
     errors = errors_at(service.routes, path)
     try:
         if is_preflight(request):
             response = preflight(", ".join(methods(service.routes, path)), settings.origins, request)
         else:
-            route, arguments = _admit(request, service, path)
-            reply = route.answer(Call(request, service.runtime, timings, arguments))
+            reply = _answer(request, service, path, timings)
             with timings.measure("write"):
                 response = reply if isinstance(reply, Response) else _json(reply)
     except CallerError as error:
@@ -79,11 +81,15 @@ def serve(request: Request, service: Service) -> Response:
     return response
 
 
-def _admit(request: Request, service: Service, path: str) -> tuple[Route, Any]:
-    """The route and its arguments. Without the API key nobody learns which paths there are."""
+def _answer(request: Request, service: Service, path: str, timings: Timings) -> Any:
+    """What the route answers. Without the API key nobody learns which paths there are."""
     if path != "/health":
         check_key(request, service.runtime.settings.api_key)
-    return find(request, service.routes, path)
+    allowed = methods(service.routes, path)
+    if request.method == "OPTIONS" and allowed:
+        return Response(status=204, headers={"Allow": ", ".join(allowed)})
+    route, arguments = find(request, service.routes, path)
+    return route.answer(Call(request, service.runtime, timings, arguments))
 
 
 def _json(body: Any, status: int = 200) -> Response:

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 DEFAULT = "ViT-B-32/laion400m_e32"
 TOWERS = ("text", "image")
 MANIFEST = "manifest.json"
-OUTPUTS = {"text.onnx", "image.onnx", "tokenizer.json", MANIFEST}
+OUTPUTS = {"text.onnx", "text.data", "image.onnx", "image.data", "tokenizer.json", MANIFEST}
 TOOLS = ("torch", "open_clip_torch", "onnx", "onnxruntime", "tokenizers", "pillow")
 
 
@@ -119,7 +119,7 @@ def _bake_tower(
 ) -> tuple[Tower, dict[str, Parity]]:
     """Export one tower, compare each precision with PyTorch, keep the one that is wanted."""
     from model_cache import towers as tower_files
-    from model_cache.export import optimise
+    from model_cache.export import optimise, split_weights
     from model_cache.quantise import quantise
 
     raw = folder / f"{tower}.raw.onnx"
@@ -147,7 +147,7 @@ def _bake_tower(
     taken, reason = _choose(precision, figures)
     print(f"  {tower}: {taken}, {reason}")
     raw.unlink()
-    candidates[taken].rename(folder / f"{tower}.onnx")
+    split_weights(candidates[taken], folder / f"{tower}.onnx")
     for path in candidates.values():
         path.unlink(missing_ok=True)
     finished = build.finish(

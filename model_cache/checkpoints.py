@@ -133,8 +133,7 @@ def _download(open_clip: Any, name: str, tag_config: dict[str, Any]) -> Path:
 
 def _knock(tag_config: dict[str, Any]) -> None:
     """Fail at once where the hub is out of reach: huggingface_hub itself would try again for a minute."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session, try_to_load_from_cache
 
     repository, _, filename = tag_config.get("hf_hub", "").rpartition("/")
     names = (filename or "open_clip_pytorch_model.bin", _safetensors(filename))
@@ -179,7 +178,10 @@ def _tokenizer(open_clip: Any, architecture: str, model_config: dict[str, Any]) 
 
 def _load_weights(open_clip: Any, model: Any, path: Path, architecture: str) -> None:
     try:
+        _check_positions(open_clip.factory.load_state_dict(str(path)), model, path, architecture)
         open_clip.load_checkpoint(model, str(path))
+    except BakeError:
+        raise
     except OSError as error:
         raise BakeError(f"The checkpoint {path} cannot be read: {error}.") from None
     except RuntimeError as error:
@@ -192,6 +194,18 @@ def _load_weights(open_clip: Any, model: Any, path: Path, architecture: str) -> 
             f"{path.name} is not a checkpoint that can be read ({type(error).__name__}): expected an "
             "open_clip state dict as .pt or .safetensors."
         ) from None
+
+
+def _check_positions(weights: Any, model: Any, path: Path, architecture: str) -> None:
+    """open_clip stretches positions of another image size or context length to fit, without a word."""
+    own = model.state_dict()
+    for key in ("visual.positional_embedding", "positional_embedding", "text.positional_embedding"):
+        if key in weights and key in own and len(weights[key]) != len(own[key]):
+            raise BakeError(
+                f"{path.name} is not a checkpoint of {architecture}: {key} has {len(weights[key])} "
+                f"positions, the architecture {len(own[key])}. Use --config with its own image size "
+                "or context length."
+            )
 
 
 def _preprocess(config: dict[str, Any]) -> Preprocess:

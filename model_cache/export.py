@@ -43,7 +43,7 @@ class Attention(nn.Module):
         if attn_mask is not None:
             # One mask for all, or one for each head of each row.
             scores = scores + (
-                attn_mask if attn_mask.dim() == 2 else attn_mask.unflatten(0, (batch, self.heads))
+                attn_mask if attn_mask.dim() == 2 else attn_mask.reshape(batch, self.heads, length, length)
             )
         mixed = scores.softmax(dim=-1) @ v
         return (self.out(mixed.transpose(1, 2).reshape(batch, length, width)),)
@@ -137,6 +137,24 @@ def optimise(source: Path, target: Path) -> None:
     options = ort.SessionOptions()
     # The next level, ALL, lays tensors out for this machine's CPU.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    _rewrite(source, target, options)
+
+
+def split_weights(source: Path, target: Path) -> None:
+    """Write the graph of `source` to `target`, its weights to a `.data` file beside it.
+
+    ONNX Runtime maps such a file where it would parse and copy the weights of a graph that holds them.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    external = "session.optimized_model_external_initializers"
+    options.add_session_config_entry(f"{external}_file_name", target.with_suffix(".data").name)
+    options.add_session_config_entry(f"{external}_min_size_in_bytes", "1024")
+    _rewrite(source, target, options)
+
+
+def _rewrite(source: Path, target: Path, options: ort.SessionOptions) -> None:
+    """Have ONNX Runtime write `source` to `target` as it would run it."""
     options.optimized_model_filepath = str(target)
     options.log_severity_level = 3
     try:

@@ -47,8 +47,9 @@ class Build:
         """The manifest's entry, once the graph has its final name."""
         from dataclasses import replace
 
+        name = self.tower.name
         files = tuple(
-            _model_file(self.folder / name) for name in (f"{self.tower.name}.onnx", *self.extra_files)
+            _model_file(self.folder / file) for file in (f"{name}.onnx", f"{name}.data", *self.extra_files)
         )
         vector = normalized(self.embedder(self.folder / files[0].path)([self.canary_item]))[0]
         return replace(

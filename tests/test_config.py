@@ -2,7 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from functions.config import ConfigError, FetchSettings, ImageSettings, Limits, Settings, load_settings
+from functions.config import (
+    ConfigError,
+    FetchSettings,
+    ImageSettings,
+    JobSettings,
+    Limits,
+    Settings,
+    load_settings,
+)
+
+KEY = "a-long-random-key-0123456789"
 
 
 def test_defaults() -> None:
@@ -14,6 +24,15 @@ def test_every_variable() -> None:
     settings = load_settings(
         {
             "MODEL": "ViT-B-32/laion400m_e32",
+            "MODELS": "demo, ViT-L-14/openai,demo,",
+            "PROTOCOL_MODELS": "encoder=demo, photo-app = ViT-L-14/openai",
+            "ALLOWED_ORIGINS": "https://photos.example, http://localhost:3000",
+            "API_KEY": KEY,
+            "ALLOWED_BUCKETS": "photos, more-photos",
+            "JOBS_URL": "gs://bucket/jobs",
+            "JOBS_TTL": "7200",
+            "JOBS_DEADLINE": "600.5",
+            "MAX_JOB_ITEMS": "50",
             "LOG_LEVEL": "debug",
             "K_SERVICE": "embed-text",
             "MODEL_THREADS": "3",
@@ -34,6 +53,12 @@ def test_every_variable() -> None:
 
     assert settings == Settings(
         model="ViT-B-32/laion400m_e32",
+        models=("demo", "ViT-L-14/openai"),
+        protocol_models={"encoder": "demo", "photo-app": "ViT-L-14/openai"},
+        origins=frozenset({"https://photos.example", "http://localhost:3000"}),
+        api_key=KEY,
+        buckets=frozenset({"photos", "more-photos"}),
+        jobs=JobSettings(url="gs://bucket/jobs", ttl=7200, deadline=600.5, items=50),
         log_level="DEBUG",
         in_cloud=True,
         threads=3,
@@ -65,6 +90,21 @@ BAD = [
     ("FETCH_PORTS", ["0", "80,", "65536", "http", "80;443"], "ports from 1 to 65535, separated by commas"),
     ("FETCH_PRIVATE_HOSTS", ["http://localhost", "localhost:80", "a/b", "a b"], "host names or addresses"),
     ("FETCH_PARALLEL", ["0", "65"], "a whole number from 1 to 64"),
+    ("PROTOCOL_MODELS", ["weaviate=demo", "=demo", "demo", "encoder", "encoder="], "PROTOCOL=MODEL"),
+    (
+        "ALLOWED_ORIGINS",
+        ["photos.example", "https://photos.example/", "https://*.example", "null", "ftp://photos.example"],
+        "*, or origins like https://photos.example",
+    ),
+    ("ALLOWED_BUCKETS", ["gs://photos", "photos/cats", "Photos", "*"], "names of buckets"),
+    (
+        "JOBS_URL",
+        ["jobs", "/var/jobs", "file://jobs", "s3://bucket", "gs://", "gs://b"],
+        "gs://bucket/prefix",
+    ),
+    ("JOBS_TTL", ["0", "2678401", "1d"], "a number of seconds above 0, at most 2678400"),
+    ("JOBS_DEADLINE", ["0", "86401", "never"], "a number of seconds above 0, at most 86400"),
+    ("MAX_JOB_ITEMS", ["0", "100001"], "a whole number from 1 to 100000"),
 ]
 
 
@@ -80,3 +120,35 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowe
     assert allowed in message
     assert message.endswith(".")
     assert "\n" not in message
+
+
+def test_without_model_the_first_of_models_answers() -> None:
+    assert load_settings({"MODELS": "a, b"}).model == "a"
+    assert load_settings({"MODELS": "a, b", "MODEL": "b"}).model == "b"
+
+
+@pytest.mark.parametrize("key", ["hunter2", "x" * 15, "long enough, but with blanks", "schlüsselschlüssel"])
+def test_a_bad_key_is_named_but_never_shown(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"^API_KEY is ") as caught:
+        load_settings({"API_KEY": key})
+
+    assert key not in str(caught.value)
+    assert "16" in str(caught.value)
+
+
+def test_a_key_is_not_in_what_settings_show() -> None:
+    assert KEY not in repr(load_settings({"API_KEY": KEY}))
+
+
+def test_any_origin_may_be_allowed() -> None:
+    assert load_settings({"ALLOWED_ORIGINS": "*"}).origins == {"*"}
+
+
+@pytest.mark.parametrize("url", ["file:///tmp/jobs", "gs://bucket", "gs://bucket/a/b"])
+def test_places_for_jobs(url: str) -> None:
+    assert load_settings({"JOBS_URL": url}).jobs.url == url
+
+
+def test_jobs_must_fail_before_they_are_forgotten() -> None:
+    with pytest.raises(ConfigError, match="JOBS_DEADLINE is 3600 seconds: it must be less than JOBS_TTL"):
+        load_settings({"JOBS_TTL": "60"})

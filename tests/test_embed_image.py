@@ -142,7 +142,8 @@ def test_a_bad_item_keeps_its_place_and_costs_the_others_nothing(ask: Ask, site:
         ("", "image_empty"),
         ("  ", "image_empty"),
         ("cat.jpg", "image_reference_invalid"),
-        ("gs://bucket/cat.jpg", "url_invalid"),
+        ("gs://bucket/cat.jpg", "bucket_forbidden"),
+        ("gs://bucket", "url_invalid"),
         ("file:///etc/passwd", "url_invalid"),
         ("data:image/png,abc", "data_uri_invalid"),
         ("data:image/png;base64", "data_uri_invalid"),
@@ -193,23 +194,24 @@ def test_nothing_but_bad_items(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "code"),
+    ("body", "code", "says"),
     [
-        ({}, "list_missing"),
-        ({"url": "http://example.com/"}, "list_missing"),
-        ({"urls": [], "images": []}, "list_ambiguous"),
-        ({"urls": ["a"], "images": ["a"]}, "list_ambiguous"),
-        ({"urls": []}, "list_invalid"),
-        ({"urls": "http://example.com/"}, "list_invalid"),
-        ({"images": None}, "list_invalid"),
-        ({"images": {"a": "b"}}, "list_invalid"),
-        ({"images": ["a"], "normalize": None}, "normalize_invalid"),
+        ({}, "list_missing", "`urls` or `images`"),
+        ({"url": "http://example.com/"}, "list_missing", "`urls` or `images`"),
+        ({"urls": ["a"], "images": ["a"]}, "list_ambiguous", "not both"),
+        ({"urls": [], "images": ["a"]}, "body_invalid", "$.urls: Expected `array` of length >= 1"),
+        ({"urls": []}, "body_invalid", "$.urls: Expected `array` of length >= 1"),
+        ({"urls": "http://example.com/"}, "body_invalid", "$.urls: Expected `array`, got `str`"),
+        ({"images": None}, "body_invalid", "$.images: Expected `array`, got `null`"),
+        ({"images": {"a": "b"}}, "body_invalid", "$.images: Expected `array`, got `object`"),
+        ({"images": ["a"], "normalize": None}, "body_invalid", "$.normalize: Expected `bool`"),
     ],
 )
-def test_json_that_is_refused(ask: Ask, body: dict[str, Any], code: str) -> None:
+def test_json_that_is_refused(ask: Ask, body: dict[str, Any], code: str, says: str) -> None:
     reply = ask(json=body)
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
+    assert says in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def test_bad_items_of_both_kinds(ask: Ask) -> None:
     ("body", "code", "says"),
     [
         ({"texts": ["a"]}, "list_missing", "`urls` or `images`"),
-        ({"urls": ["a"]}, "list_missing", "`texts`"),
-        ({"texts": ["a"], "urls": []}, "list_invalid", "`urls`"),
-        ({"texts": [], "images": ["a"]}, "list_invalid", "`texts`"),
+        ({"urls": ["a"]}, "field_missing", "`texts`"),
+        ({"texts": ["a"], "urls": []}, "body_invalid", "$.urls: Expected `array` of length >= 1"),
+        ({"texts": [], "images": ["a"]}, "body_invalid", "$.texts: Expected `array` of length >= 1"),
         ({"texts": ["a"], "urls": ["a"], "images": ["a"]}, "list_ambiguous", "not both"),
     ],
 )

@@ -46,7 +46,7 @@ def test_good_and_bad_keep_their_places_over_several_runs() -> None:
 
 def test_one_deadline_covers_all_downloads_of_a_request(server: Server) -> None:
     runtime = _runtime(timeout=0.5, parallel=2)
-    runtime.model.image.get()
+    runtime.settings_model().image.get()
     started = time.monotonic()
 
     codes = _codes(Ask(images=[Url(server.url("/silent"))] * 12), runtime)

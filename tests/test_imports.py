@@ -60,7 +60,7 @@ def test_a_process_that_did_everything_never_imported_torch(wrapper: str, log: P
         serving("gateway", log, source=wrapper, FETCH_PRIVATE_HOSTS="127.0.0.1") as server,
     ):
         heic = data_uri(picture(kind="HEIC"))
-        body = server.post("/embed/mixed", json={"texts": ["a"], "images": [f"{site}/a", heic]}).json()
+        body = server.post("/embed/mixed", json={"texts": ["Köln"], "images": [f"{site}/a", heic]}).json()
         server.post("/embed/text", data={"text": "a"})
         server.post("/embed/image", files={"file": picture()})
         server.get("/ready")
@@ -74,7 +74,7 @@ def test_a_process_that_did_everything_never_imported_torch(wrapper: str, log: P
 
 def test_a_function_for_texts_imports_nothing_for_pictures(wrapper: str, log: Path) -> None:
     with serving("embed_text", log, source=wrapper) as server:
-        assert server.post("/", json={"texts": ["a"]}).status_code == 200
+        assert server.post("/", json={"texts": ["Köln"]}).status_code == 200
         assert server.post("/", data={"text": "a"}).status_code == 200
         assert server.get("/ready").status_code == 200
 

@@ -14,6 +14,7 @@ import pytest
 
 from functions.config import MODEL_CACHE
 from functions.runtime import start
+from tests.engine.test_manifest import BAKED
 from tests.serving import ROOT, Server, environment, serving
 from tests.test_config import BAD
 
@@ -46,7 +47,7 @@ def baked(tmp_path: Path) -> Path:
     """A copy of the bundled model."""
     folder = tmp_path / "my model"
     folder.mkdir()
-    for name in ("manifest.json", "text.onnx", "image.onnx", "tokenizer.json"):
+    for name in BAKED:
         shutil.copy(MODEL_CACHE / "demo" / name, folder / name)
     return folder
 
@@ -86,7 +87,7 @@ def test_a_bad_setting_stops_the_process(target: str) -> None:
 def test_a_model_that_was_never_baked() -> None:
     message = refusal(MODEL="ViT-B-32/laion400m_e32")
 
-    assert "vit-b-32-laion400m_e32: manifest.json is missing" in message
+    assert "vit-b-32-laion400m-e32: manifest.json is missing" in message
     assert "python -m model_cache.bake" in message
 
 
@@ -129,7 +130,7 @@ def test_a_function_needs_no_files_of_the_other_tower(baked: Path, log: Path) ->
     assert "MODEL is not set" not in log.read_text()
 
 
-@pytest.mark.parametrize("name", ["text.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["text.data", "tokenizer.json"])
 def test_a_damaged_file_of_the_right_size(baked: Path, log: Path, name: str) -> None:
     flip_a_byte(baked / name)
     with serving("embed_text", log, MODEL=str(baked)) as server:

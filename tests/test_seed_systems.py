@@ -1,7 +1,7 @@
 """Each system this package replaces: its own example request, sent to the running gateway.
 
-Every row of the README's table of routes has its test here: the reply's shape is the original's, and the vector
-is the engine's.
+Every row of the README's table of routes has its test here: the reply's shape is the original's, and the
+vector is the engine's.
 """
 
 from __future__ import annotations
@@ -172,6 +172,15 @@ def test_a_result_can_be_read_again(gateway: Server) -> None:
     first = _poll(gateway, f"/api/tasks/text-embedding/jobs/{job}")
 
     assert gateway.get(f"/api/tasks/text-embedding/jobs/{job}").json() == first
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_result_is_not_read_as_one_of_the_other_kind(gateway: Server, batched: bool) -> None:
+    text, one, other = ["a"] if batched else "a", "batched/" * batched, "batched/" * (not batched)
+    job = gateway.post(f"/api/tasks/text-embedding/{one}demo/jobs", json={"text": text}).json()["id"]
+    _poll(gateway, f"/api/tasks/text-embedding/{one}jobs/{job}")
+
+    assert gateway.get(f"/api/tasks/text-embedding/{other}jobs/{job}").status_code == 404
 
 
 def test_a_job_with_a_bad_picture_fails_with_a_reason(gateway: Server) -> None:

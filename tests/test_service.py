@@ -17,11 +17,13 @@ from tests.serving import Server, serving
 from tests.vectors import assert_images, assert_texts
 
 FUNCTIONS: dict[str, list[str]] = {
-    "embed_text": ["/embed/text"],
-    "embed_image": ["/embed/image"],
+    "embed_text": ["/embed/text", "/encode_text"],
+    "embed_image": ["/embed/image", "/encode_image", "/upload"],
     "embed_mixed": ["/embed/mixed"],
-    "gateway": ["/embed/image", "/embed/mixed", "/embed/text"],
+    "gateway": ["/embed/image", "/embed/mixed", "/embed/text", "/encode_image", "/encode_text", "/upload"],
 }
+# What every function tells about itself.
+STATUS = ["/", "/docs", "/health", "/openapi.json", "/ready"]
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,13 @@ def test_the_status_names_function_model_and_routes(function: Function) -> None:
 
     assert name in body["status"]
     assert body["model"] == "demo"
-    assert body["routes"] == ["/", *paths, "/health", "/ready"]
+    assert body["models"] == ["demo"]
+    jobs = [path for path in body["routes"] if path.startswith("/api/")]
+    assert bool(jobs) == (name == "gateway")
+    assert body["routes"] == sorted([*STATUS, *paths, *jobs])
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/health/", "/ready/?probe=1"])
+@pytest.mark.parametrize("path", [*STATUS, "/health/", "/ready/?probe=1"])
 def test_head_is_get_without_a_body(function: Function, path: str) -> None:
     reply = function.server.ask("HEAD", path)
 
@@ -88,25 +93,25 @@ def test_unknown_paths(function: Function, path: str, method: str) -> None:
         assert known in reply.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
 def test_methods_that_an_embedding_path_does_not_take(function: Function, method: str) -> None:
     paths, server = function.paths, function.server
     for path in paths:
         reply = server.ask(method, path)
         assert reply.status_code == 405
-        assert reply.headers["Allow"] == "POST"
+        assert reply.headers["Allow"] == "OPTIONS, POST"
         if method != "HEAD":
             message = f"{method} is not allowed at this path; use POST."
             assert reply.json() == {"error": {"code": "method_not_allowed", "message": message}}
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready"])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/docs"])
 def test_methods_that_a_status_path_does_not_take(function: Function, path: str) -> None:
     paths, server = function.paths, function.server
-    for method in ("POST", "PUT", "OPTIONS"):
+    for method in ("POST", "PUT", "DELETE"):
         reply = server.ask(method, path)
         assert reply.status_code == 405
-        assert reply.headers["Allow"] == "GET, HEAD"
+        assert reply.headers["Allow"] == "GET, HEAD, OPTIONS"
     assert paths[0] in server.post(path).json()["error"]["message"]
 
 
@@ -115,9 +120,18 @@ def test_methods_at_the_root(function: Function) -> None:
     reply = server.ask("PUT", "/")
 
     assert reply.status_code == 405
-    assert reply.headers["Allow"] == ("GET, HEAD" if name == "gateway" else "GET, HEAD, POST")
+    assert reply.headers["Allow"] == (
+        "GET, HEAD, OPTIONS" if name == "gateway" else "GET, HEAD, OPTIONS, POST"
+    )
     if name == "gateway":
         assert paths[0] in server.post("/", json={"texts": ["a"]}).json()["error"]["message"]
+
+
+def test_options_tells_the_methods_of_a_path(function: Function) -> None:
+    for path, allowed in ((function.paths[0], "OPTIONS, POST"), ("/health", "GET, HEAD, OPTIONS")):
+        reply = function.server.ask("OPTIONS", path)
+        assert (reply.status_code, reply.headers["Allow"], reply.content) == (204, allowed, b"")
+    assert function.server.ask("OPTIONS", "/nothing").status_code == 404
 
 
 def test_a_trailing_slash_changes_nothing(gateway: Server) -> None:

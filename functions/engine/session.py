@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from functions.engine.manifest import ModelError, ModelFile, sha256_of
+from functions.logs import logger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,9 +51,18 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        providers = _providers(ort.get_available_providers())
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot open {path}: {error}") from error
+    # The first one that the session got: without a device, ONNX Runtime falls back to the CPU.
+    logger.info("%s runs on %s", path.name, session.get_providers()[0].removesuffix("ExecutionProvider"))
+    return session
+
+
+def _providers(available: Sequence[str]) -> list[str]:
+    """CUDA where onnxruntime-gpu is installed, else, and as its fallback, the CPU."""
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
 
 
 def run(session: ort.InferenceSession, batch: np.ndarray) -> np.ndarray:

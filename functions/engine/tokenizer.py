@@ -8,6 +8,7 @@ own regular expressions know an older Unicode and would split 17,000 characters 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # The word pattern and the special tokens of CLIP's tokenizer: open_clip.tokenizer.SimpleTokenizer.
 SPECIAL = frozenset({"<start_of_text>", "<end_of_text>"})
 WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# The same for lower-case ASCII, without the `regex` library.
+ASCII_WORDS = re.compile(r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
 # More words than any context length: each word is at least one token.
 MAX_WORDS = 4096
 
@@ -69,6 +72,8 @@ def pad(rows: Sequence[Sequence[int]], spec: TextSpec) -> np.ndarray:
 
 
 def _split(text: str) -> list[str]:
+    if text.isascii() and text == text.lower():
+        return [match.group() for match in islice(ASCII_WORDS.finditer(text), MAX_WORDS)]
     # Imported late: a process without a text tower needs none of it.
     import regex
 
@@ -99,6 +104,9 @@ def _clean_lower(text: str) -> str:
 
 
 def _unescape(text: str) -> str:
+    # Printable ASCII without an entity is as it should be: most texts need not wait for ftfy.
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text.strip()
     import ftfy
 
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()

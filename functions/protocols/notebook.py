@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from flask import Request
-from msgspec import Meta
 
 from functions.config import Limits
 from functions.errors import CallerError
@@ -27,7 +26,6 @@ from functions.protocols.convention import (
 )
 from functions.protocols.options import query_options, text_item
 
-
 # A form is what curl -d sends when no content type is named.
 USE_JSON = " If it is JSON, send Content-Type: application/json."
 
@@ -38,10 +36,14 @@ class TextForm(msgspec.Struct):
     text: str
 
 
-class FileForm(msgspec.Struct):
-    """A picture to embed."""
-
-    file: Annotated[bytes, Meta(extra_json_schema={"contentEncoding": None, "format": "binary"})]
+# JSON Schema as it is: of a struct's bytes, msgspec would say that they come in base64.
+FILE_FORM = {
+    "title": "FileForm",
+    "description": "A picture to embed.",
+    "type": "object",
+    "properties": {"file": {"type": "string", "format": "binary"}},
+    "required": ["file"],
+}
 
 
 class TextReply(Labels, kw_only=True):
@@ -108,7 +110,7 @@ IMAGE = Convention(
     operation="embed_image_file",
     summary="An uploaded picture to a vector",
     path="/embed/image",
-    body=Body(("multipart/form-data",), FileForm),
+    body=Body(("multipart/form-data",), FILE_FORM),
     reply=FileReply,
     parse=parse_file,
     write=write_file,

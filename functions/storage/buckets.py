@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
+from functions.config import BUCKET_NAME
+
 JSON = "application/json"
 BINARY = "application/octet-stream"
-
-# https://cloud.google.com/storage/docs/buckets#naming
-BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 
 class StorageError(Exception):
@@ -128,7 +127,7 @@ def open_bucket(url: str) -> Bucket:
             from functions.storage.files import FileBucket
 
             return FileBucket(Path(unquote(parts.path)))
-        if parts.scheme == "gs" and BUCKET.fullmatch(parts.netloc):
+        if parts.scheme == "gs" and re.fullmatch(BUCKET_NAME, parts.netloc):
             from functions.storage.gcs import GcsBucket
 
             prefix = parts.path.strip("/")

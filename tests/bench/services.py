@@ -1,0 +1,158 @@
+"""The services that are measured: how to start, ask, weigh and stop each of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+
+from tests.serving import ROOT, environment, free_port
+
+START_SECONDS = 120
+REPLY_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Call:
+    """One POST."""
+
+    path: str
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Service:
+    """A command that answers HTTP on the loopback port it is given in place of `{port}`."""
+
+    name: str
+    command: tuple[str, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def function(name: str, target: str, source: str = "main.py", **settings: str) -> Service:
+    """A functions-framework function."""
+    module = ("functions_framework", "--source", source, "--target", target)
+    return Service(name, (*module, "--host", "127.0.0.1", "--port", "{port}"), settings)
+
+
+def fastapi(checkpoint: Path) -> Service:
+    """The service to compare with."""
+    module = ("uvicorn", "tests.bench.fastapi_service:app", "--log-level", "warning")
+    return Service(
+        "FastAPI + open_clip",
+        (*module, "--host", "127.0.0.1", "--port", "{port}"),
+        {"CHECKPOINT": str(checkpoint)},
+    )
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started service, which may not answer yet. `started` is of time.perf_counter()."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+    started: float
+
+    def connect(self) -> HTTPConnection:
+        """A connection to it."""
+        return HTTPConnection("127.0.0.1", self.port, timeout=REPLY_SECONDS)
+
+    def first_answer(self, call: Call) -> float:
+        """Seconds from the start of the process to a status of 200, asking again until it comes."""
+        while time.perf_counter() < self.started + START_SECONDS and self.process.poll() is None:
+            connection = self.connect()
+            try:
+                if ask(connection, call).status == 200:
+                    return time.perf_counter() - self.started
+            except (OSError, HTTPException):
+                pass
+            finally:
+                connection.close()
+            time.sleep(0.002)
+        raise RuntimeError(f"{self.name} does not answer:\n{self.log.read_text()[-4000:]}")
+
+    def cpu_seconds(self) -> float:
+        """CPU time, user and system, of the process and its descendants, those that ended included."""
+        # proc_pid_stat(5): fields 14 to 17, in clock ticks; the name in field 2 may hold spaces.
+        ticks = 0
+        for pid in self.pids():
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def worker_rss(self) -> float:
+        """MB resident in its largest process."""
+        return max(_kilobytes(Path(f"/proc/{pid}/status"), "VmRSS") for pid in self.pids()) / 1000
+
+    def tree_pss(self) -> float:
+        """MB resident in all its processes, pages shared between several counted once."""
+        return sum(_kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in self.pids()) / 1000
+
+    def pids(self) -> list[int]:
+        """Its process and all descendants."""
+        found = [self.process.pid]
+        for pid in found:
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                # The thread may have ended since.
+                with suppress(OSError):
+                    found += map(int, children.read_text().split())
+        return found
+
+
+def _kilobytes(path: Path, name: str) -> float:
+    # What /proc calls kB are units of 1024 bytes.
+    for line in path.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1.024
+    raise ValueError(f"{path} has no {name}")
+
+
+def ask(connection: HTTPConnection, call: Call) -> HTTPResponse:
+    """POST and read the whole reply."""
+    connection.request("POST", call.path, call.body, {"Content-Type": call.content_type})
+    response = connection.getresponse()
+    response.read()
+    return response
+
+
+@contextmanager
+def running(service: Service, logs: Path) -> Iterator[Running]:
+    """Spawn `service`; end it and wait for its end when the block is left."""
+    port = free_port()
+    command = [sys.executable, "-m", *(part.format(port=port) for part in service.command)]
+    log = logs / f"{service.name}.log"
+    with log.open("wb") as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(service.settings),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    server = Running(service.name, process, port, log, started)
+    try:
+        yield server
+    finally:
+        _stop(server)
+
+
+def _stop(server: Running) -> None:
+    server.process.terminate()
+    try:
+        server.process.wait(15)
+    except subprocess.TimeoutExpired:
+        # Children first: a worker whose master is gone belongs to nobody.
+        for pid in reversed(server.pids()):
+            os.kill(pid, 9)
+        server.process.wait()

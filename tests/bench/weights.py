@@ -1,0 +1,60 @@
+"""Random ViT-B-32 weights and what bake makes of them, kept under build/bench/ for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.serving import ROOT
+
+BUILD = ROOT / "build" / "bench"
+ARCHITECTURE = "ViT-B-32"
+PRECISIONS = ("int8", "fp32")
+# What decides the baked files, beside the weights.
+SOURCES = ("model_cache/*.py", "model_cache/requirements.txt", "functions/engine/*.py", "requirements.txt")
+
+
+def checkpoint() -> Path:
+    """An open_clip checkpoint of random weights, the same on every machine."""
+    path = BUILD / "random.pt"
+    if not path.exists():
+        print("making random weights ...", file=sys.stderr)
+        import torch
+
+        from model_cache.torch_setup import import_open_clip
+
+        open_clip = import_open_clip()
+        torch.manual_seed(0)
+        unfinished = path.with_suffix(".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(open_clip.create_model(ARCHITECTURE, load_weights=False).state_dict(), unfinished)
+        unfinished.rename(path)
+    return path
+
+
+def baked(precision: str) -> Path:
+    """The folder of the model that bake makes of `checkpoint()`, new when the code of bake is."""
+    folder = BUILD / f"{ARCHITECTURE.lower()}-{precision}"
+    stamp = folder.with_suffix(".stamp")
+    state = _state()
+    if not stamp.exists() or stamp.read_text() != state:
+        print(f"baking {folder.name} ...", file=sys.stderr)
+        options = ["--checkpoint", str(checkpoint()), "--precision", precision, "--out", str(folder)]
+        subprocess.run(
+            [sys.executable, "-m", "model_cache.bake", ARCHITECTURE, *options],
+            cwd=ROOT,
+            stdout=sys.stderr,
+            check=True,
+        )
+        stamp.write_text(state)
+    return folder
+
+
+def _state() -> str:
+    digest = hashlib.sha256()
+    for pattern in SOURCES:
+        for path in sorted(ROOT.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,124 @@
+"""The bundled model means something: texts find their emoji, pictures their names, and numbers stay put."""
+
+from __future__ import annotations
+
+import io
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from functions.config import MODEL_CACHE
+from functions.engine.model import normalized
+from model_cache.demo.gallery import Emoji, load_gallery
+from tests.vectors import model, raw_texts
+
+DEMO = MODEL_CACHE / "demo"
+
+# The first values of two vectors of the bundled model, as float32 without any decoding in between.
+CANONICAL_TEXT = ("a birthday cake", [])
+CANONICAL_IMAGE: list[float] = []
+
+
+@cache
+def gallery() -> list[Emoji]:
+    return load_gallery()
+
+
+def embed(*images: Image.Image) -> np.ndarray:
+    tower = model().image.get()
+    return normalized(tower.embed([tower.pixels(image) for image in images]))
+
+
+@cache
+def gallery_vectors() -> np.ndarray:
+    return embed(*(emoji.image for emoji in gallery()))
+
+
+@cache
+def name_vectors() -> np.ndarray:
+    return normalized(raw_texts(*(emoji.name for emoji in gallery())))
+
+
+def recall(queries: np.ndarray, answers: np.ndarray, k: int) -> float:
+    """The share of queries whose own answer is among the first k."""
+    scores = queries @ answers.T
+    own = np.diag(scores)[:, None]
+    return float(((scores > own).sum(axis=1) < k).mean())
+
+
+def best(query: np.ndarray, answers: np.ndarray) -> Emoji:
+    return gallery()[int((answers @ query).argmax())]
+
+
+def test_the_bundle_is_small() -> None:
+    files = [path for path in DEMO.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+
+    assert sum(path.stat().st_size for path in files) < 16_000_000
+
+
+def test_names_find_their_emoji() -> None:
+    assert len(gallery()) >= 1500
+    assert recall(name_vectors(), gallery_vectors(), 1) >= 0.85
+    assert recall(name_vectors(), gallery_vectors(), 5) >= 0.97
+
+
+def test_pictures_find_their_names() -> None:
+    assert recall(gallery_vectors(), name_vectors(), 1) >= 0.75
+    assert recall(gallery_vectors(), name_vectors(), 5) >= 0.95
+
+
+@pytest.mark.parametrize("text", ["birthday cake", "a photo of a birthday cake", "BIRTHDAY CAKE"])
+def test_birthday_cake_finds_the_cake(text: str) -> None:
+    (query,) = normalized(raw_texts(text))
+
+    assert best(query, gallery_vectors()).name == "birthday cake"
+
+
+@pytest.mark.parametrize("name", ["birthday cake", "cat face", "fire engine"])
+def test_the_pictures_of_the_readme_find_their_names(name: str) -> None:
+    path = DEMO / "pictures" / f"{name.replace(' ', '-')}.png"
+
+    (query,) = embed(Image.open(path))
+
+    assert best(query, name_vectors()).name == name
+
+
+@pytest.mark.parametrize("change", ["jpeg", "larger", "smaller"])
+def test_the_ranking_survives(change: str) -> None:
+    sample = gallery()[::7]
+
+    changed = embed(*(_changed(emoji.image, change) for emoji in sample))
+
+    kept = (changed @ gallery_vectors().T).argmax(axis=1) == np.arange(0, len(gallery()), 7)
+    assert kept.mean() >= 0.95
+
+
+def test_canonical_vectors() -> None:
+    text, values = CANONICAL_TEXT
+    (found,) = normalized(raw_texts(text))
+    np.testing.assert_allclose(found[: len(values)], values, atol=0.02)
+
+    pattern = np.add.outer(np.arange(64) * 3, np.arange(64)).astype(np.uint8)
+    (found,) = embed(Image.fromarray(np.stack([pattern, pattern.T, 255 - pattern], axis=-1)))
+    np.testing.assert_allclose(found[: len(CANONICAL_IMAGE)], CANONICAL_IMAGE, atol=0.02)
+
+
+def test_the_manifest_says_what_was_measured() -> None:
+    towers = json.loads((DEMO / "manifest.json").read_text())["towers"]
+
+    for tower in towers.values():
+        assert tower["precision"] == "int8"
+        assert tower["parity"]["fp32"]["min_cosine"] >= 0.99999
+        assert tower["parity"]["int8"]["min_cosine"] >= 0.99
+
+
+def _changed(image: Image.Image, change: str) -> Image.Image:
+    if change == "jpeg":
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=60)
+        return Image.open(file)
+    side = 150 if change == "larger" else 48
+    return image.resize((side, side), Image.Resampling.BICUBIC)
