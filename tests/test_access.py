@@ -37,6 +37,8 @@ def test_without_the_key_only_health_answers(closed: Server) -> None:
             assert reply.status_code == 401, path
             assert reply.json().keys() <= {"error", "detail"}
             assert reply.headers["WWW-Authenticate"] == "Bearer"
+    methods = closed.ask("OPTIONS", "/embed/text")
+    assert (methods.status_code, "Allow" in methods.headers) == (401, False)
 
 
 @pytest.mark.parametrize(
