@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -62,11 +63,12 @@ def captions() -> list[str]:
     return [*pairs, *ODDITIES]
 
 
-def images() -> list[Image.Image]:
+@cache
+def images() -> tuple[Image.Image, ...]:
     """50 RGB pictures of several sizes: soft noise as photographs have it, with shapes and edges on top."""
     rng = np.random.default_rng(20240607)
     sizes = ((64, 64), (320, 240), (224, 224), (480, 640), (333, 217), (900, 160), (97, 401))
-    return [_picture(rng, *sizes[index % len(sizes)]) for index in range(IMAGES)]
+    return tuple(_picture(rng, *sizes[index % len(sizes)]) for index in range(IMAGES))
 
 
 def _picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:

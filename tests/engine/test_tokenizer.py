@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905 (lists of words read better as one string)
 """Token ids against open_clip's own tokenizer, over thousands of generated strings."""
 
 import random
@@ -41,45 +42,13 @@ SPACES = [
     *" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000\u200b\u2060\ufeff\u180e",
     *map(chr, range(0x2000, 0x200B)),
 ]
-MARKS = [
-    *map(chr, range(0x300, 0x370)),
-    "\u0483",
-    "\u05bf",
-    "\u064b",
-    "\u093c",
-    "\u20dd",
-    "\ufe0f",
-    "\U0001d165",
-]
+MARKS = [*map(chr, range(0x300, 0x370)), *"\u0483\u05bf\u064b\u093c\u20dd\ufe0f\U0001d165"]
 DIGITS = [*"0189", *"٠٣٩", *"۴۷", *"०५९", *"৩", *"๗", *"０９", "Ⅷ", "½", "²", "㊿", "𝟘", "𝟡", "൱"]
-ENTITIES = [
-    *(
-        "&amp;",
-        "&lt;",
-        "&gt;",
-        "&quot;",
-        "&nbsp;",
-        "&eacute;",
-        "&amp;amp;",
-        "&amp;lt;b&amp;gt;",
-        "&#39;",
-        "&#x27;",
-    ),
-    *("&#233;", "&#xe9;", "&#0;", "&#x110000;", "&#xD800;", "&#128;", "&#150;", "&amp;#39;", "&amp;#x1F600;"),
-    *(
-        "&",
-        "&;",
-        "&#;",
-        "&#x;",
-        "&notit;",
-        "&amp",
-        "&ltb",
-        "&unknown;",
-        "&amp;amp;amp;",
-        "&NotEqualTilde;",
-        "&#9;",
-    ),
-]
+ENTITIES = (
+    "&amp; &lt; &gt; &quot; &nbsp; &eacute; &amp;amp; &amp;lt;b&amp;gt; &#39; &#x27; "
+    "&#233; &#xe9; &#0; &#x110000; &#xD800; &#128; &#150; &amp;#39; &amp;#x1F600; "
+    "& &; &#; &#x; &notit; &amp &ltb &unknown; &amp;amp;amp; &NotEqualTilde; &#9;"
+).split()
 EMOJI = ["😀", "👩‍👩‍👧", "🏳️‍🌈", "👍🏽", "🇫🇷", "❤️", "☺", "1️⃣", "🧑🏿‍🚀", "👨\u200d", "🏴󠁧󠁢󠁥󠁮󠁧󠁿"]
 RIGHT_TO_LEFT = ["שלום", "עולם", "مرحبا", "بِسْمِ", "ﷺ", "\u200fabc\u200e", "\u202eevil\u202c", "لا"]
 MOJIBAKE = [
@@ -97,20 +66,7 @@ MOJIBAKE = [
     ),
     *("ﬁne ﬂow", "ＦＵＬＬ", "\x1b[31mred\x1b[0m", "\x93x\x94", "Ã", "ÃƒÂ©"),
 ]
-CONTRACTIONS = [
-    "it's",
-    "IT'S",
-    "we'll",
-    "they've",
-    "I'm",
-    "you'd",
-    "don't",
-    "we're",
-    "'s",
-    "''s",
-    "'",
-    "o’clock",
-]
+CONTRACTIONS = "it's IT'S we'll they've I'm you'd don't we're 's ''s ' o’clock".split()
 CONTRACTIONS += ["it’s", "it‘s", "it`s", "it´s", "it＇s", "it\u02bcs", "'lL", "'Re're", "'ſ", "rock 'n' roll"]
 SPECIALS = [
     *(
@@ -124,79 +80,12 @@ SPECIALS = [
     *("pre<end_of_text>post", "x<start_of_text>", "<end_of_text", "end_of_text>", "&lt;end_of_text&gt;"),
     *("<<end_of_text>>", "'s<end_of_text>'s", "<end_of_text><end_of_text>", "<ſtart_of_text>"),
 ]
-CASES = [
-    "İstanbul",
-    "ΣΑΣ",
-    "ß",
-    "ẞ",
-    "Ǆ",
-    "ﬃ",
-    "ᏸ",
-    "Ⓐ",
-    "K",
-    "Å",
-    "ͅ",
-    "α\u0345",
-    "\u0345\u0345x",
-    "İ'S",
-    "ŉ",
-]
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "Cat",
-    "DOG",
-    "supercalifragilistic",
-    "l33t",
-    "C++",
-    "#tag",
-    "@me",
-    "e-mail",
-    "$9.99",
-]
-SYLLABLES = [
-    "an",
-    "be",
-    "con",
-    "der",
-    "er",
-    "fin",
-    "gra",
-    "hol",
-    "ing",
-    "jo",
-    "ka",
-    "light",
-    "man",
-    "ness",
-    "or",
-    "pre",
-    "qui",
-    "ran",
-    "st",
-    "tion",
-    "un",
-    "ver",
-    "wh",
-    "xy",
-    "zo",
-    "th",
-]
-CONTROL = [
-    "\x00",
-    "\x01",
-    "\x07",
-    "\x08",
-    "\x1b",
-    "\x7f",
-    "\x80",
-    "\x9f",
-    "\ufffe",
-    "\uffff",
-    "\ufffd",
-    "\U0010ffff",
-]
+CASES = [*"İstanbul ΣΑΣ ß ẞ Ǆ ﬃ ᏸ Ⓐ K Å".split(), "ͅ", "α\u0345", "\u0345\u0345x", "İ'S", "ŉ"]
+WORDS = "a photo of Cat DOG supercalifragilistic l33t C++ #tag @me e-mail $9.99".split()
+SYLLABLES = (
+    "an be con der er fin gra hol ing jo ka light man ness or pre qui ran st tion un ver wh xy zo th"
+).split()
+CONTROL = [*"\x00\x01\x07\x08\x1b\x7f\x80\x9f\ufffe\uffff\ufffd\U0010ffff"]
 POOLS = (
     SPACES,
     MARKS,

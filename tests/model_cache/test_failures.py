@@ -1,0 +1,351 @@
+"""A bake that cannot be done: one sentence, exit status 2, and nothing changed on the disk."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from functions.engine.gate import Gate
+from functions.engine.manifest import ModelError, load_manifest
+from functions.engine.model import check_canary, load_model
+from model_cache import bake, export
+from model_cache.errors import BakeError
+from tests.model_cache.conftest import Outcome, Run, command_line
+from tests.model_cache.hub import hub_environment
+from tests.model_cache.tiny import Tiny, make
+from tests.serving import ROOT, environment, free_port
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Every file below `folder`, in a form that changes when it is written or replaced."""
+    found = {path: path.stat() for path in folder.rglob("*") if not path.is_dir()}
+    folders = [f"{path.relative_to(folder)}/" for path in folder.rglob("*") if path.is_dir()]
+    return {
+        str(path.relative_to(folder)): (s.st_ino, s.st_mtime_ns, s.st_size) for path, s in found.items()
+    } | dict.fromkeys(folders, (0, 0, 0))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder that holds an artifact, as far as bake can tell."""
+    folder = tmp_path / "out" / "model"
+    folder.mkdir(parents=True)
+    for name in ("text.onnx", "text.data", "image.onnx", "image.data", "tokenizer.json", "manifest.json"):
+        (folder / name).write_text(f"the good old {name}")
+    return folder
+
+
+def fails(run: Run, out: Path, *arguments: object) -> str:
+    """Bake over an artifact and into a fresh folder; returns the sentence."""
+    before = snapshot(out.parent)
+    outcomes = [run(*arguments, "--out", folder) for folder in (out, out.parent / "fresh")]
+    assert [outcome.status for outcome in outcomes] == [2, 2]
+    assert snapshot(out.parent) == before
+    return outcomes[0].sentence
+
+
+def test_unknown_architecture_gets_a_suggestion(run: Run, out: Path) -> None:
+    sentence = fails(run, out, "ViT-B32/laion400m_e32")
+
+    assert "Unknown architecture 'ViT-B32'. Did you mean ViT-B-32" in sentence
+    assert "--list" in sentence
+
+
+@pytest.mark.parametrize(
+    "name", ["", "hf-hub:team/model", "local-dir:/nowhere", "../../etc", "ViT-B-32:openai"]
+)
+def test_names_of_another_form(run: Run, out: Path, name: str) -> None:
+    assert "Unknown architecture" in fails(run, out, name)
+
+
+def test_unknown_tag_gets_a_suggestion(run: Run, out: Path) -> None:
+    sentence = fails(run, out, "ViT-B-32/laion400m_e3")
+
+    assert "Unknown pretrained tag 'laion400m_e3' for ViT-B-32. Did you mean laion400m_e3" in sentence
+    assert "Known tags: openai, " in sentence
+
+
+def test_an_architecture_has_no_weights(run: Run, out: Path) -> None:
+    sentence = fails(run, out, "ViT-B-32")
+
+    assert "use ViT-B-32/PRETRAINED, or pass --checkpoint FILE" in sentence
+
+
+def test_missing_checkpoint(run: Run, out: Path, tiny: Tiny, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pt"
+
+    sentence = fails(run, out, "tiny", "--config", tiny.config, "--checkpoint", missing)
+
+    assert sentence == f"bake: No checkpoint at {missing}."
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".bin", ""])
+@pytest.mark.parametrize("content", [b"", b"just some text\n", b"PK\x03\x04 cut short", b"\x80\x02}q\x00."])
+def test_a_file_that_is_no_checkpoint(
+    run: Run, out: Path, tiny: Tiny, tmp_path: Path, suffix: str, content: bytes
+) -> None:
+    file = tmp_path / f"notes{suffix}"
+    file.write_bytes(content)
+
+    sentence = fails(run, out, "tiny", "--config", tiny.config, "--checkpoint", file)
+
+    assert f"{file.name} is not a checkpoint" in sentence
+
+
+def test_a_cut_checkpoint(run: Run, out: Path, tiny: Tiny, tmp_path: Path) -> None:
+    file = tmp_path / "cut.pt"
+    file.write_bytes(tiny.checkpoint.read_bytes()[:100_000])
+
+    assert "cut.pt is not a checkpoint" in fails(
+        run, out, "tiny", "--config", tiny.config, "--checkpoint", file
+    )
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {}}, {"weight": torch.ones(2)}])
+def test_a_pickle_of_something_else(run: Run, out: Path, tiny: Tiny, tmp_path: Path, content: object) -> None:
+    file = tmp_path / "other.pt"
+    torch.save(content, file)
+
+    sentence = fails(run, out, "tiny", "--config", tiny.config, "--checkpoint", file)
+
+    assert "other.pt is not a checkpoint" in sentence
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"),
+    [({"width": 32}, {}), ({}, {"layers": 3}), ({"image_size": 64}, {}), ({"layers": 2}, {})],
+)
+def test_a_checkpoint_of_another_architecture(
+    run: Run, out: Path, tiny: Tiny, tmp_path: Path, vision: dict[str, int], text: dict[str, int]
+) -> None:
+    other = make(tmp_path, "other", vision, text)
+
+    sentence = fails(run, out, "tiny", "--config", tiny.config, "--checkpoint", other.checkpoint)
+
+    assert "other.pt is not a checkpoint of tiny: " in sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{not json", "cannot be read: Expecting"),
+        ("", "cannot be read: Expecting"),
+        ("[]", "lacks embed_dim, text_cfg, vision_cfg."),
+        ('"text"', "lacks embed_dim, text_cfg, vision_cfg."),
+        ('{"embed_dim": 8, "text_cfg": {}}', "lacks vision_cfg."),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read(
+    run: Run, out: Path, tiny: Tiny, tmp_path: Path, content: str | None, complaint: str
+) -> None:
+    config = tmp_path / "config.json"
+    if content is not None:
+        config.write_text(content)
+
+    sentence = fails(run, out, "mine", "--config", config, "--checkpoint", tiny.checkpoint)
+
+    assert f"The configuration {config} {complaint}" in sentence
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vision_cfg": {"wdith": 64}},
+        {"vision_cfg": {"width": "wide"}},
+        {"text_cfg": {"pool_type": "middle"}},
+        {"embed_dim": None},
+        {"text_cfg": []},
+        {"flavour": "odd"},
+    ],
+)
+def test_a_configuration_that_open_clip_cannot_build(
+    run: Run, out: Path, tiny: Tiny, tmp_path: Path, change: dict[str, object]
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(tiny.config.read_text()) | change))
+
+    sentence = fails(run, out, "mine", "--config", config, "--checkpoint", tiny.checkpoint)
+
+    assert "open_clip cannot build mine: " in sentence
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers(run: Run, out: Path, tmp_path: Path) -> None:
+    model = make(tmp_path, "few-words", text={"vocab_size": 1000})
+
+    sentence = fails(run, out, *model.arguments)
+
+    assert "has 1,000 token vectors, its tokenizer makes 49,408 different tokens." in sentence
+
+
+def test_another_tokenizer(run: Run, out: Path, tmp_path: Path) -> None:
+    model = make(tmp_path, "foreign", text={"hf_tokenizer_name": "team/tokenizer"})
+
+    sentence = fails(run, out, *model.arguments)
+
+    assert "has a tokenizer that cannot be baked yet; --towers image bakes its image tower." in sentence
+
+
+def test_nothing_to_bake_with(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError(name="torchvision")
+
+    monkeypatch.setattr("model_cache.checkpoints.import_open_clip", missing)
+
+    sentence = fails(run, out)
+
+    assert "cannot import torchvision: `pip install -r model_cache/requirements.txt`" in sentence
+
+
+def test_the_target_is_a_file(run: Run, out: Path, tiny: Tiny) -> None:
+    file = out / "manifest.json"
+
+    outcome = run(*tiny.arguments, "--out", file)
+
+    assert (outcome.status, outcome.sentence) == (2, f"bake: {file} is a file: choose another --out.")
+
+
+def test_an_export_that_is_not_the_model(
+    run: Run, out: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def skewed(checkpoint: object) -> object:
+        return torch.nn.functional.normalize(torch.ones(50, 32)).numpy()
+
+    monkeypatch.setattr("model_cache.parity.image_reference", skewed)
+    before = snapshot(out.parent)
+
+    outcome = run(*tiny.arguments, "--towers", "image", "--out", out)
+
+    assert outcome.status == 2
+    assert "The exported image tower is not the model: its lowest cosine to PyTorch is " in outcome.sentence
+    assert snapshot(out.parent) == before
+
+
+def test_a_hub_that_cannot_be_reached(out: Path, tmp_path: Path) -> None:
+    url, before = f"http://127.0.0.1:{free_port()}", snapshot(out.parent)
+    started = time.monotonic()
+
+    outcome = command_line("--out", out, **hub_environment(url, tmp_path / "cache"))
+
+    assert outcome.status == 2
+    path = "timm/vit_base_patch32_clip_224.laion400m_e32/resolve/main/open_clip_model.safetensors"
+    assert f"ViT-B-32/laion400m_e32 could not be downloaded from {url}/{path}: Connection" in outcome.sentence
+    assert "pass a local file with --checkpoint, which works offline." in outcome.sentence
+    assert snapshot(out.parent) == before
+    # Most of it is importing torch; huggingface_hub's own retries alone would take 46 seconds.
+    assert time.monotonic() - started < 30
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """As if the disk had room for `size` bytes only: writing more fails."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("size", [100_000, 5_000_000])
+def test_a_full_disk(run: Run, out: Path, tiny: Tiny, size: int) -> None:
+    before = snapshot(out.parent)
+
+    with largest_file(size):
+        outcome = run(*tiny.arguments, "--towers", "text", "--out", out)
+
+    assert outcome.status == 2
+    assert outcome.sentence.startswith("bake: File too large: ")
+    assert snapshot(out.parent) == before
+
+
+@pytest.mark.parametrize("write", [export.optimise, export.split_weights])
+def test_a_disk_that_fills_up_under_onnx_runtime(
+    baked: Path, tmp_path: Path, write: Callable[[Path, Path], None]
+) -> None:
+    with largest_file(1_000), pytest.raises(BakeError, match="Is there room on the disk"):
+        write(baked / "image.onnx", tmp_path / "image.onnx")
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2, 3])
+def test_stopped_while_the_files_move(
+    baked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    """Old and new files never load together: the manifest leaves first and arrives last."""
+    target, done = tmp_path / "model", []
+    shutil.copytree(baked, target)
+    replace = Path.replace
+
+    def stopping(self: Path, to: Path) -> Path:
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(to)
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "replace", stopping)
+
+    with pytest.raises(KeyboardInterrupt), bake._atomic_folder(target) as folder:  # noqa: PT012
+        for path in baked.iterdir():
+            shutil.copy(path, folder)
+
+    with pytest.raises(ModelError, match=r"manifest\.json is missing"):
+        load_manifest(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def stop(tiny: Tiny, folder: Path, number: signal.Signals) -> Outcome:
+    """Bake into `folder`, and send the process a signal while it exports."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "model_cache.bake", *tiny.arguments, "--out", str(folder)],
+        cwd=ROOT,
+        env=environment({}),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    seen = ""
+    while "text: exporting ..." not in seen and (line := process.stderr.readline()):
+        seen += line
+    assert len(list(folder.parent.glob(".model.*"))) == 1
+    time.sleep(0.3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return Outcome(process.returncode, out, seen + err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
+def test_stopped_by_hand(tiny: Tiny, out: Path, number: signal.Signals) -> None:
+    before = snapshot(out.parent)
+
+    outcome = stop(tiny, out, number)
+
+    assert outcome.status == 130
+    assert outcome.sentence == "bake: interrupted, nothing was written."
+    assert snapshot(out.parent) == before
+
+
+def test_killed(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(baked, folder)
+
+    outcome = stop(tiny, folder, signal.SIGKILL)
+
+    assert outcome.status == -signal.SIGKILL
+    check_canary(load_model(folder, ["text"], threads=2, gate=Gate(1, 0)), "text")
+    (left,) = tmp_path.glob(".model.*")
+    with pytest.raises(ModelError):
+        load_manifest(left)
+    assert run(*tiny.arguments, "--towers", "image", "--out", folder).status == 0
+    check_canary(load_model(folder, ["image"], threads=2, gate=Gate(1, 0)), "image")

@@ -1,0 +1,187 @@
+"""The right activation, always: the tag's own, else the architecture's, unless a flag says otherwise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from functions.engine.manifest import load_manifest
+from model_cache import samples
+from model_cache.checkpoints import needs_quick_gelu
+from model_cache.torch_setup import import_open_clip
+from tests.model_cache.conftest import Outcome, Run, command_line
+from tests.model_cache.hub import serving_hub
+from tests.model_cache.tiny import (
+    Tiny,
+    engine_images,
+    engine_texts,
+    make,
+    min_cosine,
+    sharpen,
+    texts,
+    torch_images,
+    torch_texts,
+)
+from tests.serving import ROOT, environment
+
+TAGS = {
+    "quick": {"hf_hub": "team/tiny/", "quick_gelu": True},
+    "gone": {"hf_hub": "team/gone/", "quick_gelu": True},
+    "broken": {"hf_hub": "team/broken/weights.bin"},
+}
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """What became of baking each of TAGS, and what the hub was asked for."""
+
+    outcomes: dict[str, Outcome]
+    folder: Path
+    requests: list[str]
+
+
+@pytest.fixture(scope="module")
+def downloads(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Downloads:
+    folder = tmp_path_factory.mktemp("downloads")
+    weights = folder / "weights.safetensors"
+    save_file(tiny.model.state_dict(), weights)
+    runs = [[f"tiny/{tag}", "--precision", "fp32", "--out", str(folder / tag)] for tag in TAGS]
+    with serving_hub({"team/tiny/open_clip_model.safetensors": weights}, broken="team/broken") as hub:
+        command = [sys.executable, "-m", "tests.model_cache.tagged", str(tiny.config)]
+        done = subprocess.run(
+            [*command, json.dumps(TAGS), json.dumps(runs)],
+            cwd=ROOT,
+            env=environment(hub.environment(folder / "cache")),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr
+    outcomes = [Outcome(*outcome) for outcome in json.loads(done.stdout)]
+    return Downloads(dict(zip(TAGS, outcomes, strict=True)), folder, hub.requests)
+
+
+def test_weights_come_through_the_hubs_own_download(downloads: Downloads) -> None:
+    outcome, folder = downloads.outcomes["quick"], downloads.folder / "quick"
+
+    assert outcome.status == 0, outcome.err
+    assert "GET /team/tiny/resolve/main/open_clip_model.safetensors" in downloads.requests
+    manifest = load_manifest(folder, ["text", "image"])
+    assert (manifest.name, manifest.pretrained, manifest.quick_gelu) == ("quick", "quick", True)
+
+
+def test_a_tags_activation_beats_the_architectures(downloads: Downloads, tiny: Tiny) -> None:
+    folder, captions, images = downloads.folder / "quick", texts(), samples.images()
+
+    ours = engine_texts(folder, captions), engine_images(folder, images)
+
+    right, wrong = tiny.twin(quick_gelu=True), tiny.twin(quick_gelu=False)
+    assert min_cosine(ours[0], torch_texts("tiny", right, captions)) >= 0.99999
+    assert min_cosine(ours[1], torch_images(right, images)) >= 0.99999
+    assert min_cosine(ours[0], torch_texts("tiny", wrong, captions)) < 0.999
+    assert min_cosine(ours[1], torch_images(wrong, images)) < 0.999
+
+
+@pytest.mark.parametrize(
+    ("tag", "reason"),
+    [
+        ("gone", "team/gone/resolve/main/open_clip_model.safetensors: HTTPStatusError: Client error '404"),
+        ("broken", "team/broken/resolve/main/weights.safetensors: HTTPStatusError: Server error '500"),
+    ],
+)
+def test_a_hub_without_the_weights(downloads: Downloads, tag: str, reason: str) -> None:
+    outcome = downloads.outcomes[tag]
+
+    assert outcome.status == 2
+    assert f"The weights of tiny/{tag} could not be downloaded from http://127.0.0.1:" in outcome.sentence
+    assert reason in outcome.sentence
+    assert "--checkpoint" in outcome.sentence
+    assert not (downloads.folder / tag).exists()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flag", "quick"),
+    [
+        pytest.param(False, None, False, marks=pytest.mark.full),
+        (True, None, True),
+        pytest.param(False, "--quick-gelu", True, marks=pytest.mark.full),
+        (True, "--no-quick-gelu", False),
+    ],
+)
+def test_a_bare_checkpoint_has_the_architectures_activation_or_the_flags(
+    run: Run, tmp_path: Path, architecture: bool, flag: str | None, quick: bool
+) -> None:
+    model = make(tmp_path, f"activation-{architecture}", quick_gelu=architecture)
+    options = ["--towers", "image", "--precision", "fp32", "--out", tmp_path / "baked"]
+
+    outcome = run(*model.arguments, *options, *([flag] if flag else []))
+
+    assert outcome.status == 0
+    assert load_manifest(tmp_path / "baked").quick_gelu is quick
+    images = samples.images()
+    ours = engine_images(tmp_path / "baked", images)
+    assert min_cosine(ours, torch_images(model.twin(quick), images)) >= 0.99999
+    assert min_cosine(ours, torch_images(model.twin(not quick), images)) < 0.999
+
+
+def test_every_tag_of_open_clip_decides_for_itself() -> None:
+    open_clip = import_open_clip()
+    decided: dict[tuple[str, str], tuple[bool, Any, bool]] = {}
+    for architecture, tag in open_clip.list_pretrained():
+        config, own = (
+            open_clip.get_model_config(architecture),
+            open_clip.get_pretrained_cfg(architecture, tag),
+        )
+        picked = needs_quick_gelu(config, own)
+        decided[architecture, tag] = (picked, own.get("quick_gelu"), config.get("quick_gelu", False))
+
+    assert all(picked is own for picked, own, _ in decided.values() if own is not None)
+    assert all(picked is theirs for picked, own, theirs in decided.values() if own is None)
+    assert decided["ViT-B-32", "laion400m_e32"] == (True, True, False)
+    assert decided["ViT-B-32", "openai"] == (True, True, False)
+    assert decided["ViT-B-32-quickgelu", "openai"] == (True, True, True)
+    assert decided["ViT-B-32", "laion2b_s34b_b79k"] == (False, None, False)
+    # Trained with the activation that its architecture names, which open_clip's table does not repeat.
+    assert decided["roberta-ViT-B-32", "laion2b_s12b_b32k"] == (True, None, True)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("tag", "quick"), [("laion400m_e32", True), (None, False)])
+def test_full_size_vectors_are_open_clips(tmp_path: Path, tag: str | None, quick: bool) -> None:
+    open_clip = import_open_clip()
+    torch.manual_seed(11)
+    model = open_clip.create_model("ViT-B-32", force_quick_gelu=quick).eval()
+    sharpen(model)
+    folder, weights = tmp_path / "baked", tmp_path / "random.safetensors"
+    save_file(model.state_dict(), weights)
+    options = ("--precision", "fp32", "--out", folder)
+
+    repository = "timm/vit_base_patch32_clip_224.laion400m_e32"
+    with serving_hub({f"{repository}/open_clip_model.safetensors": weights}) as hub:
+        settings = hub.environment(tmp_path / "cache")
+        if tag:
+            outcome = command_line(f"ViT-B-32/{tag}", *options, **settings)
+        else:
+            outcome = command_line("ViT-B-32", "--checkpoint", weights, *options, **settings)
+
+    assert outcome.status == 0, outcome.err
+    assert bool(hub.requests) is bool(tag)
+    captions, images = texts(), samples.images()
+    ours = engine_texts(folder, captions), engine_images(folder, images)
+    right = torch_texts("ViT-B-32", model, captions), torch_images(model, images)
+    other = open_clip.create_model("ViT-B-32", force_quick_gelu=not quick).eval()
+    other.load_state_dict(model.state_dict())
+    wrong = torch_texts("ViT-B-32", other, captions), torch_images(other, images)
+    for mine, theirs, not_theirs in zip(ours, right, wrong, strict=True):
+        print(f"lowest cosine {min_cosine(mine, theirs):.7f}, to the other activation's", end=" ")
+        print(f"{min_cosine(mine, not_theirs):.7f}")
+        assert min_cosine(mine, theirs) >= 0.99999
+        assert min_cosine(mine, not_theirs) < 0.999
