@@ -43,7 +43,8 @@ def test_plain_lines_by_default(log: Path) -> None:
         server.get("/nothing")
         server.post("/embed/text", data={"text": "a"}, headers={"traceparent": f"00-{TRACE}-{'0' * 16}-01"})
 
-    failed, missing, good = log.read_text().splitlines()
+    opened, failed, missing, good = log.read_text().splitlines()
+    assert opened.endswith(" INFO text.onnx runs on CPU")
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d WARNING gateway POST /embed/text status=200 items=2 failures=1 parse_ms=[\d.]+ "
         r"load_ms=[\d.]+ model_ms=[\d.]+ write_ms=[\d.]+ total_ms=[\d.]+ codes=text_not_a_string",
@@ -126,7 +127,7 @@ def test_a_path_cannot_write_a_line_of_its_own(log: Path) -> None:
 
 @pytest.mark.parametrize(
     ("level", "printed"),
-    [("DEBUG", ["DEBUG", "INFO", "WARNING"]), ("warning", ["WARNING"])],
+    [("DEBUG", ["DEBUG", "INFO", "INFO", "WARNING"]), ("warning", ["WARNING"])],
 )
 def test_log_level(log: Path, level: str, printed: list[str]) -> None:
     with serving("embed_text", log, MODEL="demo", LOG_LEVEL=level) as server:
