@@ -17,7 +17,8 @@ from model_cache.checkpoints import Checkpoint
 from model_cache.errors import BakeError, root_cause
 from model_cache.torch_setup import import_open_clip
 
-OPSET = 18
+# The first that knows Gelu as one operator.
+OPSET = 20
 
 
 class Attention(nn.Module):
@@ -49,6 +50,38 @@ class Attention(nn.Module):
         return (self.out(mixed.transpose(1, 2).reshape(batch, length, width)),)
 
 
+class PooledBlock(nn.Module):
+    """A residual attention block for the last place: it computes just the row that gets pooled."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.source = source
+        width, attention = source.attn.qkv.in_features, source.attn.qkv
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.query.weight = nn.Parameter(attention.weight[:width])
+        self.query.bias = nn.Parameter(attention.bias[:width])
+        self.key_value.weight = nn.Parameter(attention.weight[width:])
+        self.key_value.bias = nn.Parameter(attention.bias[width:])
+
+    def forward(self, x: Tensor, rows: Tensor | None = None, attn_mask: Tensor | None = None) -> Tensor:
+        """(n, length, width) -> (n, 1, width): of each sequence the first row, or the one `rows` says."""
+        block: Any = self.source
+        batch, length, width = x.shape
+        heads = block.attn.heads
+        every = torch.arange(batch)
+        normed = block.ln_1(x)
+        q = self.query(normed[:, 0] if rows is None else normed[every, rows])
+        q = q.reshape(batch, heads, 1, width // heads)
+        k, v = self.key_value(normed).reshape(batch, length, 2, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (q * (width // heads) ** -0.5) @ k.transpose(-2, -1)
+        if attn_mask is not None:
+            scores = scores + attn_mask[rows][:, None, None]
+        mixed = (scores.softmax(dim=-1) @ v).reshape(batch, width)
+        x = (x[:, 0] if rows is None else x[every, rows]) + block.ls_1(block.attn.out(mixed))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return x[:, None]
+
+
 class CausalText(nn.Module):
     """A causal text tower that takes token ids cut anywhere after the longest text's end token."""
 
@@ -60,9 +93,16 @@ class CausalText(nn.Module):
         tower: Any = self.tower
         length = ids.shape[1]
         x = tower.token_embedding(ids) + tower.positional_embedding[:length]
-        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+        mask, rows = tower.attn_mask[:length, :length], ids.argmax(dim=-1)
+        *blocks, last = tower.transformer.resblocks
+        for block in blocks:
+            x = block(x, attn_mask=mask)
+        if isinstance(last, PooledBlock):
+            pooled = last(x, rows, mask)[:, 0]
+        else:
+            pooled = last(x, attn_mask=mask)[torch.arange(x.shape[0]), rows]
         # Layer norm works row by row, so only the pooled row needs it.
-        x = tower.ln_final(x[torch.arange(x.shape[0]), ids.argmax(dim=-1)])
+        x = tower.ln_final(pooled)
         projection = tower.text_projection
         projected: Tensor = projection(x) if isinstance(projection, nn.Linear) else x @ projection
         return projected
@@ -121,7 +161,9 @@ def export_text(checkpoint: Checkpoint, spec: TextSpec, path: Path) -> None:
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2, max=spec.context_length)
     sample = checkpoint.tokenizer(["a cat", "two small dogs in the snow"])
     if spec.trim:
-        _export(CausalText(_text_tower(model)), sample[:, :9], {"ids": {0: batch, 1: length}}, path)
+        tower = _text_tower(model)
+        _pool_last(tower.transformer)
+        _export(CausalText(tower), sample[:, :9], {"ids": {0: batch, 1: length}}, path)
     else:
         _export(PaddedText(model), sample, {"ids": {0: batch}}, path)
 
@@ -129,7 +171,10 @@ def export_text(checkpoint: Checkpoint, spec: TextSpec, path: Path) -> None:
 def export_image(checkpoint: Checkpoint, path: Path) -> None:
     """Write the image tower: float32 pixels (n, 3, h, w) -> float32 projections (n, d)."""
     sample = torch.zeros(2, 3, *checkpoint.preprocess.size)
-    _export(Image(_plain(checkpoint.model)), sample, {"pixels": {0: torch.export.Dim("batch")}}, path)
+    model: Any = _plain(checkpoint.model)
+    if getattr(model.visual, "pool_type", "") == "tok" and model.visual.attn_pool is None:
+        _pool_last(model.visual.transformer)
+    _export(Image(model), sample, {"pixels": {0: torch.export.Dim("batch")}}, path)
 
 
 def optimise(source: Path, target: Path) -> None:
@@ -194,6 +239,16 @@ def _plain(model: nn.Module) -> nn.Module:
             if to_itself and isinstance(child, nn.MultiheadAttention) and child.batch_first:
                 setattr(module, name, Attention(child))
     return copied
+
+
+def _pool_last(transformer: Any) -> None:
+    """Have the last block compute the pooled row only, if it is one whose arithmetic we know."""
+    import_open_clip()
+    from open_clip.transformer import ResidualAttentionBlock
+
+    last = transformer.resblocks[-1]
+    if type(last) is ResidualAttentionBlock and isinstance(last.attn, Attention):
+        transformer.resblocks[-1] = PooledBlock(last)
 
 
 def _export(module: nn.Module, sample: Tensor, shapes: dict[str, Any], path: Path) -> None:

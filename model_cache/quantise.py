@@ -37,7 +37,8 @@ def quantise(source: Path, target: Path) -> None:
         "q.axis": np.array([-1]),
         "q.step": np.array(1 / (255 - ZERO), np.float32),
         "q.least": np.array(1e-10, np.float32),
-        "q.shift": np.array(ZERO, np.float32),
+        "q.one": np.array(1, np.float32),
+        "q.all": np.array([-1]),
         "q.zero": np.array(ZERO, np.uint8),
     }
     quantised: set[str] = set()
@@ -90,10 +91,15 @@ def _activation(x: str) -> Iterator[NodeProto]:
     yield helper.make_node("ReduceMax", [f"{x}.abs", "q.axis"], [f"{x}.max"], keepdims=1)
     yield helper.make_node("Mul", [f"{x}.max", "q.step"], [f"{x}.exact"])
     yield helper.make_node("Max", [f"{x}.exact", "q.least"], [f"{x}.scale"])
-    yield helper.make_node("Div", [x, f"{x}.scale"], [f"{x}.steps"])
-    yield helper.make_node("Round", [f"{x}.steps"], [f"{x}.whole"])
-    yield helper.make_node("Add", [f"{x}.whole", "q.shift"], [f"{x}.shifted"])
-    yield helper.make_node("Cast", [f"{x}.shifted"], [f"{x}.q"], to=TensorProto.UINT8)
+    # QuantizeLinear takes one scale per index of one axis, so all axes but the last become one.
+    yield helper.make_node("Reshape", [f"{x}.scale", "q.all"], [f"{x}.scales"])
+    yield helper.make_node("Shape", [f"{x}.scales"], [f"{x}.count"])
+    yield helper.make_node("Expand", ["q.zero", f"{x}.count"], [f"{x}.zeros"])
+    yield helper.make_node("Shape", [x], [f"{x}.shape"])
+    yield helper.make_node("Flatten", [x], [f"{x}.rows"], axis=-1)
+    inputs = [f"{x}.rows", f"{x}.scales", f"{x}.zeros"]
+    yield helper.make_node("QuantizeLinear", inputs, [f"{x}.flat"], axis=0)
+    yield helper.make_node("Reshape", [f"{x}.flat", f"{x}.shape"], [f"{x}.q"])
 
 
 def _product(node: NodeProto, weight: np.ndarray, added: dict[str, np.ndarray]) -> Iterator[NodeProto]:
@@ -105,10 +111,13 @@ def _product(node: NodeProto, weight: np.ndarray, added: dict[str, np.ndarray]) 
     added[f"{name}.scale"] = scales
     bias = node.input[2] if len(node.input) > 2 else ""
     scaled = f"{output}.scaled" if bias else output
-    yield helper.make_node("MatMulInteger", [f"{x}.q", f"{name}.int8", "q.zero"], [f"{output}.int32"])
-    yield helper.make_node("Cast", [f"{output}.int32"], [f"{output}.float"], to=TensorProto.FLOAT)
-    yield helper.make_node("Mul", [f"{output}.float", f"{x}.scale"], [f"{output}.rows"])
-    yield helper.make_node("Mul", [f"{output}.rows", f"{name}.scale"], [scaled])
+    yield helper.make_node(
+        "MatMulIntegerToFloat",
+        [f"{x}.q", f"{name}.int8", "q.one", f"{name}.scale", "q.zero"],
+        [f"{output}.rows"],
+        domain="com.microsoft",
+    )
+    yield helper.make_node("Mul", [f"{output}.rows", f"{x}.scale"], [scaled])
     if bias:
         yield helper.make_node("Add", [scaled, bias], [output])
 

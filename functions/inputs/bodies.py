@@ -21,6 +21,9 @@ MAX_FORM_FIELDS = 1000
 FORM_BYTES = 256 * 1024
 # Parsed, a JSON value of two bytes takes up to 100: this many take at most 100 MB.
 MAX_JSON_VALUES = 500_000
+# gunicorn keeps up to a mebibyte that it has received ahead, and copies what is left of it on every read:
+# in the steps of 64 KiB that werkzeug takes, a large photo is copied eight times over.
+READ_BYTES = 1024 * 1024
 
 
 def read_json(request: Request, limits: Limits) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def read_bytes(request: Request, max_bytes: int) -> bytes:
     # One more than is allowed: werkzeug cuts a body of undeclared length at this limit without a word.
     request.max_content_length = max_bytes + 1
     try:
-        data = request.get_data(cache=False)
+        data = b"".join(iter(lambda: request.stream.read(READ_BYTES), b""))
     except Exception:
         # gunicorn has exceptions of its own for every way to write chunks wrongly.
         raise _broken_off() from None
@@ -113,10 +116,17 @@ def _multipart(request: Request, limits: Limits) -> tuple[Mapping[str, str], Map
         raise _unreadable("its Content-Type has no boundary; leave that header to your HTTP client")
     _refuse_large(request, limits.request_bytes)
     text_bytes = FORM_BYTES + 4 * limits.text_chars
-    parser = FormDataParser(max_form_memory_size=text_bytes, max_form_parts=MAX_FORM_FIELDS, silent=False)
+    parser = FormDataParser(
+        stream_factory=_in_memory,
+        max_form_memory_size=text_bytes,
+        max_form_parts=MAX_FORM_FIELDS,
+        silent=False,
+    )
+    # The parser reads in small steps; see READ_BYTES.
+    stream = io.BufferedReader(request.stream, READ_BYTES)  # type: ignore[type-var]
     try:
         _, fields, files = parser.parse(
-            request.stream, request.mimetype, request.content_length, request.mimetype_params
+            stream, request.mimetype, request.content_length, request.mimetype_params
         )
     except RequestEntityTooLarge:
         raise CallerError(
@@ -130,6 +140,16 @@ def _multipart(request: Request, limits: Limits) -> tuple[Mapping[str, str], Map
     except Exception:
         raise _broken_off() from None
     return fields, files
+
+
+def _in_memory(
+    total_content_length: int | None,
+    content_type: str | None,
+    filename: str | None,
+    content_length: int | None = None,
+) -> io.BytesIO:
+    # The body's limit bounds it, and in the cloud a temporary file is memory too.
+    return io.BytesIO()
 
 
 def _refuse_large(request: Request, max_bytes: int) -> None:
