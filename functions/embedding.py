@@ -147,6 +147,6 @@ def _pixels(data: bytes, tower: ImageTower, runtime: Runtime) -> np.ndarray:
         data,
         settings=runtime.settings.images,
         max_pixels=runtime.settings.limits.image_pixels,
-        target=max(tower.preprocess.size),
+        target=max(*tower.preprocess.size, tower.preprocess.resize or 0),
     )
     return tower.pixels(image)

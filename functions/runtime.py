@@ -110,8 +110,10 @@ def make_runtime(name: str, towers: tuple[str, ...], settings: Settings) -> Runt
     folders = dict.fromkeys(map(model_folder, (settings.model, *settings.models)))
     models: dict[str, Model] = {}
     for folder in folders:
-        # Beside others, a model may lack a tower: requests for it are told so.
-        model = load_model(folder, towers, threads=cpus, gate=gate, partial=len(folders) > 1)
+        # Beside others, or where a function serves both towers, a model may lack one: requests for it are
+        # told so.
+        partial = len(folders) > 1 or len(towers) > 1
+        model = load_model(folder, towers, threads=cpus, gate=gate, partial=partial)
         if model.manifest.name in models:
             raise ConfigError(f"MODELS names two models called {model.manifest.name}.")
         models[model.manifest.name] = model

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from model_cache import catalogue
 from model_cache.errors import BakeError
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     # Silences advice that is not for this reader, such as "No pretrained weights loaded".
     logging.basicConfig(level=logging.ERROR)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if options.list:
-            print_known()
+            print_known(options.list)
         else:
             bake(
                 options.name,
@@ -80,7 +82,7 @@ def bake(
     checkpoint: Path | None = None,
     config: Path | None = None,
     precision: str = "auto",
-    towers: Sequence[str] = TOWERS,
+    towers: Sequence[str] | None = None,
     quick_gelu: bool | None = None,
     out: Path | None = None,
 ) -> Path:
@@ -90,11 +92,18 @@ def bake(
         BakeError: the model cannot be baked as asked, or the export is not open_clip's model.
     """
     from functions.engine.manifest import slug
-    from model_cache.checkpoints import load_checkpoint
 
-    target = out or HERE / slug(name)
+    entry = catalogue.find(name)
+    target = out or HERE / slug(entry.name if entry else name)
     with _step(f"loading {name}"):
-        loaded = load_checkpoint(name, checkpoint, config, quick_gelu)
+        if entry and not config:
+            loaded = catalogue.load(entry, checkpoint)
+        else:
+            from model_cache import from_open_clip
+
+            loaded = from_open_clip.load(name, checkpoint, config, quick_gelu)
+    if towers is None:
+        towers = [tower for tower in TOWERS if getattr(loaded, tower)]
     with _atomic_folder(target) as folder:
         baked = {tower: _bake_tower(tower, loaded, precision, folder) for tower in towers}
         from model_cache.parity import table
@@ -119,19 +128,22 @@ def _bake_tower(
 ) -> tuple[Tower, dict[str, Parity]]:
     """Export one tower, compare each precision with PyTorch, keep the one that is wanted."""
     from model_cache import towers as tower_files
-    from model_cache.export import optimise, split_weights
+    from model_cache.export import optimise
     from model_cache.quantise import quantise
 
-    raw = folder / f"{tower}.raw.onnx"
+    # ONNX files name the one that holds their weights, so each precision gets a folder of its own.
+    work = {precision: folder / f"{tower}-{precision}" for precision in ("raw", "raw8", "fp32", "int8")}
+    for path in work.values():
+        path.mkdir()
+    graphs = {name: path / f"{tower}.onnx" for name, path in work.items()}
     with _step(f"{tower}: exporting"):
-        build = tower_files.export(tower, checkpoint, folder, raw)
+        build = tower_files.export(tower, checkpoint, folder, graphs["raw"])
     with _step(f"{tower}: running PyTorch for comparison"):
         reference = build.reference()
-    candidates = {"fp32": folder / f"{tower}.fp32.onnx", "int8": folder / f"{tower}.int8.onnx"}
     figures: dict[str, Parity] = {}
     with _step(f"{tower}: float32"):
-        optimise(raw, candidates["fp32"])
-        figures["fp32"] = build.compare(reference, candidates["fp32"])
+        optimise(graphs["raw"], graphs["fp32"])
+        figures["fp32"] = build.compare(reference, graphs["fp32"])
     if not figures["fp32"].passes("fp32"):
         raise BakeError(
             f"The exported {tower} tower is not the model: its lowest cosine to PyTorch is "
@@ -139,17 +151,15 @@ def _bake_tower(
         )
     if precision != "fp32":
         with _step(f"{tower}: int8"):
-            quantised = folder / f"{tower}.quantised.onnx"
-            quantise(raw, quantised)
-            optimise(quantised, candidates["int8"])
-            quantised.unlink()
-            figures["int8"] = build.compare(reference, candidates["int8"])
+            quantise(graphs["raw"], graphs["raw8"])
+            optimise(graphs["raw8"], graphs["int8"])
+            figures["int8"] = build.compare(reference, graphs["int8"])
     taken, reason = _choose(precision, figures)
     print(f"  {tower}: {taken}, {reason}")
-    raw.unlink()
-    split_weights(candidates[taken], folder / f"{tower}.onnx")
-    for path in candidates.values():
-        path.unlink(missing_ok=True)
+    for path in work[taken].iterdir():
+        path.replace(folder / path.name)
+    for path in work.values():
+        shutil.rmtree(path)
     finished = build.finish(
         taken, {key: asdict(value) for key, value in figures.items()} | {"reason": reason}
     )
@@ -180,7 +190,7 @@ def _write_manifest(folder: Path, name: str, checkpoint: Checkpoint, towers: dic
         quick_gelu=checkpoint.quick_gelu,
         space=checkpoint.space,
         dimensions=len(next(iter(towers.values())).canary.vector),
-        normalize=True,
+        normalize=checkpoint.normalize,
         towers=towers,
         tools={tool: version(tool) for tool in TOOLS},
     )
@@ -230,9 +240,12 @@ def _step(what: str) -> Iterator[None]:
     )
 
 
-def print_known() -> None:
-    """Print every ARCH/PRETRAINED that open_clip knows, one a line, quick-GELU ones marked."""
-    from model_cache.checkpoints import needs_quick_gelu
+def print_known(which: str) -> None:
+    """Print the catalogue or, of `all`, every ARCH/PRETRAINED of open_clip, quick-GELU ones marked."""
+    if which == "catalogue":
+        print(f"{catalogue.table()}\n\nAny ARCH/PRETRAINED of open_clip bakes too: --list all names them.")
+        return
+    from model_cache.from_open_clip import needs_quick_gelu
     from model_cache.torch_setup import import_open_clip
 
     open_clip = import_open_clip()
@@ -242,7 +255,7 @@ def print_known() -> None:
             open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag)
         )
         lines.append(f"{architecture}/{tag}{'  (quick-GELU)' if quick else ''}")
-    # In one piece, so that `--list | head` does not break the pipe half-way.
+    # In one piece, so that `--list all | head` does not break the pipe half-way.
     print("\n".join(lines))
 
 
@@ -268,9 +281,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="?",
         default=DEFAULT,
         metavar="NAME",
-        help="ARCH/PRETRAINED as open_clip spells it, or ARCH with --checkpoint (default: %(default)s)",
+        help="a name from --list, ARCH/PRETRAINED as open_clip spells it, or ARCH with --checkpoint "
+        "(default: %(default)s)",
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights: .pt or .safetensors")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="local weights: .pt or .safetensors (a folder where a model has text and image weights apart)",
+    )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="architecture of your own, in open_clip's JSON form"
     )
@@ -281,7 +300,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="auto takes int8 where it stays close to float32 (default)",
     )
     parser.add_argument(
-        "--towers", type=_towers, default=TOWERS, metavar="text,image", help="what to bake (default: both)"
+        "--towers",
+        type=_towers,
+        metavar="text,image",
+        help="what to bake (default: every tower that the model has)",
     )
     parser.add_argument(
         "--quick-gelu",
@@ -292,7 +314,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write (default: model_cache/<name>)"
     )
-    parser.add_argument("--list", action="store_true", help="print every known ARCH/PRETRAINED and exit")
+    parser.add_argument(
+        "--list",
+        nargs="?",
+        const="catalogue",
+        choices=("catalogue", "all"),
+        help="print the models with a name of their own, or every ARCH/PRETRAINED of open_clip, and exit",
+    )
     return parser.parse_args(argv)
 
 

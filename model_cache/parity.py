@@ -1,4 +1,4 @@
-"""The parity gate: the baked towers, run by the serving engine, against open_clip on PyTorch."""
+"""The parity gate: the baked towers, run by the serving engine, against the model itself on PyTorch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from functions.engine.model import normalized
-from model_cache import samples
-from model_cache.checkpoints import Checkpoint
-from model_cache.torch_setup import import_open_clip
 
-# float32 must be open_clip's vectors; int8 must be close enough to rank alike.
+# float32 must be the model's own vectors; int8 must be close enough to rank alike.
 FP32_MINIMUM = 0.99999
 INT8_MEAN, INT8_MINIMUM = 0.995, 0.99
 
@@ -41,36 +38,11 @@ class Parity:
         return self.mean_cosine >= INT8_MEAN and self.min_cosine >= INT8_MINIMUM
 
 
-def text_reference(checkpoint: Checkpoint) -> np.ndarray:
-    """open_clip's own vectors of the sample captions: (n, d) float32, L2-normalised."""
-    return _reference(checkpoint.tokenizer(samples.captions()), checkpoint.model.encode_text)
-
-
-def image_reference(checkpoint: Checkpoint) -> np.ndarray:
-    """open_clip's own vectors of the sample pictures: (n, d) float32, L2-normalised."""
-    import_open_clip()
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    spec = checkpoint.preprocess
-    transform = image_transform_v2(
-        PreprocessCfg(
-            size=spec.size,
-            mean=spec.mean,
-            std=spec.std,
-            interpolation=spec.interpolation,
-            resize_mode=spec.resize_mode,
-            fill_color=spec.fill_color,
-        ),
-        is_train=False,
-    )
-    pixels = torch.stack([transform(image) for image in samples.images()])
-    return _reference(pixels, checkpoint.model.encode_image)
-
-
-def _reference(batch: Any, encode: Callable[..., Any]) -> np.ndarray:
+def reference(encode: Callable[[Sequence[T]], torch.Tensor], items: Sequence[T]) -> np.ndarray:
+    """The model's own vectors of `items`: (n, d) float32, L2-normalised."""
     with torch.no_grad():
-        parts = [encode(part, normalize=True).float().numpy() for part in torch.split(batch, 16)]
-    return np.concatenate(parts)
+        parts = [encode(items[start : start + 16]).float() for start in range(0, len(items), 16)]
+    return normalized(torch.cat(parts).numpy())
 
 
 def compare(
@@ -89,7 +61,7 @@ def compare(
         items=len(items),
         min_cosine=round(float(cosines.min()), 7),
         mean_cosine=round(float(cosines.mean()), 7),
-        megabytes=round(graph.stat().st_size / 1e6, 1),
+        megabytes=round(sum(path.stat().st_size for path in (graph, graph.with_suffix(".data"))) / 1e6, 1),
         load_ms=round((loaded - started) * 1000),
         ms_per_item=round(_median_ms(embed, items[:15]), 2),
     )

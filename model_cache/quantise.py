@@ -53,7 +53,8 @@ def quantise(source: Path, target: Path) -> None:
         else:
             nodes.append(node)
     _replace(graph, nodes, added)
-    onnx.save(model, target)
+    # One message cannot hold more than 2 GiB.
+    onnx.save(model, target, save_as_external_data=True, location=f"{target.name}.data")
 
 
 def _is_table(node: NodeProto, weights: dict[str, np.ndarray]) -> bool:

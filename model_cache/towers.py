@@ -18,8 +18,8 @@ from functions.engine.session import open_session
 from functions.engine.tokenizer import load_tokenizer
 from model_cache import export as onnx_export
 from model_cache import parity, samples
-from model_cache.checkpoints import Checkpoint
-from model_cache.tokenizer_file import write_tokenizer
+from model_cache.checkpoints import Checkpoint, ImageSource, TextSource
+from model_cache.errors import BakeError
 
 EMPTY = Canary("", ())
 
@@ -31,13 +31,17 @@ class Build:
     folder: Path
     tower: Tower
     items: Sequence[Any]
-    reference: Callable[[], np.ndarray]
+    encode: Callable[[Sequence[Any]], Any]
     embedder: Callable[[Path], Callable[[Sequence[Any]], np.ndarray]]
     canary_input: str
     canary_item: Any
     # What decides the vectors beside the graph and the files.
     recipe: object
     extra_files: tuple[str, ...] = ()
+
+    def reference(self) -> np.ndarray:
+        """PyTorch's vectors of `items`: (n, d) float32, L2-normalised."""
+        return parity.reference(self.encode, self.items)
 
     def compare(self, reference: np.ndarray, graph: Path) -> parity.Parity:
         """Figures of `graph` against PyTorch's vectors."""
@@ -63,14 +67,23 @@ class Build:
 
 
 def export(tower: str, checkpoint: Checkpoint, folder: Path, raw: Path) -> Build:
-    """Write the tower's float32 graph to `raw` and say how to check it and finish it."""
-    return _text(checkpoint, folder, raw) if tower == "text" else _image(checkpoint, folder, raw)
+    """Write the tower's float32 graph to `raw` and say how to check it and finish it.
+
+    Raises:
+        BakeError: the model has no such tower, or one that cannot be exported.
+    """
+    make = checkpoint.text if tower == "text" else checkpoint.image
+    if make is None:
+        other = "image" if tower == "text" else "text"
+        raise BakeError(f"{checkpoint.architecture} has no {tower} tower; use --towers {other}.")
+    source = make()
+    return _text(source, folder, raw) if isinstance(source, TextSource) else _image(source, folder, raw)
 
 
-def _text(checkpoint: Checkpoint, folder: Path, raw: Path) -> Build:
-    spec = onnx_export.text_spec(checkpoint)
-    write_tokenizer(checkpoint.tokenizer, folder / "tokenizer.json")
-    onnx_export.export_text(checkpoint, spec, raw)
+def _text(source: TextSource, folder: Path, raw: Path) -> Build:
+    spec = source.spec
+    source.write_tokenizer(folder / "tokenizer.json")
+    onnx_export.export_text(source, raw)
     tower = Tower("text", (), "", "", EMPTY, text=spec)
 
     def embedder(graph: Path) -> Callable[[Sequence[str]], np.ndarray]:
@@ -82,7 +95,7 @@ def _text(checkpoint: Checkpoint, folder: Path, raw: Path) -> Build:
         folder=folder,
         tower=tower,
         items=samples.captions(),
-        reference=lambda: parity.text_reference(checkpoint),
+        encode=source.encode,
         embedder=embedder,
         canary_input=canary.TEXT,
         canary_item=canary.TEXT,
@@ -91,9 +104,9 @@ def _text(checkpoint: Checkpoint, folder: Path, raw: Path) -> Build:
     )
 
 
-def _image(checkpoint: Checkpoint, folder: Path, raw: Path) -> Build:
-    spec = checkpoint.preprocess
-    onnx_export.export_image(checkpoint, raw)
+def _image(source: ImageSource, folder: Path, raw: Path) -> Build:
+    spec = source.preprocess
+    onnx_export.export_image(source, raw)
     tower = Tower("image", (), "", "", EMPTY, preprocess=spec)
 
     def embedder(graph: Path) -> Callable[[Sequence[Any]], np.ndarray]:
@@ -104,7 +117,7 @@ def _image(checkpoint: Checkpoint, folder: Path, raw: Path) -> Build:
         folder=folder,
         tower=tower,
         items=samples.images(),
-        reference=lambda: parity.image_reference(checkpoint),
+        encode=source.encode,
         embedder=embedder,
         canary_input=canary.IMAGE,
         canary_item=canary.canary_image(canary.IMAGE),

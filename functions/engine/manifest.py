@@ -42,17 +42,22 @@ class Canary:
 class TextSpec:
     """How text becomes tokens.
 
-    `trim`: the tower is causal and pools at the end-of-text token, so a batch may be cut after its
-    longest text; otherwise every row is padded to `context_length`.
+    `trim`: a batch need be no longer than its longest text, because the tower is causal and pools at the
+    end-of-text token, or hides padding from itself; otherwise every row is padded to `context_length`.
+
+    `kind`: `clip` is open_clip's own way, in which `start_id` and `end_id` go around the merged bytes;
+    `library` leaves all that follows the cleaning to tokenizer.json: special tokens and cutting too.
     """
 
     context_length: int
     trim: bool
     # Name of a cleaning rule in engine.tokenizer.
     clean: str
-    start_id: int
-    end_id: int
     pad_id: int
+    kind: Literal["clip", "library"] = "clip"
+    start_id: int = -1
+    end_id: int = -1
+    pad_side: Literal["right", "left"] = "right"
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class Preprocess:
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
     # Of the padding, 0-255, in every band of the picture's own mode.
     fill_color: int = 0
+    # Shorter side to resize to before the crop, where that is not the input's own size.
+    resize: int | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Rows of one model run: enough to fill the CPU, few enough to bound memory and the wait of others.
 TEXT_ROWS = 32
 IMAGE_ROWS = 8
+# Of a text run, at most so many tokens are padding: a run costs about as much more than its tokens.
+PADDING = 32
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class TextTower:
         # Texts of like length run together: a long one never pads the short ones.
         order = sorted(range(len(texts)), key=lambda index: len(tokens.ids[index]))
         vectors: np.ndarray | None = None
-        for rows in _slices(order, TEXT_ROWS):
+        lengths = [len(ids) for ids in tokens.ids] if self.spec.trim else [0] * len(texts)
+        for rows in _alike(order, lengths):
             batch = pad([tokens.ids[index] for index in rows], self.spec)
             with self.gate.hold(patient=patient):
                 projection = run(self.session, batch)
@@ -161,6 +164,21 @@ def _tower(manifest: Manifest, name: str) -> Tower:
     if name not in manifest.towers:
         raise ModelError(f"The model {manifest.name} has no {name} tower.")
     return manifest.towers[name]
+
+
+def _alike(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """`order`, which goes by length, in runs of little padding."""
+    run: list[int] = []
+    padding = 0
+    for row in order:
+        grown = len(run) * (lengths[row] - lengths[run[-1]]) if run else 0
+        if run and (len(run) == TEXT_ROWS or padding + grown > PADDING):
+            yield run
+            run, padding, grown = [], 0, 0
+        run.append(row)
+        padding += grown
+    if run:
+        yield run
 
 
 def _slices(rows: Sequence[int], size: int) -> Iterator[list[int]]:

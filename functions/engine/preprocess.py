@@ -43,7 +43,7 @@ def to_pixels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.floa
         image = _center(image, (width, height), preprocess.fill_color)
     else:
         if width == height:
-            resized = _shortest(image.size, width)
+            resized = _shortest(image.size, preprocess.resize or width)
         else:
             # open_clip does not hand its interpolation to the resize of this case.
             resized, resample = _keep_ratio(image.size, (width, height), min), Image.Resampling.BICUBIC

@@ -1,14 +1,15 @@
-"""Text to token ids, exactly as open_clip makes them.
+"""Text to token ids, exactly as the model's own tokenizer makes them.
 
-open_clip cleans a text, splits it into words and merges byte pairs. Cleaning and splitting are here, with
-the libraries open_clip uses; merging is in the baked `tokenizer.json`, run by the `tokenizers` library (whose
-own regular expressions know an older Unicode and would split 17,000 characters differently).
+For CLIP, open_clip cleans a text, splits it into words and merges byte pairs. Cleaning and splitting are
+here, with the libraries open_clip uses; merging is in the baked `tokenizer.json`, run by the `tokenizers`
+library (whose own regular expressions know an older Unicode and would split 17,000 characters differently).
 """
 
 from __future__ import annotations
 
 import html
 import re
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -52,8 +53,19 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def tokenize(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
     """Token ids of each text, cut at the context length with the end token last."""
     clean = CLEANERS[spec.clean]
+    cleaned = [clean(text) for text in texts]
+    return _library(tokenizer, cleaned) if spec.kind == "library" else _clip(tokenizer, spec, cleaned)
+
+
+def _library(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
+    encodings = tokenizer.encode_batch(texts)
+    truncated = [index for index, encoding in enumerate(encodings) if encoding.overflowing]
+    return Tokens([encoding.ids for encoding in encodings], truncated)
+
+
+def _clip(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
     rows, truncated = [], []
-    for index, ids in enumerate(_merge(tokenizer, [_split(clean(text)) for text in texts])):
+    for index, ids in enumerate(_merge(tokenizer, [_split(text) for text in texts])):
         row = [spec.start_id, *ids, spec.end_id]
         if len(row) > spec.context_length:
             row = [*row[: spec.context_length - 1], spec.end_id]
@@ -67,7 +79,8 @@ def pad(rows: Sequence[Sequence[int]], spec: TextSpec) -> np.ndarray:
     length = max(map(len, rows)) if spec.trim else spec.context_length
     batch = np.full((len(rows), length), spec.pad_id, np.int64)
     for index, row in enumerate(rows):
-        batch[index, : len(row)] = row
+        start = length - len(row) if spec.pad_side == "left" else 0
+        batch[index, start : start + len(row)] = row
     return batch
 
 
@@ -99,8 +112,19 @@ def _merge_special(tokenizer: Tokenizer, words: Sequence[str]) -> list[int]:
     return ids
 
 
+def _clean_whitespace(text: str) -> str:
+    return " ".join(_unescape(text).split())
+
+
 def _clean_lower(text: str) -> str:
-    return " ".join(_unescape(text).split()).lower()
+    return _clean_whitespace(text).lower()
+
+
+_NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+
+
+def _clean_canonicalize(text: str) -> str:
+    return " ".join(_unescape(text).translate(_NO_PUNCTUATION).lower().split())
 
 
 def _unescape(text: str) -> str:
@@ -112,5 +136,10 @@ def _unescape(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
 
-# open_clip's rules by its own names for them (open_clip.tokenizer.get_clean_fn).
-CLEANERS: dict[str, Callable[[str], str]] = {"lower": _clean_lower}
+# open_clip's rules by its own names for them (open_clip.tokenizer.get_clean_fn), and none.
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "lower": _clean_lower,
+    "whitespace": _clean_whitespace,
+    "canonicalize": _clean_canonicalize,
+    "none": str,
+}

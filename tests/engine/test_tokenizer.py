@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from functions.engine.manifest import ModelError, TextSpec
 from functions.engine.tokenizer import load_tokenizer, pad, tokenize
 from model_cache.samples import captions
-from model_cache.tokenizer_file import write_tokenizer
+from model_cache.tokenizer_file import write_clip
 from model_cache.torch_setup import import_open_clip
 
 START, END = 49406, 49407
@@ -152,12 +152,12 @@ def source() -> Any:
 @pytest.fixture(scope="module")
 def tokenizer(source: Any, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    write_tokenizer(source, path)
+    write_clip(source, path)
     return load_tokenizer(path)
 
 
 def spec(context_length: int = 77, trim: bool = True) -> TextSpec:
-    return TextSpec(context_length, trim, "lower", START, END, 0)
+    return TextSpec(context_length, trim, "lower", 0, start_id=START, end_id=END)
 
 
 @pytest.mark.parametrize("context_length", [77, 600])

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -189,19 +189,20 @@ def test_a_vocabulary_smaller_than_the_tokenizers(run: Run, out: Path, tmp_path:
     assert "has 1,000 token vectors, its tokenizer makes 49,408 different tokens." in sentence
 
 
-def test_another_tokenizer(run: Run, out: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_cannot_be_reached(run: Run, out: Path, tmp_path: Path) -> None:
     model = make(tmp_path, "foreign", text={"hf_tokenizer_name": "team/tokenizer"})
 
     sentence = fails(run, out, *model.arguments)
 
-    assert "has a tokenizer that cannot be baked yet; --towers image bakes its image tower." in sentence
+    assert "The tokenizer of foreign cannot be loaded: " in sentence
+    assert "Check the network" in sentence
 
 
 def test_nothing_to_bake_with(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise ModuleNotFoundError(name="torchvision")
 
-    monkeypatch.setattr("model_cache.checkpoints.import_open_clip", missing)
+    monkeypatch.setattr("model_cache.from_open_clip.import_open_clip", missing)
 
     sentence = fails(run, out)
 
@@ -219,10 +220,10 @@ def test_the_target_is_a_file(run: Run, out: Path, tiny: Tiny) -> None:
 def test_an_export_that_is_not_the_model(
     run: Run, out: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def skewed(checkpoint: object) -> object:
+    def skewed(encode: object, items: object) -> object:
         return torch.nn.functional.normalize(torch.ones(50, 32)).numpy()
 
-    monkeypatch.setattr("model_cache.parity.image_reference", skewed)
+    monkeypatch.setattr("model_cache.parity.reference", skewed)
     before = snapshot(out.parent)
 
     outcome = run(*tiny.arguments, "--towers", "image", "--out", out)
@@ -270,12 +271,9 @@ def test_a_full_disk(run: Run, out: Path, tiny: Tiny, size: int) -> None:
     assert snapshot(out.parent) == before
 
 
-@pytest.mark.parametrize("write", [export.optimise, export.split_weights])
-def test_a_disk_that_fills_up_under_onnx_runtime(
-    baked: Path, tmp_path: Path, write: Callable[[Path, Path], None]
-) -> None:
+def test_a_disk_that_fills_up_under_onnx_runtime(baked: Path, tmp_path: Path) -> None:
     with largest_file(1_000), pytest.raises(BakeError, match="Is there room on the disk"):
-        write(baked / "image.onnx", tmp_path / "image.onnx")
+        export.optimise(baked / "image.onnx", tmp_path / "image.onnx")
 
 
 @pytest.mark.parametrize("moves", [0, 1, 2, 3])

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from functions.engine.manifest import load_manifest
 from model_cache import samples
-from model_cache.checkpoints import needs_quick_gelu
+from model_cache.from_open_clip import needs_quick_gelu
 from model_cache.torch_setup import import_open_clip
 from tests.model_cache.conftest import Outcome, Run, command_line
 from tests.model_cache.hub import serving_hub

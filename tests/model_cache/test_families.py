@@ -1,0 +1,219 @@
+"""Every family of the catalogue, small, against its own implementation: mixed lengths, one and seventeen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from functions.engine.gate import Gate
+from functions.engine.manifest import load_manifest
+from functions.engine.model import load_model
+from model_cache import catalogue, samples
+from tests.model_cache import families
+from tests.model_cache.conftest import Run
+from tests.model_cache.tiny import (
+    TEXT,
+    VISION,
+    Tiny,
+    engine_images,
+    engine_texts,
+    min_cosine,
+    texts,
+    torch_images,
+    torch_texts,
+)
+
+SMALL_TEXT = {"width": 64, "heads": 2, "layers": 2, "vocab_size": 3000, "context_length": 64}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A baked model, and what its own implementation makes of texts and of pictures."""
+
+    folder: Path
+    texts: Callable[[Sequence[str]], np.ndarray] | None
+    images: Callable[[Sequence[Any]], np.ndarray] | None
+
+
+def open_clip_family(run: Run, folder: Path, name: str, **config: Any) -> Family:
+    path = families.write_config(folder, name, embed_dim=32, **config)
+    model = families.random_weights(name, folder / "weights.pt")
+
+    outcome = run(
+        name,
+        *("--config", path, "--checkpoint", folder / "weights.pt"),
+        *("--precision", "fp32", "--out", folder / "baked"),
+    )
+
+    assert outcome.status == 0, outcome.err
+    return Family(
+        folder / "baked",
+        lambda items: torch_texts(name, model, items),
+        lambda items: torch_images(model, items),
+    )
+
+
+def xlm_roberta(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    hub = families.xlm_roberta(families.unigram(folder / "xlm-r", 3000), 3000, **sizes)
+    text = {
+        "hf_model_name": str(hub),
+        "hf_tokenizer_name": str(hub),
+        "hf_pooler_type": "mean_pooler",
+        "hf_proj_type": "linear",
+    }
+    return open_clip_family(run, folder, "small-xlm-r", vision_cfg=VISION, text_cfg=text)
+
+
+def siglip(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+    hub = families.siglip(folder / "tokenizer", 3000)
+    text = {
+        **SMALL_TEXT,
+        "hf_tokenizer_name": str(hub),
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+    }
+    families.register_small_siglip("vit_siglip_in_small")
+    vision = {
+        "image_size": 224,
+        "timm_model_name": "vit_siglip_in_small",
+        "timm_model_pretrained": False,
+        "timm_pool": "map",
+        "timm_proj": "linear",
+    }
+    return open_clip_family(
+        run, folder, "small-siglip", vision_cfg=vision, text_cfg=text, custom_text=True, init_logit_bias=-10
+    )
+
+
+def mobileclip(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+    vision = {
+        "image_size": 64,
+        "timm_model_name": "fastvit_mci0",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": None,
+    }
+    return open_clip_family(
+        run,
+        folder,
+        "small-mobileclip",
+        vision_cfg=vision,
+        text_cfg={**TEXT, "no_causal_mask": True},
+        custom_text=True,
+    )
+
+
+def multilingual(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+    from sentence_transformers import SentenceTransformer
+
+    from tests.model_cache.tiny import make
+
+    pictures: Tiny = make(folder, "small-pictures")
+    text = families.sentence_transformer(
+        folder / "text", 3000, 32, dim=64, n_layers=2, n_heads=2, hidden_dim=128
+    )
+    pictures.checkpoint.rename(text / "image.pt")
+    entry = catalogue.Entry(
+        "small-multilingual", "us/text", "", "", 1, 32, image_source="small-pictures", aliases=("Small ML",)
+    )
+    monkeypatch.setattr(catalogue, "CATALOGUE", (entry,))
+
+    outcome = run("Small ML", "--checkpoint", text, "--precision", "fp32", "--out", folder / "baked")
+
+    assert outcome.status == 0, outcome.err
+    reference = SentenceTransformer(str(text), device="cpu")
+    return Family(
+        folder / "baked",
+        lambda items: reference.encode(list(items), normalize_embeddings=True, show_progress_bar=False),
+        lambda items: torch_images(pictures.model, items),
+    )
+
+
+def dino(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+    import timm
+    from torchvision import transforms
+
+    architecture = "vit_small_patch14_dinov2.lvd142m"
+    torch.manual_seed(9)
+    # As published: positions of 518 x 518 pixels.
+    torch.save(timm.create_model(architecture, num_classes=0).state_dict(), folder / "dino.pt")
+
+    outcome = run(
+        "dino-v2-vits14",
+        *("--checkpoint", folder / "dino.pt"),
+        *("--precision", "fp32", "--out", folder / "baked"),
+    )
+
+    assert outcome.status == 0, outcome.err
+    model = timm.create_model(
+        architecture,
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(folder / "dino.pt")},
+        img_size=224,
+        num_classes=0,
+    ).eval()
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(244),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * 3, [0.5] * 3),
+        ]
+    )
+
+    def images(items: Sequence[Any]) -> np.ndarray:
+        with torch.no_grad():
+            vectors = model(torch.stack([prepare(item) for item in items])).numpy()
+        result: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return result
+
+    return Family(folder / "baked", None, images)
+
+
+FAMILIES = (xlm_roberta, siglip, mobileclip, multilingual, dino)
+
+
+@pytest.mark.parametrize("make", FAMILIES)
+def test_a_family_is_its_own_implementation(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Family]
+) -> None:
+    few = samples.images()[:17]
+    monkeypatch.setattr(samples, "images", lambda: few)
+
+    family = make(run, tmp_path, monkeypatch)
+
+    if family.texts:
+        for items in (texts()[-17:], texts()[60:61], [""]):
+            assert min_cosine(engine_texts(family.folder, items), family.texts(items)) >= 0.9999
+    assert family.images is not None
+    for pictures in (few, few[3:4]):
+        assert min_cosine(engine_images(family.folder, pictures), family.images(pictures)) >= 0.9999
+    manifest = load_manifest(family.folder)
+    assert manifest.normalize is (family.texts is not None)
+    assert list(manifest.towers) == (["text", "image"] if family.texts else ["image"])
+
+
+def test_padding_of_a_hidden_kind_changes_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a long text and alone, and of a text that spells the padding token, vectors are the same."""
+    family = multilingual(run, tmp_path, monkeypatch)
+    items = ["a cat", "[PAD]", "a [PAD] cat [SEP]", "word " * 300, ""]
+
+    assert family.texts is not None
+    together, alone = engine_texts(family.folder, items), family.texts(items)
+
+    assert min_cosine(together, alone) >= 0.9999
+    one_by_one = np.concatenate([engine_texts(family.folder, [item]) for item in items])
+    assert np.abs(together - one_by_one).max() <= 1e-5
+    model = load_model(family.folder, ["text"], threads=2, gate=Gate(1, 0))
+    assert model.text.get().embed(items).truncated == [3]
