@@ -12,6 +12,7 @@ help:
 	@echo "make test       install what the tests need and run them"
 	@echo "make test-full  also the tests that take minutes: full-size architectures"
 	@echo "make bench      start-up, latency, CPU and memory, side by side in one run"
+	@echo "                (MODEL=NAME or MODEL=catalogue: what models of the catalogue cost)"
 	@echo "make clean      remove the virtual environments and everything built"
 
 serve: $(SERVE)/installed
@@ -32,7 +33,7 @@ lint: $(TEST)/installed
 	$(TEST)/bin/mypy
 
 bench: $(TEST)/installed-bench
-	@$(TEST)/bin/python -m tests.bench $(ARGS)
+	@$(TEST)/bin/python -m tests.bench $(if $(MODEL),--models $(MODEL)) $(ARGS)
 
 clean:
 	rm -rf $(SERVE) $(TEST) build .mypy_cache .ruff_cache .pytest_cache

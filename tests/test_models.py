@@ -201,6 +201,26 @@ def test_towers_load_at_first_use(models: str) -> None:
     assert loaded() == {("second", "text"), ("pictures", "image")}
 
 
+def test_a_model_of_pictures_alone(models: str, log: Path) -> None:
+    """A gateway serves it: pictures as ever, and to texts every protocol says no in its own way."""
+    with serving("gateway", log, MODEL=models.rpartition(",")[2]) as server:
+        assert server.get("/ready").status_code == 200
+        picture_reply = server.post("/embed/image", json={"images": [in_base64(CAT)]})
+        refusals = [
+            server.post("/embed/text", json={"texts": ["a"]}),
+            server.post("/encode_text", json={"text": "a"}),
+            server.post("/embed/text", data={"text": "a"}),
+        ]
+        job = server.post("/api/tasks/text-embedding/pictures/jobs", json={"text": "a"})
+
+    assert_images(picture_reply.json()["embeddings"], CAT)
+    for refused in refusals:
+        assert refused.status_code == 400
+        assert refused.json()["error"]["code"] == "tower_missing"
+    assert job.status_code == 404
+    assert "detail" in job.json()
+
+
 def test_a_function_for_texts_stands_a_model_of_pictures(models: str, log: Path) -> None:
     with serving("embed_text", log, MODELS=models) as server:
         assert server.get("/ready").status_code == 200

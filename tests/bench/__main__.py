@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench import calls, gate, measure, services, weights
+from model_cache.catalogue import CATALOGUE
+from tests.bench import calls, gate, measure, models, services, weights
 from tests.bench.measure import Key, Samples
 from tests.bench.report import Memory, Results, table, verdicts
 from tests.bench.services import Running, Service
@@ -29,6 +30,10 @@ def main() -> None:
     options = _parse()
     # Ended from outside, it still ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.models:
+        names = [entry.name for entry in CATALOGUE] if options.models == ["catalogue"] else options.models
+        print(models.measure(names, 10 if options.quick else 30, _say))
+        return
     folders = {precision: weights.baked(precision) for precision in weights.PRECISIONS}
     if options.gate:
         print(gate.compare(folders["int8"], *((0.5, 2) if options.quick else (2.0, 5))))
@@ -97,6 +102,12 @@ def _say(what: str) -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer samples: a first impression")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        help="only: what these models of the catalogue cost, or `catalogue` for all of them",
+    )
     parser.add_argument(
         "--gate", action="store_true", help="only: do two model runs at once pay off on this machine?"
     )

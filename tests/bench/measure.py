@@ -61,14 +61,15 @@ def requests(
     for number in range(blocks + 1):
         for key, (server, call) in servers.items():
             say(f"{key[0]} {number or 'uncounted'}/{blocks}: {server.name}")
-            block = _block(server, call, per_block)
+            found = block(server, call, per_block)
             if number:
-                samples[key].wall += block.wall
-                samples[key].cpu += block.cpu
+                samples[key].wall += found.wall
+                samples[key].cpu += found.cpu
     return samples
 
 
-def _block(server: Running, call: Call, count: int) -> Samples:
+def block(server: Running, call: Call, count: int) -> Samples:
+    """`count` requests, one after the other."""
     samples = Samples()
     with closing(server.connect()) as connection:
         before = server.cpu_seconds()

@@ -80,6 +80,20 @@ class Running:
             time.sleep(0.002)
         raise RuntimeError(f"{self.name} does not answer:\n{self.log.read_text()[-4000:]}")
 
+    def listening(self) -> None:
+        """Wait until it accepts connections."""
+        while time.perf_counter() < self.started + START_SECONDS and self.process.poll() is None:
+            connection = self.connect()
+            try:
+                connection.connect()
+            except OSError:
+                time.sleep(0.01)
+            else:
+                return
+            finally:
+                connection.close()
+        raise RuntimeError(f"{self.name} does not listen:\n{self.log.read_text()[-4000:]}")
+
     def cpu_seconds(self) -> float:
         """CPU time, user and system, of the process and its descendants, those that ended included."""
         # proc_pid_stat(5): fields 14 to 17, in clock ticks; the name in field 2 may hold spaces.

@@ -38,8 +38,8 @@ def baked(precision: str) -> Path:
     """The folder of the model that bake makes of `checkpoint()`, new when the code of bake is."""
     folder = BUILD / f"{ARCHITECTURE.lower()}-{precision}"
     stamp = folder.with_suffix(".stamp")
-    state = _state()
-    if not stamp.exists() or stamp.read_text() != state:
+    current = state()
+    if not stamp.exists() or stamp.read_text() != current:
         print(f"baking {folder.name} ...", file=sys.stderr)
         options = ["--checkpoint", str(checkpoint()), "--precision", precision, "--out", str(folder)]
         subprocess.run(
@@ -48,11 +48,12 @@ def baked(precision: str) -> Path:
             stdout=sys.stderr,
             check=True,
         )
-        stamp.write_text(state)
+        stamp.write_text(current)
     return folder
 
 
-def _state() -> str:
+def state() -> str:
+    """A digest of the code that decides the baked files."""
     digest = hashlib.sha256()
     for pattern in SOURCES:
         for path in sorted(ROOT.glob(pattern)):

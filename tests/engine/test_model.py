@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from functions.engine.canary import IMAGE, canary_image
 from functions.engine.gate import Gate
 from functions.engine.manifest import Canary, ModelError
 from functions.engine.model import Model, check_canary, load_model, normalized
+from functions.engine.session import run
 from tests.engine.test_manifest import BAKED
 
 TEXTS = ["a cat", "", "a very long caption about a birthday cake on a table " * 9, "dog", "two red hearts"]
@@ -38,6 +40,27 @@ def test_a_batch_gives_the_vectors_of_its_items(model: Model) -> None:
     assert batch.dtype == np.float32
     cosines = (normalized(batch) * np.tile(normalized(alone), (20, 1))).sum(axis=1)
     assert cosines.min() > 0.99999
+
+
+def test_long_texts_do_not_pad_short_ones(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 texts of mixed lengths: what runs is hardly more than their tokens, and the vectors are the same."""
+    rng = np.random.default_rng(5)
+    texts = [" ".join(rng.choice(["cat", "dog", "red"], size)) for size in rng.integers(1, 74, 64)]
+    tower = model.text.get()
+    alone = np.concatenate([tower.embed([text]).vectors for text in texts])
+    sizes: list[int] = []
+
+    def counting(session: Any, batch: np.ndarray) -> np.ndarray:
+        sizes.append(batch.size)
+        return run(session, batch)
+
+    monkeypatch.setattr("functions.engine.model.run", counting)
+    together = tower.embed(texts).vectors
+
+    tokens = sum(len(text.split()) + 2 for text in texts)
+    assert tokens <= sum(sizes) <= 1.3 * tokens
+    assert len(sizes) < 32
+    assert np.abs(normalized(together) - normalized(alone)).max() <= 1e-5
 
 
 def test_long_texts_are_reported_as_cut(model: Model) -> None:

@@ -9,20 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from functions.engine.gate import Gate
 from functions.engine.manifest import load_manifest
 from functions.engine.model import load_model
 from model_cache import catalogue, samples
 from tests.model_cache import families
-from tests.model_cache.conftest import Run
+from tests.model_cache.conftest import Run, command_line
+from tests.model_cache.full_size import publish
+from tests.model_cache.hub import serving_hub
 from tests.model_cache.tiny import (
     TEXT,
     VISION,
     Tiny,
     engine_images,
     engine_texts,
+    make,
     min_cosine,
     texts,
     torch_images,
@@ -115,8 +117,6 @@ def mobileclip(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Famil
 def multilingual(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
     from sentence_transformers import SentenceTransformer
 
-    from tests.model_cache.tiny import make
-
     pictures: Tiny = make(folder, "small-pictures")
     text = families.sentence_transformer(
         folder / "text", 3000, 32, dim=64, n_layers=2, n_heads=2, hidden_dim=128
@@ -139,44 +139,15 @@ def multilingual(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Fam
 
 
 def dino(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
-    import timm
-    from torchvision import transforms
+    entry = catalogue.find("dino-v2-vits14")
+    assert entry is not None
+    published = publish(entry, folder)
+    (weights,) = published.files.values()
 
-    architecture = "vit_small_patch14_dinov2.lvd142m"
-    torch.manual_seed(9)
-    # As published: positions of 518 x 518 pixels.
-    torch.save(timm.create_model(architecture, num_classes=0).state_dict(), folder / "dino.pt")
-
-    outcome = run(
-        "dino-v2-vits14",
-        *("--checkpoint", folder / "dino.pt"),
-        *("--precision", "fp32", "--out", folder / "baked"),
-    )
+    outcome = run(entry.name, "--checkpoint", weights, "--precision", "fp32", "--out", folder / "baked")
 
     assert outcome.status == 0, outcome.err
-    model = timm.create_model(
-        architecture,
-        pretrained=True,
-        pretrained_cfg_overlay={"file": str(folder / "dino.pt")},
-        img_size=224,
-        num_classes=0,
-    ).eval()
-    prepare = transforms.Compose(
-        [
-            transforms.Resize(244),
-            transforms.CenterCrop(224),
-            transforms.ToTensor(),
-            transforms.Normalize([0.5] * 3, [0.5] * 3),
-        ]
-    )
-
-    def images(items: Sequence[Any]) -> np.ndarray:
-        with torch.no_grad():
-            vectors = model(torch.stack([prepare(item) for item in items])).numpy()
-        result: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return result
-
-    return Family(folder / "baked", None, images)
+    return Family(folder / "baked", None, published.images)
 
 
 FAMILIES = (xlm_roberta, siglip, mobileclip, multilingual, dino)
@@ -217,3 +188,46 @@ def test_padding_of_a_hidden_kind_changes_nothing(
     assert np.abs(together - one_by_one).max() <= 1e-5
     model = load_model(family.folder, ["text"], threads=2, gate=Gate(1, 0))
     assert model.text.get().embed(items).truncated == [3]
+
+
+@pytest.mark.full
+def test_a_tower_larger_than_an_onnx_file_may_be(run: Run, tmp_path: Path) -> None:
+    """2 GiB is where one message ends: here the token table alone has more."""
+    model = make(tmp_path, "huge", text={"vocab_size": 4_500_000, "width": 128})
+
+    for precision in ("fp32", "int8"):
+        folder = tmp_path / precision
+        arguments = (*model.arguments, "--towers", "text", "--precision", precision, "--out", folder)
+        outcome = run(*arguments)
+
+        assert outcome.status == 0, outcome.err
+        files = {file.path: file.bytes for file in load_manifest(folder, ["text"]).towers["text"].files}
+        assert (files["text.data"] > 2**31) is (precision == "fp32")
+        captions = texts()[-17:]
+        least = 0.9999 if precision == "fp32" else 0.99
+        assert min_cosine(engine_texts(folder, captions), torch_texts("huge", model.model, captions)) >= least
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [entry.name for entry in catalogue.CATALOGUE])
+def test_the_catalogue_in_full_size(name: str, tmp_path: Path) -> None:
+    """By its public name, through a hub's download: random weights of the real architecture."""
+    entry = catalogue.find(name)
+    assert entry is not None
+    published = publish(entry, tmp_path)
+
+    with serving_hub(published.files) as hub:
+        outcome = command_line(
+            name,
+            *("--precision", "fp32", "--out", tmp_path / "baked"),
+            **hub.environment(tmp_path / "cache"),
+        )
+
+    assert outcome.status == 0, outcome.err
+    print(outcome.out)
+    assert load_manifest(tmp_path / "baked").dimensions == entry.dimensions
+    if published.texts:
+        captions = texts()[-17:]
+        assert min_cosine(engine_texts(tmp_path / "baked", captions), published.texts(captions)) >= 0.9999
+    pictures = samples.images()[:17]
+    assert min_cosine(engine_images(tmp_path / "baked", pictures), published.images(pictures)) >= 0.9999
