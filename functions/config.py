@@ -81,6 +81,26 @@ class JobSettings:
 
 
 @dataclass(frozen=True)
+class PhotoSettings:
+    """The bucket whose photos are kept in the index."""
+
+    # file:///folder or gs://bucket.
+    url: str | None = None
+    # Only objects whose names start so.
+    prefix: str = ""
+    # Seconds after which an event is dropped: one whose handling ends its process would come for ever.
+    max_event_age: float = 2 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Which of the tasks of a Cloud Run job this process is."""
+
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Settings:
     """Every setting of a serving process."""
 
@@ -107,6 +127,10 @@ class Settings:
     images: ImageSettings = ImageSettings()
     fetch: FetchSettings = FetchSettings()
     jobs: JobSettings = JobSettings()
+    photos: PhotoSettings = PhotoSettings()
+    task: TaskSettings = TaskSettings()
+    # sqlite:///folder/file or firestore://project/collection; None takes a temporary file.
+    index_url: str | None = None
 
 
 def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
@@ -115,12 +139,13 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         ConfigError: a value is not what its variable allows.
     """
-    limits, fetch, jobs = Limits(), FetchSettings(), JobSettings()
+    limits, fetch, jobs, photos = Limits(), FetchSettings(), JobSettings(), PhotoSettings()
     models: tuple[str, ...] = _read(env, "MODELS", (), _names)
     ttl = _read(env, "JOBS_TTL", jobs.ttl, _seconds(31 * 24 * 3600))
     deadline = _read(env, "JOBS_DEADLINE", jobs.deadline, _seconds(24 * 3600))
     if deadline >= ttl:
         raise ConfigError(f"JOBS_DEADLINE is {deadline:g} seconds: it must be less than JOBS_TTL, {ttl:g}.")
+    tasks = _read(env, "CLOUD_RUN_TASK_COUNT", 1, _integer(1, 10_000))
     return Settings(
         model=env.get("MODEL") or (models[0] if models else "demo"),
         models=models,
@@ -155,6 +180,13 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             deadline=deadline,
             items=_read(env, "MAX_JOB_ITEMS", jobs.items, _integer(1, 100_000)),
         ),
+        photos=PhotoSettings(
+            url=_read(env, "BUCKET_URL", None, _whole_bucket_url),
+            prefix=_read(env, "BUCKET_PREFIX", "", _object_prefix),
+            max_event_age=_read(env, "MAX_EVENT_AGE", photos.max_event_age, _seconds(31 * 24 * 3600)),
+        ),
+        index_url=_read(env, "INDEX_URL", None, _index_url),
+        task=TaskSettings(_read(env, "CLOUD_RUN_TASK_INDEX", 0, _integer(0, tasks - 1)), tasks),
     )
 
 
@@ -228,6 +260,27 @@ def _buckets(raw: str) -> frozenset[str]:
 def _bucket_url(raw: str) -> str:
     if not re.fullmatch(rf"file:///[^?#]+|gs://{BUCKET_NAME}(/[^?#]*)?", raw):
         raise ValueError("use file:///folder or gs://bucket/prefix")
+    return raw
+
+
+def _whole_bucket_url(raw: str) -> str:
+    if not re.fullmatch(rf"file:///[^?#]+|gs://{BUCKET_NAME}/?", raw):
+        raise ValueError("use file:///folder or gs://bucket; BUCKET_PREFIX names a part of it")
+    return raw
+
+
+def _object_prefix(raw: str) -> str:
+    # https://cloud.google.com/storage/docs/objects#naming
+    if len(raw.encode()) > 1024 or not raw.isprintable():
+        raise ValueError("use the beginning of objects' names, at most 1024 bytes")
+    return raw
+
+
+def _index_url(raw: str) -> str:
+    # Imported late: most functions have no index.
+    from functions.storage.index import check_url
+
+    check_url(raw)
     return raw
 
 
