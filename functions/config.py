@@ -25,6 +25,12 @@ PROTOCOLS = ("native", "notebook", "photo-app", "encoder")
 # https://cloud.google.com/storage/docs/buckets#naming
 BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 
+# https://cloud.google.com/resource-manager/docs/creating-managing-projects
+PROJECT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]"
+# Firestore allows more; what needs no quoting anywhere is enough.
+COLLECTION = r"[A-Za-z][A-Za-z0-9_-]{0,127}"
+INDEX_URL = rf"sqlite:///[^?#]*[^/?#]|firestore://{PROJECT}/{COLLECTION}"
+
 
 class ConfigError(Exception):
     """The deployment is set up wrongly: start-up stops with this sentence."""
@@ -93,6 +99,16 @@ class PhotoSettings:
 
 
 @dataclass(frozen=True)
+class IndexSettings:
+    """Where the vectors of photos are kept."""
+
+    # sqlite:///folder/file or firestore://project/collection; None takes a temporary file.
+    url: str | None = None
+    # Seconds for which a removed photo is remembered, so that late events do not bring it back.
+    tombstone_ttl: float = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
 class TaskSettings:
     """Which of the tasks of a Cloud Run job this process is."""
 
@@ -129,8 +145,7 @@ class Settings:
     jobs: JobSettings = JobSettings()
     photos: PhotoSettings = PhotoSettings()
     task: TaskSettings = TaskSettings()
-    # sqlite:///folder/file or firestore://project/collection; None takes a temporary file.
-    index_url: str | None = None
+    index: IndexSettings = IndexSettings()
 
 
 def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
@@ -139,12 +154,19 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         ConfigError: a value is not what its variable allows.
     """
-    limits, fetch, jobs, photos = Limits(), FetchSettings(), JobSettings(), PhotoSettings()
+    limits, fetch, jobs = Limits(), FetchSettings(), JobSettings()
+    photos, index = PhotoSettings(), IndexSettings()
     models: tuple[str, ...] = _read(env, "MODELS", (), _names)
     ttl = _read(env, "JOBS_TTL", jobs.ttl, _seconds(31 * 24 * 3600))
     deadline = _read(env, "JOBS_DEADLINE", jobs.deadline, _seconds(24 * 3600))
     if deadline >= ttl:
         raise ConfigError(f"JOBS_DEADLINE is {deadline:g} seconds: it must be less than JOBS_TTL, {ttl:g}.")
+    event_age = _read(env, "MAX_EVENT_AGE", photos.max_event_age, _seconds(31 * 24 * 3600))
+    tombstones = _read(env, "TOMBSTONE_TTL", index.tombstone_ttl, _seconds(366 * 24 * 3600))
+    if event_age >= tombstones:
+        raise ConfigError(
+            f"MAX_EVENT_AGE is {event_age:g} seconds: it must be less than TOMBSTONE_TTL, {tombstones:g}."
+        )
     tasks = _read(env, "CLOUD_RUN_TASK_COUNT", 1, _integer(1, 10_000))
     return Settings(
         model=env.get("MODEL") or (models[0] if models else "demo"),
@@ -183,9 +205,9 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         photos=PhotoSettings(
             url=_read(env, "BUCKET_URL", None, _whole_bucket_url),
             prefix=_read(env, "BUCKET_PREFIX", "", _object_prefix),
-            max_event_age=_read(env, "MAX_EVENT_AGE", photos.max_event_age, _seconds(31 * 24 * 3600)),
+            max_event_age=event_age,
         ),
-        index_url=_read(env, "INDEX_URL", None, _index_url),
+        index=IndexSettings(url=_read(env, "INDEX_URL", None, _index_url), tombstone_ttl=tombstones),
         task=TaskSettings(_read(env, "CLOUD_RUN_TASK_INDEX", 0, _integer(0, tasks - 1)), tasks),
     )
 
@@ -277,10 +299,8 @@ def _object_prefix(raw: str) -> str:
 
 
 def _index_url(raw: str) -> str:
-    # Imported late: most functions have no index.
-    from functions.storage.index import check_url
-
-    check_url(raw)
+    if not re.fullmatch(INDEX_URL, raw):
+        raise ValueError("use sqlite:///folder/file or firestore://project/collection")
     return raw
 
 

@@ -18,18 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from functions.config import INDEX_URL, IndexSettings
 from functions.storage.buckets import StorageError
 
-# Longer than any event is delivered again (24 hours), by days.
-TOMBSTONE_TTL = 7 * 24 * 3600.0
-
-# Both stores keep integers in 64 bits.
+# Stores keep integers in 64 bits.
 LARGEST = 2**63 - 1
-
-# https://cloud.google.com/resource-manager/docs/creating-managing-projects, legacy domain-scoped ones too
-PROJECT = r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
-# https://firebase.google.com/docs/firestore/quotas#collections_documents_and_fields
-COLLECTION = r"(?!__)[A-Za-z0-9._-]{1,128}"
 
 
 class EntryError(StorageError):
@@ -109,7 +102,7 @@ class Index(Protocol):
 
         Args:
             vector: (d,), of any length.
-            k: at least 1.
+            k: 1 to 1,000.
             bucket, prefix: only objects of this bucket, with names that start so.
             min_score: only entries with at least this cosine similarity.
 
@@ -127,7 +120,7 @@ class Index(Protocol):
         """How many entries there are: of one space, or of all."""
 
 
-def open_index(url: str, *, tombstone_ttl: float = TOMBSTONE_TTL) -> Index:
+def open_index(url: str, *, tombstone_ttl: float = IndexSettings.tombstone_ttl) -> Index:
     """The index at `sqlite:///file` or `firestore://project/collection`; nothing is touched yet.
 
     Args:
@@ -136,7 +129,8 @@ def open_index(url: str, *, tombstone_ttl: float = TOMBSTONE_TTL) -> Index:
     Raises:
         ValueError: the URL is neither; the message says what to use.
     """
-    check_url(url)
+    if not re.fullmatch(INDEX_URL, url):
+        raise ValueError("use sqlite:///folder/file or firestore://project/collection")
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         from functions.storage.sqlite_index import SqliteIndex
@@ -144,13 +138,7 @@ def open_index(url: str, *, tombstone_ttl: float = TOMBSTONE_TTL) -> Index:
         return SqliteIndex(Path(unquote(parts.path)), tombstone_ttl)
     from functions.storage.firestore_index import FirestoreIndex
 
-    return FirestoreIndex(parts.netloc, parts.path.strip("/"), tombstone_ttl)
-
-
-def check_url(url: str) -> None:
-    """Raises ValueError if `open_index` would."""
-    if not re.fullmatch(rf"sqlite:///[^/?#][^?#]*[^/?#]|firestore://{PROJECT}/{COLLECTION}/?", url):
-        raise ValueError("use sqlite:///folder/file or firestore://project/collection")
+    return FirestoreIndex(parts.netloc, parts.path.removeprefix("/"), tombstone_ttl)
 
 
 def default_url() -> str:
@@ -165,8 +153,7 @@ def checked(entry: Entry) -> Entry:
     Raises:
         EntryError: the entry cannot be held by every index.
     """
-    if not 0 <= entry.generation <= LARGEST or not 0 <= entry.size <= LARGEST:
-        raise EntryError("An object's generation and size must be whole numbers of at most 63 bits.")
+    check_generation(entry.generation)
     if not is_text(entry.bucket, entry.name, entry.content_type, entry.space, entry.fingerprint):
         raise EntryError("The object's name or type is not text in Unicode.")
     if not is_text(*entry.metadata, *entry.metadata.values()):
@@ -193,6 +180,12 @@ def check_dimensions(space: str, expected: int, given: int) -> None:
     """Raises EntryError: the space has vectors of another size."""
     if expected != given:
         raise EntryError(f"The space {space!r} has vectors of {expected} dimensions; this one has {given}.")
+
+
+def check_generation(generation: int) -> None:
+    """Raises EntryError: no store has such a generation."""
+    if not 0 <= generation <= LARGEST:
+        raise EntryError("An object's generation must be a whole number of at most 63 bits.")
 
 
 def is_text(*values: str) -> bool:

@@ -17,13 +17,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from functions.config import IndexSettings
 from functions.storage.buckets import StorageError, TransientError
 from functions.storage.index import (
-    TOMBSTONE_TTL,
     Entry,
     Hit,
     after,
     check_dimensions,
+    check_generation,
     checked,
     is_text,
     unit,
@@ -91,7 +92,7 @@ WHERE generation <= excluded.generation OR expires <= ?
 class SqliteIndex:
     """The index in the file `path`, made at first use. See Index."""
 
-    def __init__(self, path: Path, tombstone_ttl: float = TOMBSTONE_TTL) -> None:
+    def __init__(self, path: Path, tombstone_ttl: float = IndexSettings.tombstone_ttl) -> None:
         self._path = path
         self._tombstone_ttl = tombstone_ttl
         self._connections = _Connections(path)
@@ -111,6 +112,7 @@ class SqliteIndex:
         return self._transaction(write, writes=True) if rows else []
 
     def delete(self, bucket: str, name: str, generation: int) -> bool:
+        check_generation(generation)
         if not is_text(bucket, name):
             return True
 
