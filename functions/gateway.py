@@ -6,6 +6,7 @@ from flask import Request, Response
 from functions.job_routes import job_routes, open_jobs
 from functions.protocols import encoder, native, notebook, photo_app
 from functions.runtime import start
+from functions.search_routes import open_photos, search_routes
 from functions.service import make_service, serve
 
 RUNTIME = start("gateway", towers=("text", "image"))
@@ -23,7 +24,7 @@ SERVICE = make_service(
         encoder.TEXT,
         encoder.IMAGE,
     ),
-    routes=job_routes(JOBS),
+    routes=(*job_routes(JOBS), *search_routes(open_photos(RUNTIME))),
 )
 
 
