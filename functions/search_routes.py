@@ -58,7 +58,9 @@ class Photos:
             message = "The object is no longer in the bucket, or has changed since it was indexed."
             raise CallerError(404, "object_gone", message) from None
         except TooLargeError:
-            raise CallerError(413, "image_too_large", f"The object has more than {max_bytes:,} bytes.") from None
+            raise CallerError(
+                413, "image_too_large", f"The object has more than {max_bytes:,} bytes."
+            ) from None
 
 
 @cache
@@ -71,7 +73,9 @@ def open_photos(runtime: Runtime) -> Photos:
     settings = runtime.settings
     url = settings.photos.url or ""
     folder = open_bucket(url, foreign=True) if url.startswith("file:") else None
-    return Photos(open_index(settings.index.url or default_url(), tombstone_ttl=settings.index.tombstone_ttl), folder)
+    return Photos(
+        open_index(settings.index.url or default_url(), tombstone_ttl=settings.index.tombstone_ttl), folder
+    )
 
 
 def search_routes(photos: Photos) -> tuple[Route, ...]:
@@ -186,7 +190,7 @@ def _notice(index: Index, space: str) -> str | None:
         return None
     if others := index.count():
         return (
-            f"The index holds {others:,} pictures, but of another model: their vectors cannot be compared with "
-            "this one's. Run `python -m functions.backfill` with the model that is served now."
+            f"The index was made with another model (pictures in it: {others:,}), and vectors of two models "
+            "cannot be compared. Run `python -m functions.backfill` with the model that is served now."
         )
     return "The index is empty: put pictures into the bucket, and they can be found a moment later."

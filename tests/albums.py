@@ -58,9 +58,9 @@ class Album:
         assert entry is not None
         return entry
 
-    def move(self, name: str, **changes: object) -> None:
-        """Rewrite an object's entry."""
-        entry = self.entry(name)
+    def change(self, of: str, /, **changes: object) -> None:
+        """Put an object's entry into the index again, changed."""
+        entry = self.entry(of)
         assert self.index.upsert([replace(entry, **changes)]) == [True]  # type: ignore[arg-type]
 
 

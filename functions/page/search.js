@@ -164,7 +164,7 @@
   }
 
   function summary(wanted, count, seconds, told) {
-    const what = wanted.text ? `for “${wanted.text}”` : "like this picture";
+    const what = wanted.text ? `for “${wanted.text}”` : wanted.uri ? `like ${nameOf(wanted.uri)}` : "like yours";
     if (count === 0) return told ? "" : `Nothing found ${what}.`;
     return `${count === 1 ? "One picture" : `${count} pictures`} ${what}, in ${seconds.toFixed(2)} s`;
   }
