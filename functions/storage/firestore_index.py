@@ -37,11 +37,14 @@ from functions.storage.index import (
 
 T = TypeVar("T")
 
-# Seconds for one answer of the service, and for all tries of one transaction.
+# Fields of documents, by the documents' ids.
+Documents = dict[str, dict[str, Any]]
+
+# Seconds for one answer of the service, and for all tries of one change.
 TIMEOUT = 15.0
 TRIES = 30.0
 
-# Documents of one transaction: few enough that others seldom wait for the same ones.
+# Documents of one change: few enough that others seldom change the same ones.
 BATCH = 50
 
 # Firestore answers no query with more.
@@ -82,26 +85,23 @@ class FirestoreIndex:
             check_dimensions(entry.space, self._claim_dimensions(entry), len(entry.vector))
         written = []
         for start in range(0, len(rows), BATCH):
-            batch = rows[start : start + BATCH]
-            written += self._transaction(lambda transaction: self._upsert(transaction, batch))  # noqa: B023
+            written += self._upsert(rows[start : start + BATCH])
         return written
 
     def delete(self, bucket: str, name: str, generation: int) -> bool:
         check_generation(generation)
         if not is_text(bucket, name):
             return True
-        reference = self._entries().document(_id(bucket, name))
+        key = _id(bucket, name)
+        tombstone = {"bucket": bucket, "name": name, "generation": generation, "deleted": True}
 
-        def write(transaction: Any) -> bool:
-            found = reference.get(transaction=transaction, timeout=TIMEOUT).to_dict()
-            now = datetime.now(UTC)
-            if found and not _expired(found, now) and found["generation"] > generation:
-                return False
-            tombstone = {"bucket": bucket, "name": name, "generation": generation, "deleted": True}
-            transaction.set(reference, tombstone | {"expires": now + self._tombstone_ttl})
-            return True
+        def decide(found: Documents, now: datetime) -> tuple[bool, Documents]:
+            before = found.get(key)
+            if before and not _expired(before, now) and before["generation"] > generation:
+                return False, {}
+            return True, {key: tombstone | {"expires": now + self._tombstone_ttl}}
 
-        return self._transaction(write)
+        return self._change([key], decide)
 
     def query(
         self,
@@ -181,24 +181,48 @@ class FirestoreIndex:
             query = query.where(filter=_where("name", "<", end))
         return query if bucket is None else query.where(filter=_where("bucket", "==", bucket))
 
-    def _upsert(self, transaction: Any, rows: Sequence[Entry]) -> list[bool]:
-        entries = self._entries()
-        references = {entry.uri: entries.document(_id(entry.bucket, entry.name)) for entry in rows}
-        documents = self._client.get().get_all(
-            list(references.values()), transaction=transaction, timeout=TIMEOUT
-        )
-        found = {document.id: document.to_dict() for document in documents}
-        now = datetime.now(UTC)
-        written, newest = [], {}
-        for entry in rows:
-            before = found[references[entry.uri].id]
-            written.append(_may_replace(before, entry.generation, now))
-            if written[-1]:
-                newest[entry.uri] = entry
-                found[references[entry.uri].id] = {"generation": entry.generation, "deleted": False}
-        for uri, entry in newest.items():
-            transaction.set(references[uri], _document(entry))
-        return written
+    def _upsert(self, rows: Sequence[Entry]) -> list[bool]:
+        keys = [_id(entry.bucket, entry.name) for entry in rows]
+
+        def decide(found: Documents, now: datetime) -> tuple[list[bool], Documents]:
+            written: list[bool] = []
+            changes: Documents = {}
+            for key, entry in zip(keys, rows, strict=True):
+                written.append(_may_replace(changes.get(key) or found.get(key), entry.generation, now))
+                if written[-1]:
+                    changes[key] = _document(entry)
+            return written, changes
+
+        return self._change(list(dict.fromkeys(keys)), decide)
+
+    def _change(self, keys: Sequence[str], decide: Callable[[Documents, datetime], tuple[T, Documents]]) -> T:
+        """Write what `decide` says, all or nothing, while what it decided on is still there; else again.
+
+        No transaction: its locks make others wait, for each other too.
+        """
+        from google.api_core.exceptions import Aborted, AlreadyExists, FailedPrecondition, NotFound
+
+        end = time.monotonic() + TRIES
+        while True:
+            with _explained():
+                client, entries = self._client.get(), self._entries()
+                read = client.get_all([entries.document(key) for key in keys], timeout=TIMEOUT)
+                found = {document.id: document for document in read if document.exists}
+                result, changes = decide(
+                    {key: each.to_dict() for key, each in found.items()}, datetime.now(UTC)
+                )
+                batch = client.batch()
+                for key, fields in changes.items():
+                    _replace(client, batch, entries.document(key), found.get(key), fields)
+                try:
+                    batch.commit(timeout=TIMEOUT)
+                    return result
+                except (Aborted, AlreadyExists, FailedPrecondition, NotFound):
+                    if time.monotonic() > end:
+                        raise TransientError(
+                            "Others write the same entries of the index; try again later."
+                        ) from None
+            time.sleep(random.uniform(0.005, 0.1))
 
     def _space_dimensions(self, space: str) -> int | None:
         if space not in self._dimensions:
@@ -221,22 +245,6 @@ class FirestoreIndex:
             except AlreadyExists:
                 pass
         return self._claim_dimensions(entry)
-
-    def _transaction(self, work: Callable[[Any], T]) -> T:
-        """What `work` returns, in a transaction that is tried again where others were in its way."""
-        from google.api_core.exceptions import Aborted
-        from google.cloud.firestore import transactional
-
-        end = time.monotonic() + TRIES
-        while True:
-            try:
-                with _explained():
-                    return transactional(work)(self._client.get().transaction())  # type: ignore[no-any-return]
-            except TransientError as error:
-                # The package tries again where the commit was aborted, not where a read was.
-                if not isinstance(error.__cause__, (Aborted, ValueError)) or time.monotonic() > end:
-                    raise
-                time.sleep(random.uniform(0.01, 0.2))
 
 
 def _id(bucket: str, name: str) -> str:
@@ -263,6 +271,17 @@ def _may_replace(found: Mapping[str, Any] | None, generation: int, now: datetime
         return True
     older: bool = found["generation"] < generation
     return older or (found["generation"] == generation and not found["deleted"])
+
+
+def _replace(client: Any, batch: Any, reference: Any, before: Any, fields: Mapping[str, Any]) -> None:
+    """Write a whole document, if it is still as it was `before`: a snapshot, or None if there was none."""
+    from google.cloud.firestore import DELETE_FIELD
+
+    if before is None:
+        batch.create(reference, fields)
+        return
+    gone = {field: DELETE_FIELD for field in before.to_dict() if field not in fields}
+    batch.update(reference, {**gone, **fields}, client.write_option(last_update_time=before.update_time))
 
 
 def _document(entry: Entry) -> dict[str, Any]:
@@ -311,9 +330,6 @@ def _explanation(error: Exception) -> Exception:
     from google.auth.exceptions import GoogleAuthError
 
     kind = type(error).__name__
-    # The package's word for a transaction that was aborted each time.
-    if isinstance(error, ValueError) and isinstance(error.__cause__, exceptions.Aborted):
-        return TransientError("Others write the same entries of the index; try again later.")
     if isinstance(error, exceptions.FailedPrecondition):
         return StorageError("Firestore lacks an index that this query needs, or is not in native mode.")
     passing = (exceptions.ServerError, exceptions.Aborted, exceptions.TooManyRequests, exceptions.RetryError)
