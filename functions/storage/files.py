@@ -1,7 +1,7 @@
 """A folder as a bucket: atomic, durable, for many threads and processes at once.
 
 An object's name is its path below the folder. Its generation is a time in nanoseconds: its modification time,
-which every write here sets, or where other programs write, the time of its last change of any kind. Its content
+which every write here sets; where other programs write, the time of its last change of any kind. Its content
 type is guessed from its name. Files that people put there are objects too.
 """
 
