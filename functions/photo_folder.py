@@ -18,7 +18,7 @@ from functions.storage.files import FileBucket
 QUIET, BURST = 50, 300
 # How often the watching thread wakes up to see whether there is something else to do.
 WAKE = 200
-# Nanoseconds for which a changed file is left alone: who writes it may not be done, and the system's clock for
+# Nanoseconds for which a changed file is left alone: its writer may not be done, and the system's clock for
 # files ticks so slowly that a further change could go unseen.
 SETTLE = 100_000_000
 
