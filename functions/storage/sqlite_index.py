@@ -347,11 +347,14 @@ class _Connections:
         self._changed = threading.Condition()
         self._idle: list[sqlite3.Connection] = []
         self._busy = 0
+        self._forking = False
         _all.add(self)
 
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
         with self._changed:
+            # Else busy threads would relieve each other, and a fork would wait for ever.
+            self._changed.wait_for(lambda: not self._forking)
             file = self._idle.pop() if self._idle else None
             self._busy += 1
         try:
@@ -372,12 +375,14 @@ class _Connections:
     def park(self) -> None:
         """Close every connection, and let nobody open one until `resume`."""
         self._changed.acquire()
-        while self._busy:
-            self._changed.wait()
+        self._forking = True
+        self._changed.wait_for(lambda: not self._busy)
         self._close_idle()
 
     def resume(self) -> None:
         """Undo `park`, in the same process or in its child."""
+        self._forking = False
+        self._changed.notify_all()
         self._changed.release()
 
     def _close_idle(self) -> None:
@@ -390,9 +395,11 @@ class _Connections:
 
 _all: weakref.WeakSet[_Connections] = weakref.WeakSet()
 _parked: list[_Connections] = []
+_one_fork = threading.Lock()
 
 
 def _before_fork() -> None:
+    _one_fork.acquire()
     for connections in list(_all):
         connections.park()
         _parked.append(connections)
@@ -401,6 +408,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _parked:
         _parked.pop().resume()
+    _one_fork.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
