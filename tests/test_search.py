@@ -300,8 +300,10 @@ def test_a_browser_gets_the_page(server: Server, path: str) -> None:
     assert "Accept" in server.get(path).headers["Vary"]
 
 
-def test_the_gateway_searches_too(album: Album, log: Path) -> None:
-    with serving("gateway", log, **album.settings) as server:
+def test_the_gateway_searches_too(tmp_path: Path) -> None:
+    album = new_album(tmp_path)
+    album.add({CAKE: emoji()[CAKE]})
+    with serving("gateway", tmp_path / "log", **album.settings) as server:
         assert names(search(server, text="birthday cake", k=1)) == [CAKE]
         assert server.get("/", headers=HTML).headers["Content-Type"].startswith("text/html")
         assert "gateway" in server.get("/").json()["status"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -12,11 +13,11 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from functions.gallery import make_gallery
 from tests.albums import Album, emoji, new_album
 from tests.photos import photos
 from tests.serving import Server, serving
 from tests.test_access import KEY
-
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
@@ -61,7 +62,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
 
 @pytest.fixture(scope="module")
 def server(album: Album, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving("gateway", tmp_path_factory.mktemp("page") / "log", **album.settings) as running:
+    with serving("search", tmp_path_factory.mktemp("page") / "log", **album.settings) as running:
         yield running
 
 
@@ -378,3 +379,31 @@ def test_the_key_is_asked_for_once(show: Open, album: Album, log: Path) -> None:
         expect(stranger.get_by_role("alert")).to_contain_text("locked")
         expect(cards(stranger)).to_have_count(0)
     assert KEY not in log.read_text()
+
+
+def test_a_file_in_the_folder_is_found_and_leaves_with_it(show: Open, tmp_path: Path) -> None:
+    folder = new_album(tmp_path)
+    photo_folder = tmp_path / "photos"
+    make_gallery(photo_folder)
+    with serving("gateway", tmp_path / "log", **folder.settings) as server:
+        page = show("/search?q=birthday+cake", server.url)
+        search = page.get_by_role("button", name="Search", exact=True)
+
+        def until(found: Callable[[], bool]) -> None:
+            end = time.monotonic() + 60
+            while not found():
+                assert time.monotonic() < end
+                search.click()
+                expect(page.locator("#results")).not_to_have_class(re.compile("waiting"))
+                page.wait_for_timeout(100)
+
+        until(lambda: cards(page).count() > 0 and name(page).text_content() == "birthday-cake.png")
+        drawn(page)
+        page.locator("#query").fill("cat face")
+        (photo_folder / "new").mkdir()
+        (photo_folder / "new" / "tom & jerry.png").write_bytes(emoji()["emoji/cat face.png"])
+        new = cards(page).filter(has_text="tom & jerry.png")
+        until(lambda: new.count() == 1)
+        expect(new.locator(".name")).to_have_text("tom & jerry.png")
+        (photo_folder / "new" / "tom & jerry.png").unlink()
+        until(lambda: cards(page).count() > 0 and new.count() == 0)
