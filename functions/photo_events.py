@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from functions.collection import Collection
-from functions.indexing import Indexer, Photo, Refused
+from functions.indexing import HARMLESS, Indexer, Photo, Refused
 from functions.logs import logger
 from functions.storage.buckets import BINARY, Stat
 from functions.storage.index import LARGEST, is_text
@@ -51,7 +51,9 @@ def finalized(data: object, when: object, indexer: Indexer) -> str:
     if isinstance(loaded, Refused):
         # What the object was before is gone, whatever it is now.
         indexer.outdate(loaded)
-        return _done("on_upload", photo, f"{loaded.code}: {loaded.message}", failed=True)
+        return _done(
+            "on_upload", photo, f"{loaded.code}: {loaded.message}", failed=loaded.code not in HARMLESS
+        )
     (written,) = collection.index.upsert(indexer.entries([loaded]))
     return _done("on_upload", photo, "embedded" if written else "superseded")
 
