@@ -133,7 +133,8 @@ def _log(request: Request, response: Response, name: str, timings: Timings) -> N
     }
     if timings.failures:
         fields["codes"] = ",".join(sorted(set(timings.failures)))
-    if request.path in ("/health", "/ready") and response.status_code == 200:
+    # Asked for by the dozen, and of no interest while all goes well.
+    if request.path in ("/health", "/ready", "/thumbnail") and response.status_code in (200, 304):
         log = logger.debug
     else:
         log = logger.warning if timings.failures else logger.info

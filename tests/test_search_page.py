@@ -260,7 +260,7 @@ def test_one_picture_large(show: Open, album: Album) -> None:
     expect(viewer).to_contain_text(album.uri("photos/coffee.jpg"))
     expect(viewer.locator("dd")).to_contain_text(["<b>K1</b>"])
     expect(page.locator("#large")).to_have_class("there")
-    page.wait_for_function("document.getElementById('large').naturalWidth === 600")
+    expect(page.locator("#large")).to_have_js_property("naturalWidth", 600)
     page.get_by_role("button", name="Close").click()
     expect(viewer).to_be_hidden()
 
@@ -273,7 +273,7 @@ def test_names_are_only_text(show: Open) -> None:
         drawn(page, index)
         cards(page).nth(index).locator(".photo").click()
         expect(page.locator("#name")).to_have_text(text)
-        page.wait_for_function("document.getElementById('large').naturalWidth === 64")
+        expect(page.locator("#large")).to_have_js_property("naturalWidth", 64)
         page.keyboard.press("Escape")
         expect(page.locator("#viewer")).to_be_hidden()
     page.goto(page.url.partition("/search")[0] + "/search?q=" + quote("<img src=x onerror=alert(1)>"))

@@ -260,8 +260,9 @@
     const facts = { score: result.score.toFixed(3), type: result.content_type, ...result.metadata };
     at("facts").replaceChildren(...Object.entries(facts).map(([name, value]) => fact(name, value)));
     at("large").alt = nameOf(result.uri);
-    // What is in the grid stands in until the large one has come.
-    at("large").src = photo(index).querySelector("img").src;
+    // What is in the grid stands in until the large one has come. Fetched with the key, it is gone by now.
+    if (sessionStorage.getItem(KEY)) at("large").removeAttribute("src");
+    else at("large").src = photo(index).querySelector("img").src;
     load(at("large"), sized(result, LARGE));
     at("previous").disabled = index === 0;
     at("next").disabled = index === shown.length - 1;
@@ -293,6 +294,12 @@
   });
   at("viewer").addEventListener("click", (event) => {
     if (event.target === at("viewer")) close();
+  });
+  let touched = 0;
+  at("large").addEventListener("touchstart", (event) => (touched = event.touches[0].clientX), { passive: true });
+  at("large").addEventListener("touchend", (event) => {
+    const moved = event.changedTouches[0].clientX - touched;
+    if (Math.abs(moved) > 40) view(open - Math.sign(moved));
   });
   at("close").onclick = close;
   at("previous").onclick = () => view(open - 1);
