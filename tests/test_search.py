@@ -19,6 +19,7 @@ from tests.albums import Album, emoji, new_album
 from tests.photos import photos
 from tests.pictures import FORMATS, data_uri, in_base64, picture, web
 from tests.serving import Server, serving
+from tests.storage import gcs_server
 from tests.test_access import KEY
 from tests.vectors import model, raw_texts
 
@@ -307,6 +308,30 @@ def test_the_gateway_searches_too(tmp_path: Path) -> None:
         assert names(search(server, text="birthday cake", k=1)) == [CAKE]
         assert server.get("/", headers=HTML).headers["Content-Type"].startswith("text/html")
         assert "gateway" in server.get("/").json()["status"]
+
+
+def test_objects_of_cloud_storage(tmp_path: Path) -> None:
+    album, name = new_album(tmp_path), "holidays/cake & co?.png"
+    album.add({CAKE: emoji()[CAKE]})
+    with gcs_server.serving() as storage, gcs_server.connected(storage.url, "") as bucket:
+        old = bucket.write(name, emoji()[CAKE])
+        for one in (name, "overwritten.png"):
+            album.change(CAKE, bucket=gcs_server.BUCKET, name=one, generation=old)
+        settings = {"INDEX_URL": album.settings["INDEX_URL"], "STORAGE_EMULATOR_HOST": storage.url}
+        with serving("search", tmp_path / "log", **settings) as server:
+            (found,) = search(server, text="cake", prefix="holidays/")["results"]
+            small = server.get(found["thumbnail"])
+            similar = server.get("/similar", params={"uri": found["uri"]})
+            bucket.write(name, emoji()["emoji/cat face.png"])
+            gone = server.get("/thumbnail", params={"uri": found["uri"]})
+            folder = server.get("/thumbnail", params={"uri": album.uri(CAKE)})
+
+    assert (found["uri"], found["generation"]) == (f"gs://{gcs_server.BUCKET}/{name}", old)
+    assert (small.status_code, similar.status_code) == (200, 200)
+    assert f"gs://{gcs_server.BUCKET}/overwritten.png" in [one["uri"] for one in similar.json()["results"]]
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "object_gone")
+    # Not of this deployment: a path on this machine.
+    assert (folder.status_code, folder.json()["error"]["code"]) == (404, "object_unknown")
 
 
 def test_with_a_key_only_the_page_is_open(album: Album, log: Path) -> None:
