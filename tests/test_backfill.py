@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import re
@@ -15,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from functions.config import TaskSettings
 from functions.reconcile import is_mine
 from functions.storage.buckets import Bucket, open_bucket
 from functions.storage.index import Index, open_index
-from tests.photos import photo, photos
+from tests.photos import crops
 from tests.pictures import picture
 from tests.serving import ROOT, environment
 from tests.storage import gcs_server
@@ -104,24 +102,6 @@ def cloud(tmp_path: Path) -> Iterator[tuple[gcs_server.GcsServer, Place]]:
             "MODEL": "demo",
         }
         yield server, Place(bucket, gcs_server.BUCKET, index, settings)
-
-
-@cache
-def crops(count: int) -> dict[str, bytes]:
-    """Crops and re-encodings of real photos, of several sizes and formats, no two alike; by name."""
-    found = {}
-    names = [name for name in photos() if name not in ("hubble", "retina")]
-    for number in range(count):
-        image = photo(names[number % len(names)]).convert("RGB")
-        at = number // len(names)
-        image = image.crop((at, at // 2, image.width - at % 7, image.height - at % 5))
-        if number % 3:
-            image.thumbnail((400 - number % 50, 400))
-        file = io.BytesIO()
-        kind = ("JPEG", "PNG", "WebP", "JPEG")[number % 4]
-        image.save(file, kind, **({"compress_level": 1} if kind == "PNG" else {"quality": 80}))
-        found[f"{number % 10}/{number:04}.{kind.lower()}"] = file.getvalue()
-    return found
 
 
 def fill(bucket: Bucket, pictures: Mapping[str, bytes]) -> None:
