@@ -39,13 +39,13 @@ clean:
 	rm -rf $(SERVE) $(TEST) build .mypy_cache .ruff_cache .pytest_cache
 
 # A stamp is written only when an installation went through, so an interrupted one is done again.
-$(SERVE)/installed: requirements.txt
+$(SERVE)/installed: requirements.txt requirements-local.txt
 	@echo "installing what serving needs into $(SERVE) ..."
 	@$(PYTHON) -m venv $(SERVE)
-	@$(SERVE)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(SERVE)/bin/pip install --quiet --disable-pip-version-check -r requirements-local.txt
 	@touch $@
 
-$(TEST)/installed: requirements.txt model_cache/requirements.txt tests/requirements.txt
+$(TEST)/installed: requirements.txt requirements-local.txt model_cache/requirements.txt tests/requirements.txt
 	@echo "installing what the tests need into $(TEST) (torch is large) ..."
 	@$(PYTHON) -m venv $(TEST)
 	@$(TEST)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt

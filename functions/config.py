@@ -25,6 +25,12 @@ PROTOCOLS = ("native", "notebook", "photo-app", "encoder")
 # https://cloud.google.com/storage/docs/buckets#naming
 BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 
+# https://cloud.google.com/resource-manager/docs/creating-managing-projects
+PROJECT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]"
+# Firestore allows more; what needs no quoting anywhere is enough.
+COLLECTION = r"[A-Za-z][A-Za-z0-9_-]{0,127}"
+INDEX_URL = rf"sqlite:///[^?#]*[^/?#]|firestore://{PROJECT}/{COLLECTION}"
+
 
 class ConfigError(Exception):
     """The deployment is set up wrongly: start-up stops with this sentence."""
@@ -81,6 +87,36 @@ class JobSettings:
 
 
 @dataclass(frozen=True)
+class PhotoSettings:
+    """The bucket whose photos are kept in the index."""
+
+    # file:///folder or gs://bucket.
+    url: str | None = None
+    # Only objects whose names start so.
+    prefix: str = ""
+    # Seconds after which an event is dropped: one whose handling ends its process would come for ever.
+    max_event_age: float = 2 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """Where the vectors of photos are kept."""
+
+    # sqlite:///folder/file or firestore://project/collection; None takes a temporary file.
+    url: str | None = None
+    # Seconds for which a removed photo is remembered, so that late events do not bring it back.
+    tombstone_ttl: float = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Which of the tasks of a Cloud Run job this process is."""
+
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Settings:
     """Every setting of a serving process."""
 
@@ -107,6 +143,9 @@ class Settings:
     images: ImageSettings = ImageSettings()
     fetch: FetchSettings = FetchSettings()
     jobs: JobSettings = JobSettings()
+    photos: PhotoSettings = PhotoSettings()
+    task: TaskSettings = TaskSettings()
+    index: IndexSettings = IndexSettings()
 
 
 def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
@@ -116,11 +155,19 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         ConfigError: a value is not what its variable allows.
     """
     limits, fetch, jobs = Limits(), FetchSettings(), JobSettings()
+    photos, index = PhotoSettings(), IndexSettings()
     models: tuple[str, ...] = _read(env, "MODELS", (), _names)
     ttl = _read(env, "JOBS_TTL", jobs.ttl, _seconds(31 * 24 * 3600))
     deadline = _read(env, "JOBS_DEADLINE", jobs.deadline, _seconds(24 * 3600))
     if deadline >= ttl:
         raise ConfigError(f"JOBS_DEADLINE is {deadline:g} seconds: it must be less than JOBS_TTL, {ttl:g}.")
+    event_age = _read(env, "MAX_EVENT_AGE", photos.max_event_age, _seconds(31 * 24 * 3600))
+    tombstones = _read(env, "TOMBSTONE_TTL", index.tombstone_ttl, _seconds(366 * 24 * 3600))
+    if event_age >= tombstones:
+        raise ConfigError(
+            f"MAX_EVENT_AGE is {event_age:g} seconds: it must be less than TOMBSTONE_TTL, {tombstones:g}."
+        )
+    tasks = _read(env, "CLOUD_RUN_TASK_COUNT", 1, _integer(1, 10_000))
     return Settings(
         model=env.get("MODEL") or (models[0] if models else "demo"),
         models=models,
@@ -155,6 +202,13 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             deadline=deadline,
             items=_read(env, "MAX_JOB_ITEMS", jobs.items, _integer(1, 100_000)),
         ),
+        photos=PhotoSettings(
+            url=_read(env, "BUCKET_URL", None, _whole_bucket_url),
+            prefix=_read(env, "BUCKET_PREFIX", "", _object_prefix),
+            max_event_age=event_age,
+        ),
+        index=IndexSettings(url=_read(env, "INDEX_URL", None, _index_url), tombstone_ttl=tombstones),
+        task=TaskSettings(_read(env, "CLOUD_RUN_TASK_INDEX", 0, _integer(0, tasks - 1)), tasks),
     )
 
 
@@ -228,6 +282,25 @@ def _buckets(raw: str) -> frozenset[str]:
 def _bucket_url(raw: str) -> str:
     if not re.fullmatch(rf"file:///[^?#]+|gs://{BUCKET_NAME}(/[^?#]*)?", raw):
         raise ValueError("use file:///folder or gs://bucket/prefix")
+    return raw
+
+
+def _whole_bucket_url(raw: str) -> str:
+    if not re.fullmatch(rf"file:///[^?#]+|gs://{BUCKET_NAME}/?", raw):
+        raise ValueError("use file:///folder or gs://bucket; BUCKET_PREFIX names a part of it")
+    return raw
+
+
+def _object_prefix(raw: str) -> str:
+    # https://cloud.google.com/storage/docs/objects#naming
+    if len(raw.encode()) > 1024 or not raw.isprintable():
+        raise ValueError("use the beginning of objects' names, at most 1024 bytes")
+    return raw
+
+
+def _index_url(raw: str) -> str:
+    if not re.fullmatch(INDEX_URL, raw):
+        raise ValueError("use sqlite:///folder/file or firestore://project/collection")
     return raw
 
 

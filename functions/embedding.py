@@ -85,7 +85,7 @@ def _embed_images(ask: Ask, model: Model, runtime: Runtime, timings: Timings, pa
             seconds = timeout if patient else max(0.001, end - time.monotonic())
             data = _bytes_of(source, seconds, runtime, timings)
             with runtime.decode_gate.hold(), timings.measure("decode"):
-                return _pixels(data, tower, runtime)
+                return pixels_of(data, tower, runtime)
         except CallerError as error:
             return error.bare()
 
@@ -140,7 +140,8 @@ def _bytes_of(source: Source, seconds: float, runtime: Runtime, timings: Timings
         return fetch(source.url, replace(settings.fetch, timeout=seconds), settings.limits.image_bytes)
 
 
-def _pixels(data: bytes, tower: ImageTower, runtime: Runtime) -> np.ndarray:
+def pixels_of(data: bytes, tower: ImageTower, runtime: Runtime) -> np.ndarray:
+    """A picture of any accepted format as the tower's input: (3, h, w) float32. Raises CallerError."""
     from functions.inputs.images import decode_image
 
     image = decode_image(

@@ -4,12 +4,16 @@ import functions_framework
 from flask import Request, Response
 
 from functions.job_routes import job_routes, open_jobs
+from functions.photo_folder import open_folder
 from functions.protocols import encoder, native, notebook, photo_app
-from functions.runtime import start
+from functions.runtime import explained, start
+from functions.search_routes import open_photos, search_routes
 from functions.service import make_service, serve
 
 RUNTIME = start("gateway", towers=("text", "image"))
 JOBS = open_jobs(RUNTIME)
+with explained("gateway"):
+    FOLDER = open_folder(RUNTIME)
 SERVICE = make_service(
     RUNTIME,
     conventions=(
@@ -23,7 +27,7 @@ SERVICE = make_service(
         encoder.TEXT,
         encoder.IMAGE,
     ),
-    routes=job_routes(JOBS),
+    routes=(*job_routes(JOBS), *search_routes(open_photos(RUNTIME))),
 )
 
 
@@ -32,4 +36,6 @@ def gateway(request: Request) -> Response:
     """Whatever the single functions answer, at the same paths."""
     # Here and not at import: threads do not survive the fork before serving.
     JOBS.start()
+    if FOLDER:
+        FOLDER.start()
     return serve(request, SERVICE)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from functions.background import Background
 from functions.errors import CallerError
 from functions.logs import logger
 from functions.storage.buckets import NotFoundError
@@ -86,19 +84,11 @@ class LocalRunner:
         self._look_seconds = look_seconds
         self._sweep_seconds = sweep_seconds
         self._queue: queue.Queue[str | None] = queue.Queue(queue_size)
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = Background("jobs", self._work)
 
     def start(self) -> None:
         """Begin with the unfinished jobs. Call it in the process that serves; repeated calls are cheap."""
-        # A thread does not survive a fork: after one, this starts another.
-        if self._thread is not None and self._thread.is_alive():
-            return
-        with self._lock:
-            if (self._thread is None or not self._thread.is_alive()) and not self._stopping.is_set():
-                self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
-                self._thread.start()
+        self._thread.start()
 
     def add(self, job: str) -> None:
         """Run a job that was just submitted, after those before it. Never waits."""
@@ -111,16 +101,14 @@ class LocalRunner:
 
         A job that is still under way then ends with the process, and is run again by the next one.
         """
-        self._stopping.set()
+        self._thread.stopping.set()
         with suppress(queue.Full):
             self._queue.put_nowait(None)
-        if self._thread is not None:
-            self._thread.join(timeout)
+        self._thread.stop(timeout)
 
     def _work(self) -> None:
-        _give_way()
         next_sweep = 0.0
-        while not self._stopping.is_set():
+        while not self._thread.stopping.is_set():
             if time.monotonic() >= next_sweep:
                 self._guard(self._store.sweep)
                 next_sweep = time.monotonic() + self._sweep_seconds
@@ -132,7 +120,7 @@ class LocalRunner:
             self._run(job)
 
     def _follow_queue(self, until: float) -> None:
-        while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():
+        while (left := until - time.monotonic()) > 0 and not self._thread.stopping.is_set():
             try:
                 job = self._queue.get(timeout=left)
             except queue.Empty:
@@ -142,7 +130,7 @@ class LocalRunner:
                 self._run(job)
 
     def _run(self, job: str) -> None:
-        if not self._stopping.is_set():
+        if not self._thread.stopping.is_set():
             self._guard(lambda: run_job(job, self._store, self._compute))
 
     def _guard(self, step: Callable[[], object]) -> None:
@@ -151,10 +139,3 @@ class LocalRunner:
             step()
         except Exception:
             logger.exception("a step of the job runner failed; it is tried again")
-
-
-def _give_way() -> None:
-    """Let threads that answer requests go before this one and those it starts; only Linux can."""
-    if sys.platform == "linux":
-        me = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, me, min(19, os.getpriority(os.PRIO_PROCESS, me) + 10))

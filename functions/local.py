@@ -2,7 +2,8 @@
 
     python -m functions.local [--reload]
 
-PORT (8080) and HOST (127.0.0.1) say where; every other setting is the gateway's own.
+PORT (8080) and HOST (127.0.0.1) say where; every other setting is the gateway's own. Without BUCKET_URL the
+folder photos/ is the bucket, at first with a gallery of emoji.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from types import FrameType
 
 from functions.config import ROOT, ConfigError, load_settings
 from functions.engine.manifest import Manifest, ModelError, load_manifest
+from functions.gallery import make_gallery
 from functions.runtime import DEMO, model_folder
 
+# Nothing in it is tracked, and `make clean` leaves it alone: it may hold what people put there.
+PHOTOS = ROOT / "photos"
 PICTURE = "model_cache/demo/pictures/birthday-cake.png"
 EXAMPLE = "model_cache/demo/example.json"
 
@@ -36,12 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         manifest = load_manifest(model_folder(load_settings().model), ("text", "image"))
         _check_free(host, port)
+        bucket = os.environ.get("BUCKET_URL") or _own_folder()
     except (ConfigError, ModelError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
     command = [sys.executable, "-m", "functions_framework", "--target", "gateway", "--source", "main.py"]
     command += ["--host", host, "--port", port, *(["--debug"] if options.reload else [])]
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "MODEL": _model(manifest)})
+    settings = {"MODEL": _model(manifest), "BUCKET_URL": bucket}
+    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings})
 
     def stop(signum: int, frame: FrameType | None) -> None:
         server.terminate()
@@ -49,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     if _wait_until_ready(server, f"http://127.0.0.1:{port}"):
-        print(_greeting(manifest, port), flush=True)
+        print(_greeting(manifest, port, bucket), flush=True)
     status = server.wait()
     return 0 if status in (0, -signal.SIGTERM, -signal.SIGINT) else status
 
@@ -57,6 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _model(manifest: Manifest) -> str:
     # Named outright, the demo model needs no warning: the greeting says what it is.
     return os.environ.get("MODEL") or manifest.name
+
+
+def _own_folder() -> str:
+    try:
+        make_gallery(PHOTOS)
+    except OSError as error:
+        raise ConfigError(f"the folder photos/ cannot be made ({error.strerror}): set BUCKET_URL.") from None
+    return PHOTOS.as_uri()
 
 
 def _check_free(host: str, port: str) -> None:
@@ -84,7 +98,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> bool:
     return False
 
 
-def _greeting(manifest: Manifest, port: str) -> str:
+def _greeting(manifest: Manifest, port: str, bucket: str) -> str:
     demo = manifest.name == DEMO
     about = " (the bundled demo: it knows emoji and little else)" if demo else ""
     picture = PICTURE if (ROOT / PICTURE).is_file() else "PICTURE.jpg"
@@ -94,7 +108,11 @@ def _greeting(manifest: Manifest, port: str) -> str:
     lines = [
         "",
         f"Serving {manifest.name}{about} on http://localhost:{port}",
-        f"{manifest.dimensions} dimensions, text and pictures in one space. Stop with Ctrl-C. Paste:",
+        f"{manifest.dimensions} dimensions, text and pictures in one space. Stop with Ctrl-C.",
+        f"Drop pictures into {_shown(bucket)} and find them there in a browser. Paste:",
+        "",
+        "  # a text finds pictures",
+        f"  curl -s 'localhost:{port}/search?q=birthday+cake&k=3'",
         "",
         "  # a text becomes a vector",
         f"  curl -s localhost:{port}/embed/text -d 'text=birthday cake'",
@@ -110,6 +128,10 @@ def _greeting(manifest: Manifest, port: str) -> str:
     if demo:
         lines += ["Next: bake a real model and serve it, see README.md.", ""]
     return "\n".join(lines)
+
+
+def _shown(bucket: str) -> str:
+    return "the folder photos/" if bucket == PHOTOS.as_uri() else bucket
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def _schemas(routes: Iterable[Route]) -> tuple[Mapping[int, Any], dict[str, Any]
     """JSON Schema by the identity of the type it describes, and the components these refer to."""
     types: dict[int, Any] = {}
     for route in routes:
-        for kind in (route.reply, route.body.schema if route.body else None, *_error_types(route).values()):
+        body = route.body.schema if route.body else None
+        for kind in (route.reply, body, *_error_types(route).values()):
             if kind is not None and not isinstance(kind, dict):
                 types[id(kind)] = kind
     found, components = msgspec.json.schema_components(
@@ -89,8 +90,9 @@ def _operation(route: Route, schemas: Mapping[int, Any], *, secured: bool) -> di
 
     responses: dict[str, Any] = {"200": {"description": "OK"}}
     if route.reply is not None:
-        media = "text/html" if route.path == "/docs" else "application/json"
-        responses["200"]["content"] = {media: {"schema": schema(route.reply)}}
+        responses["200"]["content"] = {route.media: {"schema": schema(route.reply)}}
+    if route.page:
+        responses["200"]["content"]["text/html"] = {"schema": {"type": "string"}}
     for status, kind in _error_types(route).items():
         if status == 401 and not secured:
             continue
@@ -112,6 +114,8 @@ def _operation(route: Route, schemas: Mapping[int, Any], *, secured: bool) -> di
     ]
     if route.query:
         parameters += QUERY
+    if route.parameters:
+        parameters += _query(route.parameters)
     if parameters:
         operation["parameters"] = parameters
     if route.body:
@@ -120,6 +124,23 @@ def _operation(route: Route, schemas: Mapping[int, Any], *, secured: bool) -> di
     if secured and not route.open:
         operation["security"] = [{"bearer": []}, {"key": []}]
     return operation
+
+
+def _query(struct: Any) -> list[dict[str, Any]]:
+    """The fields of a struct as parameters in a query string. One that may be null is then left out."""
+    (described,) = msgspec.json.schema(struct)["$defs"].values()
+    found = []
+    for name, schema in described["properties"].items():
+        kinds = [kind for kind in schema.pop("anyOf", ()) if kind.get("type") != "null"]
+        plain = {**schema, **(kinds[0] if kinds else {})}
+        about = plain.pop("description", name)
+        if plain.get("default", 0) is None:
+            del plain["default"]
+        required = name in described.get("required", ())
+        found.append(
+            {"name": name, "in": "query", "required": required, "schema": plain, "description": about}
+        )
+    return found
 
 
 def _merge(known: dict[str, Any], other: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flask import Request
+from flask import Request, Response
 
 from functions.embedding import embed
 from functions.errors import CallerError
@@ -40,6 +40,12 @@ class Route:
     reply: Any
     body: Body | None = None
     query: bool = False
+    # A struct: its fields come in the query string.
+    parameters: Any = None
+    # Of the reply.
+    media: str = "application/json"
+    # What a browser gets instead. It holds no data, so it needs no API key.
+    page: Callable[[Request], Response] | None = None
     # The statuses of the caller's faults.
     faults: tuple[int, ...] = ()
     errors: Errors = NATIVE_ERRORS
@@ -107,6 +113,19 @@ def find(request: Request, routes: Sequence[Route], path: str) -> tuple[Route, M
         f"{request.mimetype[:100]!r} is not accepted here" if request.mimetype else "There is no Content-Type"
     )
     raise CallerError(415, "content_type_unsupported", f"{given}; set Content-Type to one of: {accepted}.")
+
+
+def page_at(request: Request, routes: Iterable[Route], path: str) -> Response | None:
+    """The page at `path`, if there is one and the client would rather read HTML than JSON."""
+    if request.method not in ("GET", "HEAD") or not _wants_html(request):
+        return None
+    return next(
+        (route.page(request) for route in routes if route.page and route.match(path) is not None), None
+    )
+
+
+def _wants_html(request: Request) -> bool:
+    return request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html"
 
 
 def errors_at(routes: Sequence[Route], path: str) -> Errors:

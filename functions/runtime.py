@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +63,29 @@ class Runtime:
 
 def start(name: str, towers: tuple[str, ...]) -> Runtime:
     """Read the settings and check the models' files; a wrong setup ends the process with a sentence."""
-    try:
-        settings = load_settings()
-        setup_logging(settings.log_level, in_cloud=settings.in_cloud)
-        runtime = make_runtime(name, towers, settings)
-    except (ConfigError, ModelError) as error:
-        sys.exit(f"{name} cannot start: {error}")
+    with explained(name):
+        runtime = make_runtime(name, towers, start_logging())
     _give_memory_back()
     named = os.environ.get("MODEL") or os.environ.get("MODELS")
     if runtime.settings_model().manifest.name == DEMO and not named:
         logger.warning("MODEL is not set: serving the bundled demo model, which knows emoji and little else.")
     return runtime
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Have a wrong setup end the process `name` with a sentence."""
+    try:
+        yield
+    except (ConfigError, ModelError) as error:
+        sys.exit(f"{name} cannot start: {error}")
+
+
+def start_logging() -> Settings:
+    """Read the settings, and log as they say. Raises ConfigError."""
+    settings = load_settings()
+    setup_logging(settings.log_level, in_cloud=settings.in_cloud)
+    return settings
 
 
 # Of mallopt(3).

@@ -15,7 +15,7 @@ from functions.errors import CallerError
 from functions.inputs.bodies import discard
 from functions.logs import Timings, logger, trace_field
 from functions.protocols.convention import Convention, Errors
-from functions.routes import Call, Route, embedding_route, errors_at, find, methods
+from functions.routes import Call, Route, embedding_route, errors_at, find, methods, page_at
 from functions.runtime import Runtime
 from functions.status import status_routes
 from functions.storage.buckets import TransientError
@@ -39,11 +39,13 @@ def make_service(
 
     POST at `/` means POST at `root`, if there is one.
     """
-    own = [embedding_route(convention) for convention in conventions]
+    own = [*map(embedding_route, conventions), *routes]
     own += [
-        replace(route, path="/", operation=f"{route.operation}_root") for route in own if route.path == root
+        replace(route, path="/", operation=f"{route.operation}_root")
+        for route in own
+        if route.path == root and route.method == "POST"
     ]
-    return Service(runtime, status_routes((*own, *routes)))
+    return Service(runtime, status_routes(own))
 
 
 def serve(request: Request, service: Service) -> Response:
@@ -76,13 +78,17 @@ def serve(request: Request, service: Service) -> Response:
         response.headers["Allow"] = ", ".join(methods(service.routes, path))
     discard(request)
     allow_origin(response, settings.origins, request.headers.get("Origin", ""))
+    if any(route.page and route.match(path) is not None for route in service.routes):
+        response.vary.add("Accept")
     response.headers["Server-Timing"] = timings.header()
     _log(request, response, service.runtime.name, timings)
     return response
 
 
 def _answer(request: Request, service: Service, path: str, timings: Timings) -> Any:
-    """What the route answers. Without the API key nobody learns which paths there are."""
+    """What the route answers. Without the API key nobody learns which paths there are, pages aside."""
+    if page := page_at(request, service.routes, path):
+        return page
     if path != "/health":
         check_key(request, service.runtime.settings.api_key)
     allowed = methods(service.routes, path)
@@ -127,7 +133,8 @@ def _log(request: Request, response: Response, name: str, timings: Timings) -> N
     }
     if timings.failures:
         fields["codes"] = ",".join(sorted(set(timings.failures)))
-    if request.path in ("/health", "/ready") and response.status_code == 200:
+    # Asked for by the dozen, and of no interest while all goes well.
+    if request.path in ("/health", "/ready", "/thumbnail") and response.status_code in (200, 304):
         log = logger.debug
     else:
         log = logger.warning if timings.failures else logger.info

@@ -63,13 +63,14 @@ def status_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
     def own(path: str, operation: str, summary: str, answer: Any, reply: Any, **more: Any) -> Route:
         return Route("GET", path, operation, summary, answer, reply, tag="status", **more)
 
+    page = next((route.page for route in routes if route.page), None)
     everything = (
         *routes,
-        own("/", "status", "What runs here", status, StatusReply),
+        own("/", "status", "What runs here", status, StatusReply, page=page),
         own("/health", "health", "Alive", _health, HealthReply, open=True),
         own("/ready", "ready", "Loaded, and right", _ready, ReadyReply),
         own("/openapi.json", "openapi", "This document", openapi, {"type": "object"}),
-        own("/docs", "docs", "This document as a page", docs, {"type": "string"}),
+        own("/docs", "docs", "This document as a page", docs, {"type": "string"}, media="text/html"),
     )
     return everything
 

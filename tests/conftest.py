@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving import Server, serving
+from tests.storage import firestore_emulator
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,15 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("gateway") / "log"
     with serving("gateway", log, FETCH_PRIVATE_HOSTS="127.0.0.1") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def firestore() -> Iterator[str]:
+    """The address of a Firestore emulator, for FIRESTORE_EMULATOR_HOST."""
+    if reason := firestore_emulator.missing():
+        pytest.skip(f"no Firestore emulator: {reason}")
+    with firestore_emulator.running() as address:
+        yield address
 
 
 @pytest.fixture

@@ -60,6 +60,24 @@ def detailed_12mp_jpeg() -> bytes:
     return file.getvalue()
 
 
+@cache
+def crops(count: int) -> dict[str, bytes]:
+    """Crops and re-encodings of real photos, of several sizes and formats, no two alike; by name."""
+    found = {}
+    names = [name for name in photos() if name not in ("hubble", "retina")]
+    for number in range(count):
+        image = photo(names[number % len(names)]).convert("RGB")
+        at = number // len(names)
+        image = image.crop((at, at // 2, image.width - at % 7, image.height - at % 5))
+        if number % 3:
+            image.thumbnail((400 - number % 50, 400))
+        file = io.BytesIO()
+        kind = ("JPEG", "PNG", "WebP", "JPEG")[number % 4]
+        image.save(file, kind, **({"compress_level": 1} if kind == "PNG" else {"quality": 80}))
+        found[f"{number % 10}/{number:04}.{kind.lower()}"] = file.getvalue()
+    return found
+
+
 def _package(name: str) -> Path:
     spec = find_spec(name)
     assert spec is not None, f"{name} is not installed"

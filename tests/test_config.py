@@ -6,9 +6,12 @@ from functions.config import (
     ConfigError,
     FetchSettings,
     ImageSettings,
+    IndexSettings,
     JobSettings,
     Limits,
+    PhotoSettings,
     Settings,
+    TaskSettings,
     load_settings,
 )
 
@@ -33,6 +36,13 @@ def test_every_variable() -> None:
             "JOBS_TTL": "7200",
             "JOBS_DEADLINE": "600.5",
             "MAX_JOB_ITEMS": "50",
+            "INDEX_URL": "firestore://my-project/photos",
+            "TOMBSTONE_TTL": "864000",
+            "BUCKET_URL": "gs://photos",
+            "BUCKET_PREFIX": "holidays/",
+            "MAX_EVENT_AGE": "3600",
+            "CLOUD_RUN_TASK_INDEX": "2",
+            "CLOUD_RUN_TASK_COUNT": "3",
             "LOG_LEVEL": "debug",
             "K_SERVICE": "embed-text",
             "MODEL_THREADS": "3",
@@ -59,6 +69,9 @@ def test_every_variable() -> None:
         api_key=KEY,
         buckets=frozenset({"photos", "more-photos"}),
         jobs=JobSettings(url="gs://bucket/jobs", ttl=7200, deadline=600.5, items=50),
+        photos=PhotoSettings(url="gs://photos", prefix="holidays/", max_event_age=3600),
+        task=TaskSettings(index=2, count=3),
+        index=IndexSettings(url="firestore://my-project/photos", tombstone_ttl=864000),
         log_level="DEBUG",
         in_cloud=True,
         threads=3,
@@ -102,6 +115,18 @@ BAD = [
         ["jobs", "/var/jobs", "file://jobs", "s3://bucket", "gs://", "gs://b"],
         "gs://bucket/prefix",
     ),
+    ("BUCKET_URL", ["photos", "file://photos", "gs://photos/holidays", "s3://photos"], "gs://bucket"),
+    ("BUCKET_PREFIX", ["a\nb", "ü" * 513], "at most 1024 bytes"),
+    ("MAX_EVENT_AGE", ["0", "2678401", "never"], "a number of seconds above 0, at most 2678400"),
+    ("CLOUD_RUN_TASK_INDEX", ["1", "-1"], "a whole number from 0 to 0"),
+    ("CLOUD_RUN_TASK_COUNT", ["0", "10001"], "a whole number from 1 to 10000"),
+    ("INDEX_URL", ["photos.sqlite", "sqlite://photos", "postgres://host/photos"], "sqlite:///folder/file"),
+    (
+        "INDEX_URL",
+        ["sqlite:///", "sqlite:///folder/", "firestore://P/c", "firestore://project"],
+        "firestore://",
+    ),
+    ("TOMBSTONE_TTL", ["0", "a week", "31622401"], "seconds above 0, at most 31622400"),
     ("JOBS_TTL", ["0", "2678401", "1d"], "a number of seconds above 0, at most 2678400"),
     ("JOBS_DEADLINE", ["0", "86401", "never"], "a number of seconds above 0, at most 86400"),
     ("MAX_JOB_ITEMS", ["0", "100001"], "a whole number from 1 to 100000"),
@@ -152,3 +177,17 @@ def test_places_for_jobs(url: str) -> None:
 def test_jobs_must_fail_before_they_are_forgotten() -> None:
     with pytest.raises(ConfigError, match="JOBS_DEADLINE is 3600 seconds: it must be less than JOBS_TTL"):
         load_settings({"JOBS_TTL": "60"})
+
+
+def test_tombstones_must_outlast_the_oldest_event() -> None:
+    with pytest.raises(
+        ConfigError, match="MAX_EVENT_AGE is 172800 seconds: it must be less than TOMBSTONE_TTL"
+    ):
+        load_settings({"TOMBSTONE_TTL": "172800"})
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///x", "sqlite:///a%20b/photos.sqlite", "firestore://my-project/photos"]
+)
+def test_places_for_the_index(url: str) -> None:
+    assert load_settings({"INDEX_URL": url}).index.url == url

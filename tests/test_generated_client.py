@@ -30,7 +30,7 @@ def client(gateway: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     command += ["--path", "openapi.json", "--output-path", PACKAGE, "--config", "config.json"]
     made = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert made.returncode == 0, made.stderr
-    # It knows no bodies that are pictures as such; all else it must understand.
+    # It knows no pictures as such, neither as bodies nor as replies; all else it must understand.
     warnings = [
         line
         for line in (made.stdout + made.stderr).splitlines()
@@ -39,6 +39,7 @@ def client(gateway: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert warnings == [
         "WARNING parsing POST /embed/image within embeddings.",
         "Unsupported content type image/*",
+        "WARNING parsing GET /thumbnail within search.",
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))

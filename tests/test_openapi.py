@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.albums import Album, new_album
 from tests.pictures import FORMATS, data_uri, in_base64, picture, web
 from tests.serving import Server, serving
 from tests.test_access import KEY
@@ -66,10 +67,19 @@ SCHEMAS = {"JobStatus", "JobState", "ModelState", "ModelStatus"} | {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A gateway with jobs of its own."""
+def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
+    """A picture that can be found."""
+    made = new_album(tmp_path_factory.mktemp("album"))
+    made.add({"cat.jpg": picture()})
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(album: Album, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A gateway with jobs and photos of its own."""
     log, jobs = tmp_path_factory.mktemp("openapi") / "log", tmp_path_factory.mktemp("jobs")
-    with serving("gateway", log, JOBS_URL=jobs.as_uri(), FETCH_PRIVATE_HOSTS="127.0.0.1") as running:
+    settings = {**album.settings, "JOBS_URL": jobs.as_uri(), "FETCH_PRIVATE_HOSTS": "127.0.0.1"}
+    with serving("gateway", log, **settings) as running:
         yield running
 
 
@@ -103,10 +113,11 @@ def test_it_has_every_route_and_no_other(server: Server, document: Any) -> None:
         assert set(allowed) - {"HEAD", "OPTIONS"} == {method.upper() for method in operations}
 
 
-@pytest.mark.parametrize("target", ["embed_text", "embed_image", "embed_mixed", "jobs"])
+@pytest.mark.parametrize("target", ["embed_text", "embed_image", "embed_mixed", "jobs", "search"])
 def test_each_function_documents_itself(target: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp(target)
-    with serving(target, folder / "log", JOBS_URL=(folder / "jobs").as_uri()) as server:
+    settings = {"JOBS_URL": (folder / "jobs").as_uri(), "INDEX_URL": f"sqlite://{folder}/index.sqlite"}
+    with serving(target, folder / "log", **settings) as server:
         document = server.get("/openapi.json").json()
         routes = server.get("/").json()["routes"]
 
@@ -183,15 +194,20 @@ def _with_pictures(references: st.SearchStrategy[str]) -> Any:
     return replaced
 
 
-def test_the_server_keeps_to_it(server: Server, document: Any) -> None:
+def test_the_server_keeps_to_it(server: Server, document: Any, album: Album) -> None:
     jobs = [
         server.post(f"/api/tasks/text-embedding/{path}", json={"text": text}).json()["id"]
         for path, text in (("demo/jobs", "a"), ("batched/demo/jobs", ["a", "b"]))
     ]
-    known = {"model": ["demo"], "task": ["image-embedding", "text-embedding"], "job": jobs}
+    known = {
+        "uri": [album.uri("cat.jpg")],
+        "model": ["demo"],
+        "task": ["image-embedding", "text-embedding"],
+        "job": jobs,
+    }
 
     def arguments(context: Any, found: Any) -> st.SearchStrategy[Any]:
-        choices = {key: st.sampled_from(known[key]) | st.just(value) for key, value in (found or {}).items()}
+        choices = {key: _one_of(known.get(key, ()), value) for key, value in (found or {}).items()}
         return st.fixed_dictionaries(choices) if found else st.just(found)
 
     binary = st.binary(max_size=200) | st.sampled_from([picture(kind=kind) for kind in FORMATS])
@@ -203,6 +219,7 @@ def test_the_server_keeps_to_it(server: Server, document: Any) -> None:
         schema = schemathesis.openapi.from_dict(document)
         schema.hook("flatmap_body")(_with_pictures(_references(site)))
         schema.hook("flatmap_path_parameters")(arguments)
+        schema.hook("flatmap_query")(arguments)
 
         def call(case: schemathesis.Case) -> Any:
             return case.call(server.url, session)
@@ -221,6 +238,10 @@ def test_the_server_keeps_to_it(server: Server, document: Any) -> None:
     assert len(seen) == len(_operations(document))
     assert [label for label, statuses in seen.items() if 200 not in statuses] == []
     assert "Traceback" not in server.log.read_text()
+
+
+def _one_of(known: Sequence[str], value: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(known) | st.just(value) if known else st.just(value)
 
 
 def _try(

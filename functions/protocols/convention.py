@@ -146,23 +146,23 @@ JSON = ("application/json",)
 FORM = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
-def fit(value: object, struct: type[T], hint: str = "") -> T:
-    """`value`, read from JSON or a form, as `struct`.
+def fit(value: object, struct: type[T], hint: str = "", *, where: str = "body") -> T:
+    """`value`, read from JSON or a form, as `struct`. In a query string every value is a text.
 
     Raises:
         CallerError: 400; it says what does not fit and where, and ends with `hint` where a field is missing.
     """
     try:
-        return msgspec.convert(value, struct)
+        return msgspec.convert(value, struct, strict=where == "body")
     except msgspec.ValidationError as error:
-        why, _, where = str(error).partition(" - at ")
-        where = where.strip("`") or "$"
-        place = f" at {where}" if where != "$" else ""
+        why, _, path = str(error).partition(" - at ")
+        path = path.strip("`") or "$"
+        place = f" at {path}" if path != "$" else ""
         if (missing := why.removeprefix("Object missing required field ")) != why:
-            message = f"The body{place} has no field {missing}.{hint}"
-            raise CallerError(400, "field_missing", message, where=where) from None
-        message = f"The body does not fit{place}: {why}."
-        raise CallerError(400, "body_invalid", message, where=where) from None
+            message = f"The {where}{place} has no field {missing}.{hint}"
+            raise CallerError(400, "field_missing", message, where=path) from None
+        message = f"The {where} does not fit{place}: {why}."
+        raise CallerError(400, f"{where.partition(' ')[0]}_invalid", message, where=path) from None
 
 
 def labels(answer: Answer) -> dict[str, Any]:

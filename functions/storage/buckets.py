@@ -6,9 +6,9 @@ Messages of these exceptions name no object: the name of a job's object holds th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -54,6 +54,8 @@ class Stat:
     content_type: str
     # Seconds since the epoch, by the store's clock.
     updated: float
+    # What the writer noted with it.
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class Bucket(Protocol):
@@ -105,6 +107,9 @@ class Bucket(Protocol):
     def names(self, prefix: str = "") -> Iterator[str]:
         """The names that start with `prefix`, in no particular order."""
 
+    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
+        """The names that start with `prefix` in the order of their bytes, with the newest generations."""
+
     def hold(self, name: str) -> AbstractContextManager[bool]:
         """Whether the caller is the only holder of an object, for the block; a holder that dies lets go.
 
@@ -115,8 +120,10 @@ class Bucket(Protocol):
         """Remove what writers that died left behind."""
 
 
-def open_bucket(url: str) -> Bucket:
+def open_bucket(url: str, *, foreign: bool = False) -> Bucket:
     """The bucket at `file:///folder` or `gs://bucket/prefix`; nothing is touched or connected to yet.
+
+    With `foreign`, others than this package write there: see FileBucket.
 
     Raises:
         ValueError: the URL is neither; the message says what to use.
@@ -126,7 +133,7 @@ def open_bucket(url: str) -> Bucket:
         if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
             from functions.storage.files import FileBucket
 
-            return FileBucket(Path(unquote(parts.path)))
+            return FileBucket(Path(unquote(parts.path)), foreign)
         if parts.scheme == "gs" and re.fullmatch(BUCKET_NAME, parts.netloc):
             from functions.storage.gcs import GcsBucket
 

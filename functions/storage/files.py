@@ -1,7 +1,8 @@
 """A folder as a bucket: atomic, durable, for many threads and processes at once.
 
-An object's name is its path below the folder. Its generation is its modification time in nanoseconds, which
-every write here sets; its content type is guessed from its name. Files that people put there are objects too.
+An object's name is its path below the folder. Its generation is a time in nanoseconds: its modification time,
+which every write here sets; where other programs write, the time of its last change of any kind. Its content
+type is guessed from its name. Files that people put there are objects too.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class FileBucket:
     """The objects below `folder`, which the first write makes, for this user only. See Bucket."""
 
     folder: Path
+    # Whether other programs write here, who set modification times as they like: a picture that comes back
+    # from another folder, or from a backup, has its old one. The time of the last change (ctime) is the
+    # system's own, and grows with every write and every move.
+    foreign: bool = False
 
     @property
     def url(self) -> str:
@@ -57,12 +62,16 @@ class FileBucket:
     ) -> tuple[bytes, int]:
         with _explained(), opened(self.folder, _parts(name)) as file:
             found = os.fstat(file)
-            if generation not in (None, found.st_mtime_ns):
+            present = self._generation(found)
+            if generation not in (None, present):
                 raise NotFoundError("The object is not there in that generation.")
             if max_bytes is not None and found.st_size > max_bytes:
                 raise TooLargeError(f"The object has more than {max_bytes:,} bytes.")
             with open(file, "rb", closefd=False) as stream:
-                return stream.read(found.st_size), found.st_mtime_ns
+                data = stream.read(found.st_size)
+            if self.foreign and self._generation(os.fstat(file)) != present:
+                raise NotFoundError("The object changed while it was read.")
+            return data, present
 
     def stat(self, name: str) -> Stat | None:
         try:
@@ -71,7 +80,7 @@ class FileBucket:
         except NotFoundError:
             return None
         content_type = mimetypes.guess_type(name)[0] or BINARY
-        return Stat(found.st_mtime_ns, found.st_size, content_type, found.st_mtime)
+        return Stat(self._generation(found), found.st_size, content_type, found.st_mtime)
 
     def create(self, name: str, data: bytes, content_type: str = BINARY) -> bool:
         *folders, last = _parts(name)
@@ -103,6 +112,8 @@ class FileBucket:
             ):
                 os.replace(whole, last, src_dir_fd=source, dst_dir_fd=target)
                 os.fsync(target)
+                if self.foreign:
+                    generation = self._generation(os.stat(last, dir_fd=target, follow_symlinks=False))
         return generation
 
     def delete(self, name: str, *, if_generation: int | None = None) -> bool:
@@ -120,6 +131,12 @@ class FileBucket:
         with _explained():
             yield from walk(self.folder, "", prefix)
 
+    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
+        for name in sorted(self.names(prefix)):
+            # What went away meanwhile is not there.
+            if found := self.stat(name):
+                yield name, found
+
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:
         with ExitStack() as stack:
@@ -133,6 +150,9 @@ class FileBucket:
     def tidy(self) -> None:
         with _explained():
             remove_abandoned(self.folder)
+
+    def _generation(self, found: os.stat_result) -> int:
+        return found.st_ctime_ns if self.foreign else found.st_mtime_ns
 
     def _expect(self, name: str, generation: int | None) -> int:
         """The present generation, 0 if there is none. Raises ChangedError if it is not the one expected."""

@@ -60,9 +60,7 @@ class GcsBucket:
                 blob.reload(**_tries())
         except NotFoundError:
             return None
-        return Stat(
-            int(blob.generation), int(blob.size), blob.content_type or BINARY, blob.updated.timestamp()
-        )
+        return _stat(blob)
 
     def create(self, name: str, data: bytes, content_type: str = BINARY) -> bool:
         try:
@@ -96,10 +94,14 @@ class GcsBucket:
         return True
 
     def names(self, prefix: str = "") -> Iterator[str]:
+        for name, _ in self.stats(prefix):
+            yield name
+
+    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
         with _explained():
             client = self.client.get()
             for blob in client.list_blobs(self.bucket, prefix=self.prefix + prefix, **_tries()):
-                yield blob.name.removeprefix(self.prefix)
+                yield blob.name.removeprefix(self.prefix), _stat(blob)
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:
@@ -135,6 +137,12 @@ class _Bounded(io.BytesIO):
         if self._max_bytes is not None and self.tell() + len(data) > self._max_bytes:
             raise TooLargeError(f"The object has more than {self._max_bytes:,} bytes.")
         return super().write(data)
+
+
+def _stat(blob: Any) -> Stat:
+    metadata = {key: value for key, value in (blob.metadata or {}).items() if key != NONCE}
+    content_type = blob.content_type or BINARY
+    return Stat(int(blob.generation), int(blob.size), content_type, blob.updated.timestamp(), metadata)
 
 
 def _valid(name: str) -> bool:

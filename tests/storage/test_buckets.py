@@ -174,3 +174,15 @@ def _side_by_side(count: int, step: Callable[[int], object]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_what_is_known_of_all_objects_comes_in_the_order_of_names(bucket: Bucket) -> None:
+    names = ["b", "a/b", "a.b", "a/ä", "a/c/d.png", "Z", *(f"a/{number:03}" for number in range(60))]
+    generations = {name: bucket.write(name, bytes(len(name))) for name in names}
+
+    found = dict(bucket.stats())
+
+    assert list(found) == sorted(names, key=str.encode)
+    assert {name: stat.generation for name, stat in found.items()} == generations
+    assert all(stat == bucket.stat(name) and stat.size == len(name) for name, stat in found.items())
+    assert [name for name, _ in bucket.stats("a/c")] == ["a/c/d.png"]

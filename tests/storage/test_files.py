@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from functions.storage.buckets import BadNameError, StorageError, TransientError
+from functions.storage.buckets import BadNameError, NotFoundError, StorageError, TransientError
 from functions.storage.files import FileBucket
 from tests.serving import ROOT
 
@@ -124,6 +124,51 @@ def test_files_of_other_programs_are_objects(bucket: FileBucket) -> None:
     assert found is not None
     assert found.content_type == "image/jpeg"
     assert bucket.read("photo.jpg", generation=found.generation)[0] == b"jpeg"
+
+
+def test_a_file_that_comes_back_with_its_old_times_is_newer(tmp_path: Path) -> None:
+    bucket = FileBucket(tmp_path / "bucket", foreign=True)
+    generations = [bucket.write("a.jpg", b"first")]
+    file, elsewhere = bucket.folder / "a.jpg", tmp_path / "elsewhere"
+    for change in (
+        lambda: (os.rename(file, elsewhere), os.rename(elsewhere, file)),
+        lambda: (file.write_bytes(b"other"), os.utime(file, ns=(10**18, 10**18))),
+    ):
+        # The system's clock for files ticks every few milliseconds.
+        time.sleep(0.02)
+        change()
+        found = bucket.stat("a.jpg")
+        assert found is not None
+        generations.append(found.generation)
+
+    assert generations == sorted(set(generations))
+    assert bucket.read("a.jpg", generation=generations[-1]) == (b"other", generations[-1])
+    with pytest.raises(NotFoundError):
+        bucket.read("a.jpg", generation=generations[0])
+
+
+def test_a_file_that_grows_while_it_is_read_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = FileBucket(tmp_path / "bucket", foreign=True)
+    bucket.write("a.jpg", b"half")
+    time.sleep(0.02)
+    fstat = os.fstat
+    seen: list[os.stat_result] = []
+
+    def grow(file: int) -> os.stat_result:
+        found = fstat(file)
+        seen.append(found)
+        # The first look is at what kind of file it is.
+        if len(seen) == 2:
+            with (bucket.folder / "a.jpg").open("ab") as stream:
+                stream.write(b" and half")
+        return found
+
+    monkeypatch.setattr(os, "fstat", grow)
+
+    with pytest.raises(NotFoundError, match="changed while it was read"):
+        bucket.read("a.jpg")
 
 
 @pytest.mark.parametrize("clock", [0, 10**18])

@@ -1,0 +1,19 @@
+"""CloudEvent function: embeds the photo that was just written to the bucket, and puts it into the index."""
+
+import functions_framework
+from cloudevents.http import CloudEvent
+
+from functions.collection import open_collection
+from functions.indexing import open_indexer
+from functions.photo_events import finalized
+from functions.runtime import explained, start
+
+RUNTIME = start("on_upload", towers=("image",))
+with explained("on_upload"):
+    INDEXER = open_indexer(open_collection(RUNTIME.settings), RUNTIME)
+
+
+@functions_framework.cloud_event
+def on_upload(event: CloudEvent) -> None:
+    """Log and return where a retry would not help. Raises where it may: the platform delivers again."""
+    finalized(event.data, event.get("time"), INDEXER)

@@ -1,0 +1,53 @@
+"""The search page: one document with its style and script inside, and a policy that allows only these."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from flask import Request, Response
+
+FOLDER = Path(__file__).parent
+
+
+def page(request: Request) -> Response:
+    """The page. It holds no data: what it shows it asks for, with the API key if there is one."""
+    document, policy = _document()
+    response = Response(document, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = policy
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cache-Control"] = "no-cache"
+    response.set_etag(hashlib.sha256(document).hexdigest()[:16])
+    response.make_conditional(request)
+    return response
+
+
+@cache
+def _document() -> tuple[bytes, str]:
+    """The document, and the Content-Security-Policy that names its parts by their hashes."""
+    style, script = ((FOLDER / name).read_bytes() for name in ("search.css", "search.js"))
+    document = (FOLDER / "search.html").read_bytes()
+    document = document.replace(b"<style></style>", b"<style>%b</style>" % style)
+    document = document.replace(b"<script></script>", b"<script>%b</script>" % script)
+    policy = (
+        "default-src 'none'",
+        f"style-src {_hash(style)}",
+        f"script-src {_hash(script)}",
+        # A dropped picture is shown from a data URI, a thumbnail that needed the key from a blob.
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        # No text becomes HTML, not even by mistake: https://www.w3.org/TR/trusted-types/
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+    return document, "; ".join(policy)
+
+
+def _hash(part: bytes) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(part).digest()).decode()}'"

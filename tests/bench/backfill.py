@@ -1,0 +1,91 @@
+"""Backfill of a folder into SQLite beside the same pipeline over bytes in memory with no index."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from functions.collection import Collection
+from functions.config import Settings
+from functions.indexing import Indexer, Report, apply, open_indexer
+from functions.reconcile import differences
+from functions.runtime import make_runtime
+from functions.storage.buckets import Stat, open_bucket
+from functions.storage.index import Entry
+from functions.storage.sqlite_index import SqliteIndex
+from tests.photos import crops
+
+LEAST = 0.9
+
+
+def report(count: int, rounds: int) -> str:
+    """Embed `count` photos both ways in turn, so that a drift of the machine hits both alike.
+
+    With the bundled model, which is small: with a larger one, bucket and index cost a smaller share.
+    """
+    pictures = crops(count)
+    nowhere: Any = None
+    indexer = open_indexer(nowhere, make_runtime("bench", ("image",), Settings()))
+    memory: Any = Memory(pictures)
+    bare = replace(indexer, collection=Collection(memory, Nothing(), "memory"))  # type: ignore[arg-type]
+    _seconds(bare, 0)
+    stored, in_memory = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        bucket = open_bucket(Path(folder, "photos").as_uri(), foreign=True)
+        for name, data in pictures.items():
+            bucket.write(name, data)
+        for number in range(rounds):
+            with closing(SqliteIndex(Path(folder, f"{number}.sqlite"))) as index:
+                collection = Collection(bucket, index, bucket.url)
+                stored.append(_seconds(replace(indexer, collection=collection), count))
+            in_memory.append(_seconds(bare, count))
+    share = median(in_memory) / median(stored)
+    verdict = "OK   " if share >= LEAST else "SHORT"
+    size = sum(map(len, pictures.values())) / count / 1000
+    return "\n".join(
+        [
+            f"Backfill of {count:,} photos of {size:.0f} KB, the bundled model, median of {rounds}:",
+            f"  files to SQLite {count / median(stored):.0f} a second, in memory with no index "
+            f"{count / median(in_memory):.0f}",
+            f"{verdict} backfill has {share:.0%} of that throughput (at least {LEAST:.0%})",
+        ]
+    )
+
+
+def _seconds(indexer: Indexer, count: int) -> float:
+    done = Report()
+    started = time.perf_counter()
+    apply(indexer, differences(indexer.collection, indexer.fingerprint, done), done)
+    seconds = time.perf_counter() - started
+    assert not count or (done.embedded, done.failed.total()) == (count, 0), done
+    return seconds
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Photos in memory as a bucket, as much of one as a backfill needs."""
+
+    pictures: Mapping[str, bytes]
+
+    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
+        for name in sorted(self.pictures):
+            yield name, Stat(1, len(self.pictures[name]), "image/jpeg", 0.0)
+
+    def read(self, name: str, **_: object) -> tuple[bytes, int]:
+        return self.pictures[name], 1
+
+
+class Nothing:
+    """An index that keeps nothing."""
+
+    def upsert(self, entries: Sequence[Entry]) -> list[bool]:
+        return [True] * len(entries)
+
+    def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
+        return iter(())
