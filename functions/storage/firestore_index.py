@@ -40,9 +40,10 @@ T = TypeVar("T")
 # Fields of documents, by the documents' ids.
 Documents = dict[str, dict[str, Any]]
 
-# Seconds for one answer of the service, and for all tries of one change.
-TIMEOUT = 15.0
-TRIES = 30.0
+# Seconds for one answer of the service, for all tries of one call, and for a change that others come between.
+TIMEOUT = 10.0
+TRIES = 15.0
+PATIENCE = 30.0
 
 # Documents of one change: few enough that others seldom change the same ones.
 BATCH = 50
@@ -130,14 +131,14 @@ class FirestoreIndex:
                 distance_result_field=DISTANCE,
                 distance_threshold=None if min_score is None else 1 - min_score,
             )
-            found = [document.to_dict() for document in nearest.get(timeout=TIMEOUT)]
+            found = [document.to_dict() for document in nearest.get(**_tries())]
         return [Hit(_entry(each), 1 - each[DISTANCE]) for each in found]
 
     def get(self, bucket: str, name: str) -> Entry | None:
         if not is_text(bucket, name):
             return None
         with _explained():
-            found = self._entries().document(_id(bucket, name)).get(timeout=TIMEOUT).to_dict()
+            found = self._entries().document(_id(bucket, name)).get(**_tries()).to_dict()
         return _entry(found) if found and not found["deleted"] else None
 
     def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
@@ -150,7 +151,7 @@ class FirestoreIndex:
         while True:
             with _explained():
                 following = query.start_after({"name": page[-1]["name"]}) if page else query
-                page = [document.to_dict() for document in following.get(timeout=TIMEOUT)]
+                page = [document.to_dict() for document in following.get(**_tries())]
             for found in page:
                 if not found["deleted"]:
                     yield found["name"], found["generation"], found["fingerprint"]
@@ -160,9 +161,10 @@ class FirestoreIndex:
     def count(self, space: str | None = None) -> int:
         if space is not None and not is_text(space):
             return 0
-        condition = _where("deleted", "==", False) if space is None else _where("space", "==", space)
+        wanted = ("deleted", False) if space is None else ("space", space)
         with _explained():
-            found = self._entries().where(filter=condition).count().get(timeout=TIMEOUT)
+            entries = self._entries()
+            found = entries.where(filter=_where(wanted[0], "==", wanted[1])).count().get(**_tries())
         return int(found[0][0].value)
 
     def close(self) -> None:
@@ -200,13 +202,13 @@ class FirestoreIndex:
 
         No transaction: its locks make others wait, for each other too.
         """
+        client, entries = self._client.get(), self._entries()
         from google.api_core.exceptions import Aborted, AlreadyExists, FailedPrecondition, NotFound
 
-        end = time.monotonic() + TRIES
+        end = time.monotonic() + PATIENCE
         while True:
             with _explained():
-                client, entries = self._client.get(), self._entries()
-                read = client.get_all([entries.document(key) for key in keys], timeout=TIMEOUT)
+                read = client.get_all([entries.document(key) for key in keys], **_tries())
                 found = {document.id: document for document in read if document.exists}
                 result, changes = decide(
                     {key: each.to_dict() for key, each in found.items()}, datetime.now(UTC)
@@ -215,7 +217,7 @@ class FirestoreIndex:
                 for key, fields in changes.items():
                     _replace(client, batch, entries.document(key), found.get(key), fields)
                 try:
-                    batch.commit(timeout=TIMEOUT)
+                    batch.commit(**_tries())
                     return result
                 except (Aborted, AlreadyExists, FailedPrecondition, NotFound):
                     if time.monotonic() > end:
@@ -227,7 +229,7 @@ class FirestoreIndex:
     def _space_dimensions(self, space: str) -> int | None:
         if space not in self._dimensions:
             with _explained():
-                found = self._entries().document(_space_id(space)).get(timeout=TIMEOUT).to_dict()
+                found = self._entries().document(_space_id(space)).get(**_tries()).to_dict()
             if found is None:
                 return None
             self._dimensions[space] = found["dimensions"]
@@ -241,7 +243,7 @@ class FirestoreIndex:
         with _explained():
             try:
                 reference = self._entries().document(_space_id(entry.space))
-                reference.create({"dimensions": len(entry.vector)}, timeout=TIMEOUT)
+                reference.create({"dimensions": len(entry.vector)}, **_tries())
             except AlreadyExists:
                 pass
         return self._claim_dimensions(entry)
@@ -313,6 +315,16 @@ def _connect(project: str) -> Any:
         return firestore.Client(project=project)
     except DefaultCredentialsError:
         raise StorageError("There are no credentials for Firestore here.") from None
+
+
+def _tries() -> dict[str, Any]:
+    from google.api_core.exceptions import DeadlineExceeded, InternalServerError, ServiceUnavailable
+    from google.api_core.retry import Retry, if_exception_type
+
+    # The package's own tries of a query go on for five minutes.
+    passing = if_exception_type(DeadlineExceeded, InternalServerError, ServiceUnavailable)
+    retry = Retry(passing, initial=0.1, maximum=2.0, multiplier=2.0, timeout=TRIES)
+    return {"retry": retry, "timeout": TIMEOUT}
 
 
 @contextmanager
