@@ -1,11 +1,11 @@
 """An index in one Firestore collection. FIRESTORE_EMULATOR_HOST is honoured.
 
-An object's document is named by a hash and holds the fields of Entry; `metadata` is JSON, because its keys
-are the uploader's. A tombstone has neither `space` nor `vector`, but `expires`, for a TTL policy on that
-field. One document more for each space says how many dimensions its vectors have.
+An object's document is named by a hash and holds the fields of Entry and `uri`; `metadata` is JSON, because
+its keys are the uploader's. A tombstone has neither `space` nor `vector`, but `expires`, for a TTL policy on
+that field. One document more for each space says how many dimensions its vectors have.
 
-Queries need composite indexes on (space, name, vector), (space, bucket, name, vector) and (bucket, name): the
-README has the commands. The emulator answers without them.
+Queries need the composite index (space, vector), with a prefix (space, name, vector), and with a bucket one
+that has `bucket` too; all else needs none. The emulator answers without them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from functions.storage.index import (
     checked,
     is_text,
     unit,
+    uri_of,
 )
 
 T = TypeVar("T")
@@ -94,7 +95,8 @@ class FirestoreIndex:
         if not is_text(bucket, name):
             return True
         key = _id(bucket, name)
-        tombstone = {"bucket": bucket, "name": name, "generation": generation, "deleted": True}
+        tombstone: dict[str, Any] = {"uri": uri_of(bucket, name), "bucket": bucket, "name": name}
+        tombstone |= {"generation": generation, "deleted": True}
 
         def decide(found: Documents, now: datetime) -> tuple[bool, Documents]:
             before = found.get(key)
@@ -122,7 +124,11 @@ class FirestoreIndex:
         from google.cloud.firestore_v1.vector import Vector
 
         with _explained():
-            among = self._named(prefix, bucket).where(filter=_where("space", "==", space))
+            among = self._entries().where(filter=_where("space", "==", space))
+            if bucket is not None:
+                among = among.where(filter=_where("bucket", "==", bucket))
+            if prefix:
+                among = _starting(among, "name", prefix)
             nearest = among.select([*FIELDS, DISTANCE]).find_nearest(
                 "vector",
                 Vector(wanted.tolist()),
@@ -145,15 +151,15 @@ class FirestoreIndex:
         if not is_text(bucket, prefix):
             return
         with _explained():
-            query = self._named(prefix, bucket).order_by("name").limit(PAGE)
-            query = query.select(["name", "generation", "fingerprint", "deleted"])
-        page: list[dict[str, Any]] = []
+            query = _starting(self._entries(), "uri", uri_of(bucket, prefix)).order_by("uri").limit(PAGE)
+            query = query.select(["uri", "bucket", "name", "generation", "fingerprint", "deleted"])
+        page: list[Any] = []
         while True:
             with _explained():
-                following = query.start_after({"name": page[-1]["name"]}) if page else query
-                page = [document.to_dict() for document in following.get(**_tries())]
-            for found in page:
-                if not found["deleted"]:
+                page = list((query.start_after(page[-1]) if page else query).get(**_tries()))
+            for document in page:
+                found = document.to_dict()
+                if found["bucket"] == bucket and not found["deleted"]:
                     yield found["name"], found["generation"], found["fingerprint"]
             if len(page) < PAGE:
                 return
@@ -175,13 +181,6 @@ class FirestoreIndex:
 
     def _entries(self) -> Any:
         return self._client.get().collection(self._collection)
-
-    def _named(self, prefix: str, bucket: str | None) -> Any:
-        """Objects by name. Every query has the range, and so needs the same index."""
-        query = self._entries().where(filter=_where("name", ">=", prefix))
-        if (end := after(prefix)) is not None:
-            query = query.where(filter=_where("name", "<", end))
-        return query if bucket is None else query.where(filter=_where("bucket", "==", bucket))
 
     def _upsert(self, rows: Sequence[Entry]) -> list[bool]:
         keys = [_id(entry.bucket, entry.name) for entry in rows]
@@ -258,6 +257,13 @@ def _space_id(space: str) -> str:
     return f"space-{hashlib.sha256(space.encode()).hexdigest()}"
 
 
+def _starting(query: Any, field: str, prefix: str) -> Any:
+    """Documents whose `field` starts with `prefix`."""
+    query = query.where(filter=_where(field, ">=", prefix))
+    end = after(prefix)
+    return query if end is None else query.where(filter=_where(field, "<", end))
+
+
 def _where(field: str, operator: str, value: object) -> Any:
     from google.cloud.firestore_v1.base_query import FieldFilter
 
@@ -290,6 +296,7 @@ def _document(entry: Entry) -> dict[str, Any]:
     from google.cloud.firestore_v1.vector import Vector
 
     return {field: getattr(entry, field) for field in FIELDS} | {
+        "uri": entry.uri,
         "updated": entry.updated.astimezone(UTC),
         "metadata": json.dumps(dict(entry.metadata)),
         "vector": Vector(entry.vector.tolist()),

@@ -38,7 +38,8 @@ def test_a_document_has_the_fields_that_indexes_and_policies_name(index: Firesto
 
     (fields,) = documents(index)
 
-    assert {key: fields[key] for key in ("bucket", "name", "generation", "space", "deleted")} == {
+    assert {key: fields[key] for key in ("uri", "bucket", "name", "generation", "space", "deleted")} == {
+        "uri": "gs://photos/a/b.png",
         "bucket": "photos",
         "name": "a/b.png",
         "generation": 7,
@@ -56,7 +57,7 @@ def test_a_tombstone_has_no_vector_and_an_expiry(index: FirestoreIndex) -> None:
 
     (fields,) = documents(index)
 
-    assert fields.keys() == {"bucket", "name", "generation", "deleted", "expires"}
+    assert fields.keys() == {"uri", "bucket", "name", "generation", "deleted", "expires"}
     assert (fields["generation"], fields["deleted"]) == (8, True)
     assert fields["expires"] > UPDATED
 
