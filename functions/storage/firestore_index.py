@@ -1,11 +1,11 @@
 """An index in one Firestore collection. FIRESTORE_EMULATOR_HOST is honoured.
 
-An object's document is named by a hash and holds the fields of Entry; `metadata` is JSON, because its keys
-are the uploader's. A tombstone has neither `space` nor `vector`, but `expires`, for a TTL policy on that
-field. One document more for each space says how many dimensions its vectors have.
+An object's document is named by a hash and holds the fields of Entry and `uri`; `metadata` is JSON, because
+its keys are the uploader's. A tombstone has neither `space` nor `vector`, but `expires`, for a TTL policy on
+that field. One document more for each space says how many dimensions its vectors have.
 
-Queries need composite indexes on (space, name, vector), (space, bucket, name, vector) and (bucket, name): the
-README has the commands. The emulator answers without them.
+Queries need the composite index (space, vector), with a prefix (space, name, vector), and with a bucket one
+that has `bucket` too; all else needs none. The emulator answers without them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from functions.storage.index import (
     checked,
     is_text,
     unit,
+    uri_of,
 )
 
 T = TypeVar("T")
@@ -40,9 +41,10 @@ T = TypeVar("T")
 # Fields of documents, by the documents' ids.
 Documents = dict[str, dict[str, Any]]
 
-# Seconds for one answer of the service, and for all tries of one change.
-TIMEOUT = 15.0
-TRIES = 30.0
+# Seconds for one answer of the service, for all tries of one call, and for a change that others come between.
+TIMEOUT = 10.0
+TRIES = 15.0
+PATIENCE = 30.0
 
 # Documents of one change: few enough that others seldom change the same ones.
 BATCH = 50
@@ -93,7 +95,8 @@ class FirestoreIndex:
         if not is_text(bucket, name):
             return True
         key = _id(bucket, name)
-        tombstone = {"bucket": bucket, "name": name, "generation": generation, "deleted": True}
+        tombstone: dict[str, Any] = {"uri": uri_of(bucket, name), "bucket": bucket, "name": name}
+        tombstone |= {"generation": generation, "deleted": True}
 
         def decide(found: Documents, now: datetime) -> tuple[bool, Documents]:
             before = found.get(key)
@@ -121,7 +124,11 @@ class FirestoreIndex:
         from google.cloud.firestore_v1.vector import Vector
 
         with _explained():
-            among = self._named(prefix, bucket).where(filter=_where("space", "==", space))
+            among = self._entries().where(filter=_where("space", "==", space))
+            if bucket is not None:
+                among = among.where(filter=_where("bucket", "==", bucket))
+            if prefix:
+                among = _starting(among, "name", prefix)
             nearest = among.select([*FIELDS, DISTANCE]).find_nearest(
                 "vector",
                 Vector(wanted.tolist()),
@@ -130,29 +137,29 @@ class FirestoreIndex:
                 distance_result_field=DISTANCE,
                 distance_threshold=None if min_score is None else 1 - min_score,
             )
-            found = [document.to_dict() for document in nearest.get(timeout=TIMEOUT)]
+            found = [document.to_dict() for document in nearest.get(**_tries())]
         return [Hit(_entry(each), 1 - each[DISTANCE]) for each in found]
 
     def get(self, bucket: str, name: str) -> Entry | None:
         if not is_text(bucket, name):
             return None
         with _explained():
-            found = self._entries().document(_id(bucket, name)).get(timeout=TIMEOUT).to_dict()
+            found = self._entries().document(_id(bucket, name)).get(**_tries()).to_dict()
         return _entry(found) if found and not found["deleted"] else None
 
     def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
         if not is_text(bucket, prefix):
             return
         with _explained():
-            query = self._named(prefix, bucket).order_by("name").limit(PAGE)
-            query = query.select(["name", "generation", "fingerprint", "deleted"])
-        page: list[dict[str, Any]] = []
+            query = _starting(self._entries(), "uri", uri_of(bucket, prefix)).order_by("uri").limit(PAGE)
+            query = query.select(["uri", "bucket", "name", "generation", "fingerprint", "deleted"])
+        page: list[Any] = []
         while True:
             with _explained():
-                following = query.start_after({"name": page[-1]["name"]}) if page else query
-                page = [document.to_dict() for document in following.get(timeout=TIMEOUT)]
-            for found in page:
-                if not found["deleted"]:
+                page = list((query.start_after(page[-1]) if page else query).get(**_tries()))
+            for document in page:
+                found = document.to_dict()
+                if found["bucket"] == bucket and not found["deleted"]:
                     yield found["name"], found["generation"], found["fingerprint"]
             if len(page) < PAGE:
                 return
@@ -160,9 +167,10 @@ class FirestoreIndex:
     def count(self, space: str | None = None) -> int:
         if space is not None and not is_text(space):
             return 0
-        condition = _where("deleted", "==", False) if space is None else _where("space", "==", space)
+        wanted = ("deleted", False) if space is None else ("space", space)
         with _explained():
-            found = self._entries().where(filter=condition).count().get(timeout=TIMEOUT)
+            entries = self._entries()
+            found = entries.where(filter=_where(wanted[0], "==", wanted[1])).count().get(**_tries())
         return int(found[0][0].value)
 
     def close(self) -> None:
@@ -173,13 +181,6 @@ class FirestoreIndex:
 
     def _entries(self) -> Any:
         return self._client.get().collection(self._collection)
-
-    def _named(self, prefix: str, bucket: str | None) -> Any:
-        """Objects by name. Every query has the range, and so needs the same index."""
-        query = self._entries().where(filter=_where("name", ">=", prefix))
-        if (end := after(prefix)) is not None:
-            query = query.where(filter=_where("name", "<", end))
-        return query if bucket is None else query.where(filter=_where("bucket", "==", bucket))
 
     def _upsert(self, rows: Sequence[Entry]) -> list[bool]:
         keys = [_id(entry.bucket, entry.name) for entry in rows]
@@ -200,13 +201,13 @@ class FirestoreIndex:
 
         No transaction: its locks make others wait, for each other too.
         """
+        client, entries = self._client.get(), self._entries()
         from google.api_core.exceptions import Aborted, AlreadyExists, FailedPrecondition, NotFound
 
-        end = time.monotonic() + TRIES
+        end = time.monotonic() + PATIENCE
         while True:
             with _explained():
-                client, entries = self._client.get(), self._entries()
-                read = client.get_all([entries.document(key) for key in keys], timeout=TIMEOUT)
+                read = client.get_all([entries.document(key) for key in keys], **_tries())
                 found = {document.id: document for document in read if document.exists}
                 result, changes = decide(
                     {key: each.to_dict() for key, each in found.items()}, datetime.now(UTC)
@@ -215,7 +216,7 @@ class FirestoreIndex:
                 for key, fields in changes.items():
                     _replace(client, batch, entries.document(key), found.get(key), fields)
                 try:
-                    batch.commit(timeout=TIMEOUT)
+                    batch.commit(**_tries())
                     return result
                 except (Aborted, AlreadyExists, FailedPrecondition, NotFound):
                     if time.monotonic() > end:
@@ -227,7 +228,7 @@ class FirestoreIndex:
     def _space_dimensions(self, space: str) -> int | None:
         if space not in self._dimensions:
             with _explained():
-                found = self._entries().document(_space_id(space)).get(timeout=TIMEOUT).to_dict()
+                found = self._entries().document(_space_id(space)).get(**_tries()).to_dict()
             if found is None:
                 return None
             self._dimensions[space] = found["dimensions"]
@@ -241,7 +242,7 @@ class FirestoreIndex:
         with _explained():
             try:
                 reference = self._entries().document(_space_id(entry.space))
-                reference.create({"dimensions": len(entry.vector)}, timeout=TIMEOUT)
+                reference.create({"dimensions": len(entry.vector)}, **_tries())
             except AlreadyExists:
                 pass
         return self._claim_dimensions(entry)
@@ -254,6 +255,13 @@ def _id(bucket: str, name: str) -> str:
 
 def _space_id(space: str) -> str:
     return f"space-{hashlib.sha256(space.encode()).hexdigest()}"
+
+
+def _starting(query: Any, field: str, prefix: str) -> Any:
+    """Documents whose `field` starts with `prefix`."""
+    query = query.where(filter=_where(field, ">=", prefix))
+    end = after(prefix)
+    return query if end is None else query.where(filter=_where(field, "<", end))
 
 
 def _where(field: str, operator: str, value: object) -> Any:
@@ -288,6 +296,7 @@ def _document(entry: Entry) -> dict[str, Any]:
     from google.cloud.firestore_v1.vector import Vector
 
     return {field: getattr(entry, field) for field in FIELDS} | {
+        "uri": entry.uri,
         "updated": entry.updated.astimezone(UTC),
         "metadata": json.dumps(dict(entry.metadata)),
         "vector": Vector(entry.vector.tolist()),
@@ -313,6 +322,16 @@ def _connect(project: str) -> Any:
         return firestore.Client(project=project)
     except DefaultCredentialsError:
         raise StorageError("There are no credentials for Firestore here.") from None
+
+
+def _tries() -> dict[str, Any]:
+    from google.api_core.exceptions import DeadlineExceeded, InternalServerError, ServiceUnavailable
+    from google.api_core.retry import Retry, if_exception_type
+
+    # The package's own tries of a query go on for five minutes.
+    passing = if_exception_type(DeadlineExceeded, InternalServerError, ServiceUnavailable)
+    retry = Retry(passing, initial=0.1, maximum=2.0, multiplier=2.0, timeout=TRIES)
+    return {"retry": retry, "timeout": TIMEOUT}
 
 
 @contextmanager

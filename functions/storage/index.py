@@ -54,7 +54,7 @@ class Entry:
     @property
     def uri(self) -> str:
         """Where the object is: gs://bucket/name, or a file:// URL."""
-        return f"{self.bucket}{self.name}" if "://" in self.bucket else f"gs://{self.bucket}/{self.name}"
+        return uri_of(self.bucket, self.name)
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,11 @@ def default_url() -> str:
     """A file among the temporary ones, of this user."""
     folder = Path(tempfile.gettempdir()) / f"clip-index-{os.getuid()}"
     return f"sqlite://{(folder / 'photos.sqlite').as_uri().removeprefix('file://')}"
+
+
+def uri_of(bucket: str, name: str) -> str:
+    """Where an object is: gs://bucket/name, or a file:// URL."""
+    return f"{bucket}{name}" if "://" in bucket else f"gs://{bucket}/{name}"
 
 
 def checked(entry: Entry) -> Entry:

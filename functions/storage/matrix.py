@@ -50,18 +50,22 @@ class Matrix:
         self._places.clear()
         self.version = 0
 
-    def nearest(
+    def scores(self, vector: np.ndarray) -> np.ndarray:
+        """The cosine of each row and `vector`, which has length 1: (n,) float32."""
+        found: np.ndarray = self._rows[: len(self)] @ vector
+        return found
+
+    def best(
         self,
-        vector: np.ndarray,
+        scores: np.ndarray,
         k: int,
-        among: Iterable[int] | None = None,
         min_score: float | None = None,
+        among: Iterable[int] | None = None,
     ) -> list[tuple[int, float]]:
-        """(id, cosine) of the `k` rows nearest to `vector`, best first; of equals the one with the lower id.
+        """(id, score) of the `k` best of `scores`, best first; of equals the one with the lower id.
 
         With `among`, only of these ids, all of which must be there.
         """
-        scores = self._rows[: len(self)] @ vector
         ids = self._ids[: len(self)]
         if among is not None:
             places = [self._places[id_] for id_ in among]
@@ -73,5 +77,5 @@ class Matrix:
             least = np.partition(scores, len(scores) - k)[len(scores) - k]
             good = scores >= least
             scores, ids = scores[good], ids[good]
-        best = np.lexsort((ids, -scores))[:k]
-        return [(int(ids[place]), float(scores[place])) for place in best]
+        order = np.lexsort((ids, -scores))[:k]
+        return [(int(ids[place]), float(scores[place])) for place in order]

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +40,9 @@ PATIENCE = 60.0
 # Rows of one answer where a whole bucket is listed: no reader stands in the way of a checkpoint for long.
 PAGE = 1000
 
+# Where a query wants few of all names, it first looks at this many times as many entries as it is to find.
+AHEAD = 10
+
 # `version` grows with every change of a row, so a matrix asks for what is newer than itself. A tombstone is a
 # row without vector. A swept one leaves no trace but `swept`: who has not seen that version starts anew.
 SCHEMA = """
@@ -60,6 +64,7 @@ CREATE TABLE IF NOT EXISTS entries (
 );
 CREATE INDEX IF NOT EXISTS by_version ON entries (version);
 CREATE INDEX IF NOT EXISTS by_space ON entries (space, version) WHERE space IS NOT NULL;
+CREATE INDEX IF NOT EXISTS by_name ON entries (space, name, bucket) WHERE space IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_expiry ON entries (expires) WHERE expires IS NOT NULL;
 CREATE TABLE IF NOT EXISTS spaces (space TEXT PRIMARY KEY, dimensions INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS state (version INTEGER NOT NULL, swept INTEGER NOT NULL);
@@ -145,10 +150,17 @@ class SqliteIndex:
             check_dimensions(space, dimensions, len(wanted))
             matrix = self._matrices.setdefault(space, Matrix(dimensions))
             _refresh(matrix, file, space)
-            among = _among(file, space, bucket, prefix) if bucket is not None or prefix else None
-            found = matrix.nearest(wanted, k, among, min_score)
-            select = f"SELECT {FIELDS}, x'' FROM entries WHERE id = ?"
-            return [Hit(_entry(*file.execute(select, (id_,)).fetchone()), score) for id_, score in found]
+            scores = matrix.scores(wanted)
+            if bucket is None and not prefix:
+                return [_hit(file, *best) for best in matrix.best(scores, k, min_score)]
+            # Most often enough of the best are the right ones; only else is it worth while to list these.
+            ahead = matrix.best(scores, AHEAD * k, min_score)
+            hits = (_hit(file, *best) for best in ahead)
+            found = list(islice((hit for hit in hits if _is_in(hit.entry, bucket, prefix)), k))
+            if len(found) == k or len(ahead) < AHEAD * k:
+                return found
+            among = _among(file, space, bucket, prefix)
+            return [_hit(file, *best) for best in matrix.best(scores, k, min_score, among)]
 
         return self._transaction(read, guarded=True)
 
@@ -271,8 +283,17 @@ def _refresh(matrix: Matrix, file: sqlite3.Connection, space: str) -> None:
 
 def _among(file: sqlite3.Connection, space: str, bucket: str | None, prefix: str) -> list[int]:
     condition, values = _range(bucket, prefix, ">=", after(prefix))
-    select = f"SELECT id FROM entries WHERE space = ? AND {condition}"
+    select = f"SELECT id FROM entries INDEXED BY by_name WHERE space = ? AND {condition}"
     return [id_ for (id_,) in file.execute(select, (space, *values))]
+
+
+def _is_in(entry: Entry, bucket: str | None, prefix: str) -> bool:
+    return entry.name.startswith(prefix) and bucket in (None, entry.bucket)
+
+
+def _hit(file: sqlite3.Connection, id_: int, score: float) -> Hit:
+    row = file.execute(f"SELECT {FIELDS}, x'' FROM entries WHERE id = ?", (id_,)).fetchone()
+    return Hit(_entry(*row), score)
 
 
 def _range(bucket: str | None, start: str, more: str, end: str | None) -> tuple[str, tuple[str, ...]]:

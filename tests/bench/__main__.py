@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from model_cache.catalogue import CATALOGUE
-from tests.bench import calls, gate, measure, models, services, weights
+from tests.bench import calls, gate, index, measure, models, services, weights
 from tests.bench.measure import Key, Samples
 from tests.bench.report import Memory, Results, table, verdicts
 from tests.bench.services import Running, Service
@@ -34,6 +34,11 @@ def main() -> None:
         names = [entry.name for entry in CATALOGUE] if options.models == ["catalogue"] else options.models
         print(models.measure(names, 10 if options.quick else 30, _say))
         return
+    if options.index:
+        load = os.getloadavg()[0]
+        print(_index(options.quick))
+        _warn(load)
+        return
     folders = {precision: weights.baked(precision) for precision in weights.PRECISIONS}
     if options.gate:
         print(gate.compare(folders["int8"], *((0.5, 2) if options.quick else (2.0, 5))))
@@ -43,9 +48,18 @@ def main() -> None:
         results = _measure(folders, Path(logs), quick=options.quick)
     print(table(results))
     print(f"\n{os.cpu_count()} CPUs. Seconds and ms are medians, MB are 10^6 bytes.")
+    _warn(load)
+    print("\n".join(verdicts(results)))
+    print(f"\n{_index(options.quick)}")
+
+
+def _warn(load: float) -> None:
     if load > 0.3:
         print(f"Others kept the machine busy (load {load:.1f}): trust CPU time and ratios, not seconds.")
-    print("\n".join(verdicts(results)))
+
+
+def _index(quick: bool) -> str:
+    return index.report(*((10_000, 50) if quick else (100_000, 300)))
 
 
 def _measure(folders: Mapping[str, Path], logs: Path, *, quick: bool) -> Results:
@@ -111,6 +125,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--gate", action="store_true", help="only: do two model runs at once pay off on this machine?"
     )
+    parser.add_argument("--index", action="store_true", help="only: search over 100,000 vectors in SQLite")
     return parser.parse_args()
 
 

@@ -105,11 +105,11 @@ class Running:
 
     def worker_rss(self) -> float:
         """MB resident in its largest process."""
-        return max(_kilobytes(Path(f"/proc/{pid}/status"), "VmRSS") for pid in self.pids()) / 1000
+        return max(kilobytes(Path(f"/proc/{pid}/status"), "VmRSS") for pid in self.pids()) / 1000
 
     def tree_pss(self) -> float:
         """MB resident in all its processes, pages shared between several counted once."""
-        return sum(_kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in self.pids()) / 1000
+        return sum(kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in self.pids()) / 1000
 
     def pids(self) -> list[int]:
         """Its process and all descendants."""
@@ -122,7 +122,8 @@ class Running:
         return found
 
 
-def _kilobytes(path: Path, name: str) -> float:
+def kilobytes(path: Path, name: str) -> float:
+    """A line of a file in /proc, in units of 1000 bytes."""
     # What /proc calls kB are units of 1024 bytes.
     for line in path.read_text().splitlines():
         if line.startswith(f"{name}:"):

@@ -170,6 +170,13 @@ def test_the_string_after_a_prefix() -> None:
 
 
 def test_buckets_are_apart(index: Index) -> None:
+    below = entry("b", bucket="file:///folder/below/")
+    index.upsert([below, entry("below/b", bucket="file:///folder/")])
+    assert names(index, "file:///folder/") == ["below/b"]
+    assert names(index, below.bucket) == ["b"]
+    index.delete(below.bucket, "b", 1)
+    index.delete("file:///folder/", "below/b", 1)
+
     index.upsert([entry("a"), entry("a", bucket="other"), entry("b", bucket="other")])
     index.delete("other", "a", 1)
 
