@@ -10,7 +10,7 @@ from functions.runtime import explained, start
 from functions.search_routes import open_photos, search_routes
 from functions.service import make_service, serve
 
-RUNTIME = start("gateway", towers=("text", "image"))
+RUNTIME = start("gateway", towers=("text", "image"), partial=True)
 JOBS = open_jobs(RUNTIME)
 with explained("gateway"):
     FOLDER = open_folder(RUNTIME)

@@ -7,7 +7,7 @@ from functions.job_routes import job_routes, open_jobs
 from functions.runtime import start
 from functions.service import make_service, serve
 
-RUNTIME = start("jobs", towers=("text", "image"))
+RUNTIME = start("jobs", towers=("text", "image"), partial=True)
 JOBS = open_jobs(RUNTIME)
 SERVICE = make_service(RUNTIME, conventions=(), routes=job_routes(JOBS))
 

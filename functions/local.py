@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8080")
     try:
-        manifest = load_manifest(model_folder(load_settings().model), ("text", "image"))
+        manifest = load_manifest(model_folder(load_settings().model), ("text", "image"), partial=True)
         _check_free(host, port)
         bucket = os.environ.get("BUCKET_URL") or _own_folder()
     except (ConfigError, ModelError) as error:
@@ -105,26 +105,31 @@ def _greeting(manifest: Manifest, port: str, bucket: str) -> str:
     python = (
         Path(sys.executable).relative_to(ROOT) if Path(sys.executable).is_relative_to(ROOT) else "python3"
     )
+    texts, pictures = "text" in manifest.towers, "image" in manifest.towers
+    kinds = " and ".join(kind for kind, there in (("text", texts), ("pictures", pictures)) if there)
     lines = [
         "",
         f"Serving {manifest.name}{about} on http://localhost:{port}",
-        f"{manifest.dimensions} dimensions, text and pictures in one space. Stop with Ctrl-C.",
-        f"Drop pictures into {_shown(bucket)} and find them there in a browser. Paste:",
-        "",
-        "  # a text finds pictures",
-        f"  curl -s 'localhost:{port}/search?q=birthday+cake&k=3'",
-        "",
-        "  # a text becomes a vector",
-        f"  curl -s localhost:{port}/embed/text -d 'text=birthday cake'",
-        "",
-        "  # a picture becomes a vector",
-        f"  curl -s localhost:{port}/embed/image -F file=@{picture}",
-        "",
-        "  # which text fits which picture",
-        f"  curl -s localhost:{port}/embed/mixed -H 'Content-Type: application/json' -d @{EXAMPLE} \\",
-        f"    | {python} model_cache/demo/compare.py",
-        "",
+        f"{manifest.dimensions} dimensions, {kinds}{' in one space' if texts and pictures else ''}. Stop with Ctrl-C.",
     ]
+    if pictures:
+        lines.append(f"Drop pictures into {_shown(bucket)} and find them there in a browser. Paste:")
+    if texts and pictures:
+        lines += ["", "  # a text finds pictures", f"  curl -s 'localhost:{port}/search?q=birthday+cake&k=3'"]
+    if texts:
+        text = f"  curl -s localhost:{port}/embed/text -d 'text=birthday cake'"
+        lines += ["", "  # a text becomes a vector", text]
+    if pictures:
+        image = f"  curl -s localhost:{port}/embed/image -F file=@{picture}"
+        lines += ["", "  # a picture becomes a vector", image]
+    if texts and pictures:
+        lines += [
+            "",
+            "  # which text fits which picture",
+            f"  curl -s localhost:{port}/embed/mixed -H 'Content-Type: application/json' -d @{EXAMPLE} \\",
+            f"    | {python} model_cache/demo/compare.py",
+        ]
+    lines.append("")
     if demo:
         lines += ["Next: bake a real model and serve it, see README.md.", ""]
     return "\n".join(lines)

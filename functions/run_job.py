@@ -8,7 +8,7 @@ from functions.job_runner import handle_event
 from functions.logs import logger
 from functions.runtime import start
 
-RUNTIME = start("run_job", towers=("text", "image"))
+RUNTIME = start("run_job", towers=("text", "image"), partial=True)
 JOBS = open_jobs(RUNTIME)
 
 

@@ -61,10 +61,13 @@ class Runtime:
         return any(model.text.made or model.image.made for model in self.models.values())
 
 
-def start(name: str, towers: tuple[str, ...]) -> Runtime:
-    """Read the settings and check the models' files; a wrong setup ends the process with a sentence."""
+def start(name: str, towers: tuple[str, ...], *, partial: bool = False) -> Runtime:
+    """Read the settings and check the models' files; a wrong setup ends the process with a sentence.
+
+    With `partial`, the model may lack some of `towers`: requests for it are told so.
+    """
     with explained(name):
-        runtime = make_runtime(name, towers, start_logging())
+        runtime = make_runtime(name, towers, start_logging(), partial=partial)
     _give_memory_back()
     named = os.environ.get("MODEL") or os.environ.get("MODELS")
     if runtime.settings_model().manifest.name == DEMO and not named:
@@ -109,7 +112,7 @@ def _give_memory_back() -> None:
         mallopt(M_ARENA_MAX, 2)
 
 
-def make_runtime(name: str, towers: tuple[str, ...], settings: Settings) -> Runtime:
+def make_runtime(name: str, towers: tuple[str, ...], settings: Settings, *, partial: bool = False) -> Runtime:
     """A runtime for `settings`.
 
     Raises:
@@ -122,10 +125,8 @@ def make_runtime(name: str, towers: tuple[str, ...], settings: Settings) -> Runt
     folders = dict.fromkeys(map(model_folder, (settings.model, *settings.models)))
     models: dict[str, Model] = {}
     for folder in folders:
-        # Beside others, or where a function serves both towers, a model may lack one: requests for it are
-        # told so.
-        partial = len(folders) > 1 or len(towers) > 1
-        model = load_model(folder, towers, threads=cpus, gate=gate, partial=partial)
+        # Beside others, any model may lack a tower.
+        model = load_model(folder, towers, threads=cpus, gate=gate, partial=partial or len(folders) > 1)
         if model.manifest.name in models:
             raise ConfigError(f"MODELS names two models called {model.manifest.name}.")
         models[model.manifest.name] = model

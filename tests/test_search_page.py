@@ -146,7 +146,7 @@ def test_typing_finds_pictures(show: Open) -> None:
 
     expect(name(page)).to_have_text(CAKE)
     expect(cards(page)).to_have_count(48)
-    expect(cards(page).first.locator(".score")).to_have_text("0.57")
+    expect(cards(page).first.locator(".score")).to_have_text("0.55")
     expect(page.locator("#status")).to_contain_text("48 pictures for “birthday cake”")
     expect(page).to_have_title("birthday cake – Photos")
     drawn(page)

@@ -36,9 +36,17 @@ def hub_environment(url: str, cache: Path) -> dict[str, str]:
     }
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def serving_hub(files: Mapping[str, Path], broken: str = "") -> Iterator[Hub]:
     """Serve `files`, by "repository/file"; a repository named `broken` answers 500 to everything."""
+
+    # Now and not when it is asked for: of gigabytes it takes longer than a client waits.
+    tags = {path: _sha256(path) for path in files.values()}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -60,7 +68,7 @@ def serving_hub(files: Mapping[str, Path], broken: str = "") -> Iterator[Hub]:
                 return
             self.send_response(200)
             self.send_header("Content-Length", str(path.stat().st_size))
-            self.send_header("ETag", f'"{hashlib.sha256(path.read_bytes()).hexdigest()}"')
+            self.send_header("ETag", f'"{tags[path]}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
             if with_body:
