@@ -20,6 +20,9 @@ from functions.runtime import Runtime
 from functions.status import status_routes
 from functions.storage.buckets import TransientError
 
+# Answered without the API key: the platform's probes have none.
+OPEN = ("/health", "/ready")
+
 
 @dataclass(frozen=True)
 class Service:
@@ -83,7 +86,7 @@ def serve(request: Request, service: Service) -> Response:
 
 def _answer(request: Request, service: Service, path: str, timings: Timings) -> Any:
     """What the route answers. Without the API key nobody learns which paths there are."""
-    if path != "/health":
+    if path not in OPEN:
         check_key(request, service.runtime.settings.api_key)
     allowed = methods(service.routes, path)
     if request.method == "OPTIONS" and allowed:

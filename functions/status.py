@@ -67,7 +67,7 @@ def status_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
         *routes,
         own("/", "status", "What runs here", status, StatusReply),
         own("/health", "health", "Alive", _health, HealthReply, open=True),
-        own("/ready", "ready", "Loaded, and right", _ready, ReadyReply),
+        own("/ready", "ready", "Loaded, and right", _ready, ReadyReply, open=True),
         own("/openapi.json", "openapi", "This document", openapi, {"type": "object"}),
         own("/docs", "docs", "This document as a page", docs, {"type": "string"}),
     )
