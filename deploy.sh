@@ -50,8 +50,8 @@ Options, each with the environment variable that sets it too:
   --collection NAME         COLLECTION       of the index in Firestore (photos)
   --allowed-buckets A,B     ALLOWED_BUCKETS  that gs:// references may name (none)
   --service-account EMAIL   SERVICE_ACCOUNT  functions run as it (clip-functions@PROJECT, made where missing)
+  --build-service-account EMAIL    BUILD_SERVICE_ACCOUNT    builds them (clip-builds@PROJECT, likewise)
   --trigger-service-account EMAIL  TRIGGER_SERVICE_ACCOUNT  delivers events (clip-events@PROJECT, likewise)
-  --build-service-account EMAIL    BUILD_SERVICE_ACCOUNT    builds (the project's default one for Compute)
   --api-key-secret NAME     API_KEY_SECRET   a secret in Secret Manager that callers must send as API key
   --env NAME=VALUE                           any other setting of the functions; may be repeated
   --allow-unauthenticated   ALLOW_UNAUTHENTICATED=true   let everybody call the HTTP functions
@@ -292,8 +292,11 @@ project_set() {
   elif [[ -z $PROJECT ]]; then
     lookup PROJECT gcloud config get-value project
   fi
-  SERVICE_ACCOUNT_GIVEN=$SERVICE_ACCOUNT TRIGGER_SERVICE_ACCOUNT_GIVEN=$TRIGGER_SERVICE_ACCOUNT
+  SERVICE_ACCOUNT_GIVEN=$SERVICE_ACCOUNT
+  BUILD_SERVICE_ACCOUNT_GIVEN=$BUILD_SERVICE_ACCOUNT
+  TRIGGER_SERVICE_ACCOUNT_GIVEN=$TRIGGER_SERVICE_ACCOUNT
   SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-clip-functions@$PROJECT.iam.gserviceaccount.com}
+  BUILD_SERVICE_ACCOUNT=${BUILD_SERVICE_ACCOUNT:-clip-builds@$PROJECT.iam.gserviceaccount.com}
   TRIGGER_SERVICE_ACCOUNT=${TRIGGER_SERVICE_ACCOUNT:-clip-events@$PROJECT.iam.gserviceaccount.com}
   JOBS_BUCKET=${JOBS_BUCKET:-$PROJECT-clip-jobs}
   PHOTOS_BUCKET=${PHOTOS_BUCKET:-$PROJECT-clip-photos}
@@ -392,14 +395,10 @@ vector_index() { # FIELD...: those that queries filter by
 }
 
 surroundings() {
-  local builder name allowed
+  local name allowed
   account "$SERVICE_ACCOUNT" "$SERVICE_ACCOUNT_GIVEN" "CLIP functions"
-  builder=$BUILD_SERVICE_ACCOUNT
-  if [[ -z $builder ]]; then
-    lookup PROJECT_NUMBER gcloud projects describe "$PROJECT" '--format=value(projectNumber)'
-    builder=$PROJECT_NUMBER-compute@developer.gserviceaccount.com
-  fi
-  grant_project "$builder" roles/run.builder
+  account "$BUILD_SERVICE_ACCOUNT" "$BUILD_SERVICE_ACCOUNT_GIVEN" "CLIP builds"
+  grant_project "$BUILD_SERVICE_ACCOUNT" roles/run.builder
   if [[ -n $API_KEY_SECRET ]]; then
     in_project secrets add-iam-policy-binding "$API_KEY_SECRET" \
       "--member=serviceAccount:$SERVICE_ACCOUNT" --role=roles/secretmanager.secretAccessor --format=none
@@ -437,17 +436,19 @@ surroundings() {
 
 # PAIRS becomes NAME=VALUE,... in gcloud's own way to say which character separates.
 pairs() {
-  local separator pair
-  for separator in ',' '|' ';' '#' '~'; do
+  local separator pair joined
+  for separator in ',' '|' ';' '#' ':::' '@@@'; do
     PAIRS=""
     for pair in "$@"; do
-      [[ $pair != *"$separator"* ]] || continue 2
+      # Neither inside the pair nor begun by its end.
+      joined=$pair$separator
+      [[ ${joined%%"$separator"*} == "$pair" ]] || continue 2
       PAIRS+="${PAIRS:+$separator}$pair"
     done
     [[ $separator == , ]] || PAIRS="^$separator^$PAIRS"
     return
   done
-  die "the values of --env hold every character that could separate them."
+  die "these values hold everything that could separate them: $*"
 }
 
 settings() { # of a function; SETTINGS becomes NAME=VALUE,...
@@ -473,9 +474,8 @@ deploy_one() {
     flags+=("--tasks=$TASKS" --max-retries=3 "--task-timeout=${TIMEOUT:-86400}")
   else
     flags+=("--function=$name" "--base-image=$BASE_IMAGE" "--concurrency=$CONCURRENCY" --cpu-boost
-      --execution-environment=gen2 "--min-instances=$MIN_INSTANCES" "--max-instances=$MAX_INSTANCES")
-    [[ -z $BUILD_SERVICE_ACCOUNT ]] ||
-      flags+=("--build-service-account=projects/$PROJECT/serviceAccounts/$BUILD_SERVICE_ACCOUNT")
+      --execution-environment=gen2 "--min-instances=$MIN_INSTANCES" "--max-instances=$MAX_INSTANCES"
+      "--build-service-account=projects/$PROJECT/serviceAccounts/$BUILD_SERVICE_ACCOUNT")
     if is_event; then
       flags+=("--timeout=${TIMEOUT:-540}" --no-allow-unauthenticated)
     else
@@ -598,7 +598,7 @@ logs() {
 }
 
 delete() {
-  local name kind bucket
+  local name kind
   gcloud_here
   project_set
   $DRY_RUN || confirm "Delete ${NAMES[*]} from $PROJECT ($REGION), with their triggers?" ||
@@ -609,12 +609,13 @@ delete() {
     kind=services
     [[ $TRIGGER != task ]] || kind='jobs'
     if is_event; then
-      bucket=$JOBS_BUCKET
-      [[ $TRIGGER == jobs:* ]] || bucket=$PHOTOS_BUCKET
-      in_project storage buckets describe "gs://$bucket" '--format=value(location.lower())'
-      lookup LOCATION "${COMMAND[@]}"
-      in_project eventarc triggers delete "$SERVICE" "--location=$LOCATION" --quiet
-      run "${COMMAND[@]}" || say "  (no such trigger)"
+      in_project eventarc triggers list --location=- "--filter=name~/triggers/$SERVICE$" '--format=value(name)'
+      if $DRY_RUN; then
+        lookup TRIGGER_NAME "${COMMAND[@]}"
+      else
+        TRIGGER_NAME=$("${COMMAND[@]}") || die "the triggers of $PROJECT cannot be listed."
+      fi
+      [[ -z $TRIGGER_NAME ]] || run gcloud eventarc triggers delete "$TRIGGER_NAME" --quiet
     fi
     in_project run "$kind" delete "$SERVICE" "--region=$REGION" --quiet
     run "${COMMAND[@]}" || say "  (it was not deployed)"
@@ -727,7 +728,7 @@ main() {
         fi
         [[ $name =~ ^[a-z-]+$ ]] && name=$(tr a-z- A-Z_ <<<"$name")
         [[ " ${OPTIONS//$'\n'/ } " == *" $name "* ]] || die "there is no option $(printf %q "$option"); see --help."
-        [[ -n $value ]] || die "$option is empty."
+        [[ -n $value ]] || die "${option%%=*} is empty."
         printf -v "$name" '%s' "$value"
         ;;
       -*) die "there is no option $(printf %q "$option"); see --help." ;;

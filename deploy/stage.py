@@ -46,8 +46,8 @@ USER 65532:65532
 ENTRYPOINT ["python", "-m", "functions.{function}"]
 """
 
-# Cloud Run's memory settings, in MB. Resident, as measured: 200 MB without weights, and 1.3 times the weights'
-# size; a picture of 50 million pixels takes 450 MB while it is decoded. A tenth stays free.
+# Cloud Run's memory settings, in MB. Resident, as measured: 200 MB without weights, and 1.3 times the
+# size of the weights; a picture of 50 million pixels takes 450 MB while it is decoded. A tenth stays free.
 MEMORY = {"512Mi": 537, "1Gi": 1074, "2Gi": 2147, "4Gi": 4295, "8Gi": 8590, "16Gi": 17180, "32Gi": 34360}
 BASE_MB, PER_MODEL_MB, DECODE_MB, FREE = 200, 1.3, 450, 0.9
 

@@ -1,10 +1,14 @@
 """A small server that plays the Google APIs that deploy.sh reaches through gcloud, over real HTTP.
 
-It keeps just enough state to answer: policies, buckets, accounts, triggers, services. Every request is recorded.
+gcloud takes it for its proxy: some commands put a region before a host's name, which would not resolve.
+
+It keeps just enough state to answer: policies, buckets, accounts, triggers, services. Requests are recorded.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import threading
@@ -17,7 +21,17 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 # What gcloud calls each of them in CLOUDSDK_API_ENDPOINT_OVERRIDES_*.
-APIS = ("RUN", "EVENTARC", "CLOUDRESOURCEMANAGER", "STORAGE", "IAM", "SERVICEUSAGE", "FIRESTORE")
+APIS = (
+    "RUN",
+    "EVENTARC",
+    "CLOUDRESOURCEMANAGER",
+    "STORAGE",
+    "IAM",
+    "SERVICEUSAGE",
+    "FIRESTORE",
+    "ARTIFACTREGISTRY",
+    "CLOUDBUILD",
+)
 PROJECT = "my-project"
 NUMBER = "123456789012"
 AGENT = f"service-{NUMBER}@gs-project-accounts.iam.gserviceaccount.com"
@@ -38,13 +52,14 @@ class Request:
 class GoogleApis:
     """The state behind the APIs. Names of buckets map to their locations."""
 
-    url: str = ""
+    port: int = 0
     requests: list[Request] = field(default_factory=list)
     policies: dict[str, Any] = field(default_factory=dict)
     buckets: dict[str, Any] = field(default_factory=dict)
     accounts: set[str] = field(default_factory=set)
     triggers: dict[str, Any] = field(default_factory=dict)
     services: dict[str, Any] = field(default_factory=dict)
+    uploads: list[bytes] = field(default_factory=list)
     enabled: set[str] = field(default_factory=set)
 
     def environment(self, folder: Path) -> dict[str, str]:
@@ -55,7 +70,11 @@ class GoogleApis:
             "CLOUDSDK_CONFIG": str(folder / "gcloud"),
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
             "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(token),
-            **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{self.url}/" for api in APIS},
+            "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
+            "CLOUDSDK_PROXY_TYPE": "http",
+            "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
+            "CLOUDSDK_PROXY_PORT": str(self.port),
+            **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"http://{api.lower()}.test/" for api in APIS},
         }
 
     def sent(self, method: str, path: str) -> list[Any]:
@@ -152,6 +171,57 @@ def _operation(apis: GoogleApis, request: Request) -> tuple[int, Any]:
     return 200, {"name": request.path, "done": True, "response": {}}
 
 
+def _account(apis: GoogleApis, request: Request, email: str) -> tuple[int, Any]:
+    return 200, {"email": email, "name": f"projects/{PROJECT}/serviceAccounts/{email}"}
+
+
+def _repository(apis: GoogleApis, request: Request, name: str) -> tuple[int, Any]:
+    return 200, {"name": name, "format": "DOCKER"}
+
+
+def _upload(apis: GoogleApis, request: Request, bucket: str) -> tuple[int, Any]:
+    if not isinstance(request.body, bytes):
+        return 200, {}
+    apis.uploads.append(request.body)
+    checksum = base64.b64encode(hashlib.md5(request.body, usedforsecurity=False).digest()).decode()
+    name, size = request.query["name"][0], str(len(request.body))
+    return 200, {"bucket": bucket, "name": name, "size": size, "generation": "1", "md5Hash": checksum}
+
+
+BUILD = {
+    "id": "b1",
+    "name": f"projects/{PROJECT}/locations/us-central1/builds/b1",
+    "projectId": PROJECT,
+    "status": "SUCCESS",
+    "results": {"images": [{"name": "image", "digest": "sha256:0"}]},
+}
+
+
+def _build(apis: GoogleApis, request: Request) -> tuple[int, Any]:
+    kind = "type.googleapis.com/google.devtools.cloudbuild.v1.BuildOperationMetadata"
+    operation = {"name": "operations/b1", "metadata": {"@type": kind, "build": BUILD}}
+    return 200, {"buildOperation": operation, "baseImageUri": "base"}
+
+
+def _built(apis: GoogleApis, request: Request) -> tuple[int, Any]:
+    return 200, {"name": request.path, "done": True, "response": BUILD}
+
+
+def _new_service(apis: GoogleApis, request: Request) -> tuple[int, Any]:
+    name = request.body["metadata"]["name"]
+    ready = [{"type": kind, "status": "True"} for kind in ("Ready", "ConfigurationsReady", "RoutesReady")]
+    status = {
+        "url": f"https://{name}.run.test",
+        "conditions": ready,
+        "latestReadyRevisionName": f"{name}-1",
+        "latestCreatedRevisionName": f"{name}-1",
+        "observedGeneration": 1,
+    }
+    apis.services[name] = {**request.body, "status": status}
+    apis.services[name]["metadata"]["generation"] = 1
+    return 200, apis.services[name]
+
+
 def _services(apis: GoogleApis, request: Request) -> tuple[int, Any]:
     return 200, {
         "apiVersion": "serving.knative.dev/v1",
@@ -186,9 +256,16 @@ ROUTES: tuple[tuple[str, str, Answer], ...] = (
     ("GET", rf"/v\d/projects/{PROJECT}/locations/([^/]+)/triggers/([^/]+)", _trigger),
     ("GET", rf"/v\d/projects/{PROJECT}/locations/([^/]+)/triggers", _triggers),
     ("POST", rf"/v\d/projects/{PROJECT}/locations/([^/]+)/triggers", _new_trigger),
+    ("GET", r"/v\d/projects/-/serviceAccounts/([^/]+)", _account),
+    ("GET", r"/v\d/.*/operations/b1", _built),
     ("GET", r"/v\d/.*/operations/.*", _operation),
+    ("GET", r"/v\d/(projects/[^/]+/locations/[^/]+/repositories/[^/]+)", _repository),
+    ("POST", r"(?:/resumable)?/upload/storage/v1/b/([^/]+)/o", _upload),
+    ("PUT", r"(?:/resumable)?/upload/storage/v1/b/([^/]+)/o", _upload),
+    ("POST", r"/v\d/.*/builds:submit", _build),
     ("GET", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services", _services),
     ("GET", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services/([^/]+)", _service),
+    ("POST", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services", _new_service),
     ("GET", rf"/apis/run.googleapis.com/v1/namespaces/{PROJECT}/jobs", _no_jobs),
 )
 
@@ -208,7 +285,7 @@ def playing() -> Iterator[GoogleApis]:
                 self.command,
                 unquote(parts.path),
                 parse_qs(parts.query),
-                json.loads(raw) if raw else None,
+                json.loads(raw) if raw[:1] == b"{" else raw or None,
                 self.headers.get("Authorization", "").removeprefix("Bearer "),
             )
             apis.requests.append(request)
@@ -216,6 +293,8 @@ def playing() -> Iterator[GoogleApis]:
             data = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
+            # Where the bytes of a resumable upload go.
+            self.send_header("Location", f"{self.path}&upload_id=1")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -227,7 +306,7 @@ def playing() -> Iterator[GoogleApis]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    apis.url = f"http://127.0.0.1:{server.server_port}"
+    apis.port = server.server_port
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield apis

@@ -1,7 +1,7 @@
 """Run by gcloud's own Python: whether gcloud's parser takes each command of a list.
 
-Reads a JSON list of argument lists, writes a JSON list of exit statuses. 2 means that the parser refused; without
-credentials whatever it takes ends with 1, before any request is sent.
+Reads a JSON list of argument lists, writes a JSON list of exit statuses. 2 means that the parser refused.
+Without credentials whatever it takes ends with 1 before any request is sent, or with 0 if it needs none.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ def main() -> None:
     cli = gcloud_main.CreateCLI([])
     found = []
     for arguments in json.load(sys.stdin):
-        output, status = io.StringIO(), 0
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        status = 0
+        with contextlib.redirect_stdout(io.StringIO()):
             try:
                 cli.Execute(arguments)
             except SystemExit as end:
                 status = end.code
-        found.append([status, output.getvalue()])
+        found.append(status)
     json.dump(found, sys.stdout)
 
 
