@@ -40,7 +40,7 @@ esac
 
 def deploy_sh(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run deploy.sh from `folder` with nothing in its environment but what is needed, and `environment`."""
-    env = {"PATH": str(bare_path(folder)), "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    env = {"PATH": str(bare_path(folder)), "HOME": str(folder), **environment}
     return subprocess.run(
         [str(ROOT / "deploy.sh"), *arguments],
         cwd=folder,
