@@ -381,13 +381,15 @@ index() {
 }
 
 vector_index() { # FIELD...: those that queries filter by
-  local fields=() field
+  local fields=() field filter="name~/collectionGroups/$COLLECTION/ AND fields.vectorConfig.dimension=$DIMENSIONS"
   for field in "$@"; do fields+=("--field-config=field-path=$field,order=ascending"); done
   fields+=("--field-config=field-path=vector,vector-config={\"dimension\":\"$DIMENSIONS\",\"flat\":\"{}\"}")
-  # The last field is the vector; names of indexes say nothing, so they are told apart by their fields.
-  in_project firestore indexes composite list \
-    "--filter=name~/$COLLECTION/ AND fields.len()=$(($# + 1)) AND fields.vectorConfig.dimension:$DIMENSIONS" \
-    '--format=value(name)'
+  # Names of indexes say nothing: they are told apart by their fields, of which Firestore adds some.
+  for field in space name; do
+    [[ " $* " == *" $field "* ]] || filter+=" AND NOT fields.fieldPath=$field"
+    [[ " $* " != *" $field "* ]] || filter+=" AND fields.fieldPath=$field"
+  done
+  in_project firestore indexes composite list "--filter=$filter" '--format=value(name)'
   local check=("${COMMAND[@]}")
   in_project firestore indexes composite create "--collection-group=$COLLECTION" --query-scope=collection \
     "${fields[@]}" --async

@@ -59,6 +59,7 @@ class GoogleApis:
     accounts: set[str] = field(default_factory=set)
     triggers: dict[str, Any] = field(default_factory=dict)
     services: dict[str, Any] = field(default_factory=dict)
+    indexes: list[Any] = field(default_factory=list)
     uploads: list[bytes] = field(default_factory=list)
     enabled: set[str] = field(default_factory=set)
 
@@ -234,6 +235,10 @@ def _service(apis: GoogleApis, request: Request, name: str) -> tuple[int, Any]:
     return (200, apis.services[name]) if name in apis.services else _missing("no such service")
 
 
+def _indexes(apis: GoogleApis, request: Request) -> tuple[int, Any]:
+    return 200, {"indexes": apis.indexes}
+
+
 def _no_jobs(apis: GoogleApis, request: Request) -> tuple[int, Any]:
     return 200, {"apiVersion": "run.googleapis.com/v1", "kind": "JobList", "items": []}
 
@@ -266,6 +271,7 @@ ROUTES: tuple[tuple[str, str, Answer], ...] = (
     ("GET", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services", _services),
     ("GET", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services/([^/]+)", _service),
     ("POST", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services", _new_service),
+    ("GET", rf"/v1/projects/{PROJECT}/databases/[^/]+/collectionGroups/-/indexes", _indexes),
     ("GET", rf"/apis/run.googleapis.com/v1/namespaces/{PROJECT}/jobs", _no_jobs),
 )
 

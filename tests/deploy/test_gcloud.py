@@ -17,6 +17,7 @@ from tests.deploy.script import deploy_sh, flag, gcloud_environment, needs_gclou
 pytestmark = needs_gcloud
 
 FUNCTIONS_ACCOUNT = f"serviceAccount:clip-functions@{PROJECT}.iam.gserviceaccount.com"
+LIST_INDEXES = ["firestore", "indexes", "composite", "list"]
 EVENTS_ACCOUNT = f"serviceAccount:clip-events@{PROJECT}.iam.gserviceaccount.com"
 
 
@@ -169,6 +170,39 @@ def test_rules_of_others_are_not_replaced(apis: GoogleApis, tmp_path: Path) -> N
     assert "has lifecycle rules of its own" in ended.stderr
     assert apis.buckets[name]["lifecycle"] == {"rule": [rule]}
     assert apis.uploads == []
+
+
+def vector_index(name: str, *fields: str, collection: str = "photos", dimensions: int = 512) -> Any:
+    """An index as Firestore lists it."""
+    return {
+        "name": f"projects/{PROJECT}/databases/(default)/collectionGroups/{collection}/indexes/{name}",
+        "fields": [
+            *({"fieldPath": field, "order": "ASCENDING"} for field in (*fields, "__name__")),
+            {"fieldPath": "vector", "vectorConfig": {"dimension": dimensions, "flat": {}}},
+        ],
+    }
+
+
+@pytest.mark.full
+def test_an_index_that_is_there_is_recognised(apis: GoogleApis, tmp_path: Path) -> None:
+    apis.indexes = [
+        vector_index("by-space", "space"),
+        vector_index("by-name", "space", "name"),
+        vector_index("of-another-model", "space", dimensions=768),
+        vector_index("longer", "space", dimensions=5120),
+        vector_index("of-others", "space", collection="holidays"),
+    ]
+    printed = deploy_sh("--dry-run", f"--project={PROJECT}", "deploy", "search", folder=tmp_path)
+    checks = [call for call in paste(printed.stdout, tmp_path) if call[:4] == LIST_INDEXES]
+
+    found = [
+        subprocess.run(
+            ["gcloud", *call], env=logged_in(apis, tmp_path), check=True, capture_output=True, text=True
+        ).stdout
+        for call in checks
+    ]
+
+    assert [line.strip().rpartition("/")[2] for line in found] == ["by-space", "by-name"]
 
 
 def test_what_is_missing_is_told_before_anything_is_changed(apis: GoogleApis, tmp_path: Path) -> None:
