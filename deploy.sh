@@ -220,6 +220,7 @@ expand() {
 }
 
 given() { [[ ,$GIVEN, == *,$1,* ]]; }
+is_task() { [[ $TRIGGER == task ]]; }
 is_event() { [[ $TRIGGER == *:* ]]; }
 service_name() { SERVICE=${1//_/-}; }
 
@@ -239,7 +240,7 @@ stager() { # FUNCTION OPTION...
   local name=$1 job=()
   shift
   row "$name"
-  [[ $TRIGGER != task ]] || job=(--job)
+  ! is_task || job=(--job)
   "$PYTHON" -B -m deploy.stage "$name" "--model=$MODEL" "--towers=$TOWERS" "--requirements=$REQUIREMENTS" \
     ${job[@]+"${job[@]}"} "$@"
 }
@@ -401,6 +402,11 @@ surroundings() {
   account "$SERVICE_ACCOUNT" "$SERVICE_ACCOUNT_GIVEN" "CLIP functions"
   account "$BUILD_SERVICE_ACCOUNT" "$BUILD_SERVICE_ACCOUNT_GIVEN" "CLIP builds"
   grant_project "$BUILD_SERVICE_ACCOUNT" roles/run.builder
+  if any is_task; then
+    # gcloud takes no build account for Cloud Run jobs: the project's default one builds them.
+    lookup PROJECT_NUMBER gcloud projects describe "$PROJECT" '--format=value(projectNumber)'
+    grant_project "$PROJECT_NUMBER-compute@developer.gserviceaccount.com" roles/run.builder
+  fi
   if [[ -n $API_KEY_SECRET ]]; then
     in_project secrets add-iam-policy-binding "$API_KEY_SECRET" \
       "--member=serviceAccount:$SERVICE_ACCOUNT" --role=roles/secretmanager.secretAccessor --format=none
@@ -472,7 +478,7 @@ deploy_one() {
   flags=("--region=$REGION" "--memory=${MEMORY:-$FITS}" "--cpu=$CPU" "--service-account=$SERVICE_ACCOUNT"
     "--set-env-vars=$SETTINGS")
   [[ -z $API_KEY_SECRET || $TRIGGER != http ]] || flags+=("--set-secrets=API_KEY=$API_KEY_SECRET:latest")
-  if [[ $TRIGGER == task ]]; then
+  if is_task; then
     flags+=("--tasks=$TASKS" --max-retries=3 "--task-timeout=${TIMEOUT:-86400}")
   else
     flags+=("--function=$name" "--base-image=$BASE_IMAGE" "--concurrency=$CONCURRENCY" --cpu-boost
@@ -495,7 +501,7 @@ deploy_one() {
   flags+=("--labels=app=clip-functions,deployed=$hash")
   if ! $FORCE && unchanged "$hash"; then
     say "$name is unchanged since it was last deployed ($hash); --force deploys it anyway."
-  elif [[ $TRIGGER == task ]]; then
+  elif is_task; then
     in_project run jobs deploy "$SERVICE" "--source=$BUILD_DIR/$name" "${flags[@]}" --quiet
     run "${COMMAND[@]}"
   else
@@ -508,7 +514,7 @@ deploy_one() {
 unchanged() {
   ! $DRY_RUN || return 1
   local kind=services found
-  [[ $TRIGGER != task ]] || kind='jobs'
+  ! is_task || kind='jobs'
   in_project run "$kind" describe "$SERVICE" "--region=$REGION" '--format=value(metadata.labels.deployed)'
   found=$("${COMMAND[@]}" 2>/dev/null) && [[ $found == "$1" ]]
 }
@@ -594,7 +600,7 @@ logs() {
   row "$1"
   service_name "$1"
   local kind=services
-  [[ $TRIGGER != task ]] || kind='jobs'
+  ! is_task || kind='jobs'
   in_project run "$kind" logs read "$SERVICE" "--region=$REGION" --limit=100
   run "${COMMAND[@]}"
 }
@@ -609,7 +615,7 @@ delete() {
     row "$name"
     service_name "$name"
     kind=services
-    [[ $TRIGGER != task ]] || kind='jobs'
+    ! is_task || kind='jobs'
     if is_event; then
       in_project eventarc triggers list --location=- "--filter=name~/triggers/$SERVICE$" '--format=value(name)'
       if $DRY_RUN; then
@@ -633,13 +639,13 @@ jobs() {
       (($#)) || set -- all
       expand tasks "$@"
       deploy
-      say "Run it with ./deploy.sh jobs run ${NAMES[0]}."
+      $DRY_RUN || say "Run it with ./deploy.sh jobs run ${NAMES[0]}."
       ;;
     run)
       (($#)) || die "name the job to run: ./deploy.sh jobs run backfill."
       expand tasks "$1"
       row "$1"
-      [[ $TRIGGER == task ]] || die "$1 is no Cloud Run job but a function."
+      is_task || die "$1 is no Cloud Run job but a function."
       service_name "$1"
       shift
       gcloud_here

@@ -30,6 +30,7 @@ printf '%s\\0' "$@" >>"$RECORD"
 printf '\\0' >>"$RECORD"
 case "$*" in
   *"get-value project"*) echo my-project ;;
+  *"value(projectNumber)"*) echo 123456789012 ;;
   *"storage service-agent"*) echo service@example.iam.gserviceaccount.com ;;
   *"location.lower()"*) echo europe-west4 ;;
   *"status.url"*) echo https://function.example ;;
