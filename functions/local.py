@@ -107,10 +107,11 @@ def _greeting(manifest: Manifest, port: str, bucket: str) -> str:
     )
     texts, pictures = "text" in manifest.towers, "image" in manifest.towers
     kinds = " and ".join(kind for kind, there in (("text", texts), ("pictures", pictures)) if there)
+    space = " in one space" if texts and pictures else ""
     lines = [
         "",
         f"Serving {manifest.name}{about} on http://localhost:{port}",
-        f"{manifest.dimensions} dimensions, {kinds}{' in one space' if texts and pictures else ''}. Stop with Ctrl-C.",
+        f"{manifest.dimensions} dimensions, {kinds}{space}. Stop with Ctrl-C.",
     ]
     if pictures:
         lines.append(f"Drop pictures into {_shown(bucket)} and find them there in a browser. Paste:")

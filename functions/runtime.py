@@ -14,7 +14,7 @@ from functions.config import MODEL_CACHE, ConfigError, Settings, load_settings
 from functions.engine.cpus import usable_cpus
 from functions.engine.gate import Gate
 from functions.engine.lazy import Lazy
-from functions.engine.manifest import ModelError, slug
+from functions.engine.manifest import ModelError, locate, slug
 from functions.engine.model import Model, check_canary, load_model
 from functions.errors import CallerError
 from functions.logs import logger, setup_logging
@@ -157,6 +157,4 @@ def _served(models: Mapping[str, Model], name: str) -> str:
 
 def model_folder(model: str) -> Path:
     """Where the model named by the setting MODEL is: a folder, or a name that was baked."""
-    given = Path(model)
-    is_folder = given.is_absolute() or (given / "manifest.json").is_file()
-    return given if is_folder else MODEL_CACHE / slug(model)
+    return locate(model, MODEL_CACHE)

@@ -181,6 +181,13 @@ def _tower(data: dict[str, Any]) -> Tower:
     return Tower(**data)
 
 
+def locate(model: str, cache: Path) -> Path:
+    """Where `model` is: a folder, or the name of one that was baked into `cache`."""
+    given = Path(model)
+    is_folder = given.is_absolute() or (given / "manifest.json").is_file()
+    return given if is_folder else cache / slug(model)
+
+
 def slug(name: str) -> str:
     """The folder name of a baked model: `ViT-B-32/laion400m_e32` -> `vit-b-32-laion400m-e32`."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")

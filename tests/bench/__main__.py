@@ -1,7 +1,7 @@
 """Measure our functions beside an empty one and beside FastAPI + open_clip, and print one table.
 
-Takes a few minutes, the first time a few more to make and bake random weights. A report, not a test:
-the exit status is 0 whatever it says.
+Ours start from the folders that deploy.sh would deploy. Takes a few minutes, the first time a few more to
+make and bake random weights. A report, not a test: the exit status is 0 whatever it says.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def _measure(folders: Mapping[str, Path], logs: Path, *, quick: bool) -> Results
     small = calls.small_jpeg()
     text, photo = calls.texts(), calls.upload(small)
     ours = {
-        (what, precision): services.function(f"embed_{what} {precision}", f"embed_{what}", MODEL=str(folder))
+        (what, precision): services.staged(
+            f"embed_{what} {precision}", f"embed_{what}", folder, weights.BUILD / "staged" / precision
+        )
         for precision, folder in folders.items()
         for what in ("text", "image")
     }

@@ -34,12 +34,24 @@ class Service:
     name: str
     command: tuple[str, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
+    # Where it is started.
+    folder: Path = ROOT
 
 
-def function(name: str, target: str, source: str = "main.py", **settings: str) -> Service:
+def function(
+    name: str, target: str, source: str = "main.py", folder: Path = ROOT, **settings: str
+) -> Service:
     """A functions-framework function."""
     module = ("functions_framework", "--source", source, "--target", target)
-    return Service(name, (*module, "--host", "127.0.0.1", "--port", "{port}"), settings)
+    return Service(name, (*module, "--host", "127.0.0.1", "--port", "{port}"), settings, folder)
+
+
+def staged(name: str, target: str, model: Path, build: Path) -> Service:
+    """A function as it is deployed: in a folder below `build` with its own tower only."""
+    stage = [str(ROOT / "deploy.sh"), f"--model={model}", f"--build-dir={build}", "stage", target]
+    subprocess.run(stage, stdout=sys.stderr, check=True)
+    (folder,) = (build / target / "model_cache").iterdir()
+    return function(name, target, folder=build / target, MODEL=folder.name)
 
 
 def fastapi(checkpoint: Path) -> Service:
@@ -149,7 +161,7 @@ def running(service: Service, logs: Path) -> Iterator[Running]:
         started = time.perf_counter()
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=service.folder,
             env=environment(service.settings),
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -1,0 +1,28 @@
+# The gateway in a container: docker build -t clip . && docker run -p 8080:8080 clip
+# MODEL is "demo", a model baked into model_cache/, or one that is baked here, which takes torch and a network.
+FROM python:3.13-slim AS build
+ARG MODEL=ViT-B-32/laion400m_e32
+# Where torch's CPU build is found; the default index has a build for GPUs, gigabytes larger.
+ARG TORCH_INDEX=
+WORKDIR /src
+COPY . .
+RUN python -m deploy.stage gateway --model="$MODEL" --towers=text,image --describe >/dev/null 2>&1 || { \
+      pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r model_cache/requirements.txt \
+      && python -m model_cache.bake "$MODEL"; \
+    }
+RUN ./deploy.sh --model="$MODEL" --build-dir=/out stage gateway
+
+FROM python:3.13-slim
+ARG MODEL=ViT-B-32/laion400m_e32
+WORKDIR /app
+COPY --from=build /out/gateway/requirements.txt .
+RUN pip install --no-cache-dir -r requirements.txt
+COPY --from=build /out/gateway .
+# Jobs, the index and temporary files: the one place that must be writable.
+RUN mkdir /data && chown 65532:65532 /data
+VOLUME /data
+ENV MODEL=$MODEL JOBS_URL=file:///data/jobs INDEX_URL=sqlite:////data/index.sqlite TMPDIR=/data HOME=/data
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=8080
+USER 65532:65532
+EXPOSE 8080
+CMD ["python", "-m", "functions_framework", "--target", "gateway", "--source", "main.py"]

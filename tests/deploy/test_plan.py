@@ -1,0 +1,295 @@
+"""What --dry-run prints: complete, ordered, pasteable, accepted by gcloud's own parser, touching nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.script import deploy_sh, flag, gcloud_environment, needs_gcloud, paste
+from tests.serving import ROOT
+
+HTTP = ("embed-text", "embed-image", "embed-mixed", "jobs", "search")
+EVENTS = {
+    "run-job": ("finalized", "my-project-clip-jobs"),
+    "on-upload": ("finalized", "my-project-clip-photos"),
+    "on-delete": ("deleted", "my-project-clip-photos"),
+}
+EVERY_OPTION = (
+    "--model=demo",
+    "--project=other-project",
+    "--region=europe-west1",
+    "--memory=2Gi",
+    "--cpu=2",
+    "--concurrency=4",
+    "--min-instances=1",
+    "--max-instances=3",
+    "--timeout=30",
+    "--tasks=5",
+    "--base-image=python312",
+    "--jobs-bucket=the-jobs",
+    "--photos-bucket=the-photos",
+    "--collection=holidays",
+    "--allowed-buckets=one-bucket,two-bucket",
+    "--service-account=runs@other-project.iam.gserviceaccount.com",
+    "--trigger-service-account=tells@other-project.iam.gserviceaccount.com",
+    "--build-service-account=builds@other-project.iam.gserviceaccount.com",
+    "--api-key-secret=the-key",
+    "--env=MAX_ITEMS=7",
+    "--env=ALLOWED_ORIGINS=https://a.example,https://b.example",
+    "--allow-unauthenticated",
+    "--build-dir=out",
+    "--force",
+)
+# Commands whose plans hold every gcloud command of deploy.sh.
+COMMANDS = (
+    ("deploy", "all", "gateway"),
+    ("jobs", "deploy"),
+    ("jobs", "run", "backfill", "--", "--prefix", "a, b|c"),
+    ("status",),
+    ("logs", "embed_text"),
+    ("logs", "backfill"),
+    ("delete", "all", "gateway", "backfill"),
+)
+NASTY = 'it\'s $(touch pwned) `touch pwned`; touch pwned # "x" \\ *, | ~ ^ && touch pwned'
+
+
+def plan(folder: Path, *arguments: str) -> list[list[str]]:
+    """The commands of a plan, as gcloud gets them once it is pasted."""
+    printed = deploy_sh("--dry-run", *arguments, folder=folder)
+    assert printed.returncode == 0, printed.stderr
+    return paste(printed.stdout, folder)
+
+
+def test_a_machine_with_no_login_gets_the_whole_plan_in_order(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "deploy", "all")
+
+    deployed = [call[2] for call in calls if call[:2] == ["run", "deploy"]]
+    assert set(deployed) == {*HTTP, *EVENTS}
+    first = calls.index(next(call for call in calls if call[:2] == ["run", "deploy"]))
+    before = [" ".join(call[:3]) for call in calls[:first]]
+    for needed in ("services enable run.googleapis.com", "iam service-accounts create"):
+        assert needed in before
+    assert [call[1] for call in calls if call[0].startswith("--model=")] == ["stage"]
+    roles = {flag(call, "role") for call in calls if "add-iam-policy-binding" in call}
+    assert roles == {
+        "roles/run.builder",
+        "roles/run.invoker",
+        "roles/eventarc.eventReceiver",
+        "roles/pubsub.publisher",
+        "roles/storage.objectUser",
+        "roles/storage.objectViewer",
+        "roles/datastore.user",
+    }
+    for name, (event, bucket) in EVENTS.items():
+        (made,) = [call for call in calls if call[:4] == ["eventarc", "triggers", "create", name]]
+        # Where the bucket is, looked up.
+        assert flag(made, "location") == "europe-west4"
+        assert f"--event-filters=type=google.cloud.storage.object.v1.{event}" in made
+        assert f"--event-filters=bucket={bucket}" in made
+        invoker = [call for call in calls if call[:4] == ["run", "services", "add-iam-policy-binding", name]]
+        assert deployed_at(calls, name) < calls.index(invoker[0]) < calls.index(made)
+
+
+def deployed_at(calls: list[list[str]], service: str) -> int:
+    return calls.index(next(call for call in calls if call[:3] == ["run", "deploy", service]))
+
+
+def test_defaults_are_private_and_cheap(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "deploy", "all")
+
+    for call in (call for call in calls if call[:2] == ["run", "deploy"]):
+        assert "--no-allow-unauthenticated" in call
+        assert {"--cpu-boost", "--execution-environment=gen2", "--min-instances=0", "--cpu=1"} <= {*call}
+        assert flag(call, "memory") == ("512Mi" if call[2] == "embed-text" else "1Gi")
+        assert flag(call, "base-image") == "python313"
+        probed = any(word.startswith("--startup-probe=httpGet.path=/ready,periodSeconds=1,") for word in call)
+        assert probed == (call[2] in HTTP)
+    variables = {call[2]: flag(call, "set-env-vars") for call in calls if call[:2] == ["run", "deploy"]}
+    assert variables["embed-text"] == "MODEL=vit-b-32-laion400m-e32"
+    assert variables["run-job"].endswith(",JOBS_URL=gs://my-project-clip-jobs/jobs")
+    assert variables["search"].endswith(
+        ",BUCKET_URL=gs://my-project-clip-photos,INDEX_URL=firestore://my-project/photos"
+    )
+
+
+def test_a_key_leaves_the_probe_what_answers_without_it(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "--api-key-secret", "key", "deploy", "embed_text", "run_job")
+
+    probes = [word for call in calls for word in call if word.startswith("--startup-probe=")]
+    assert [probe.partition(",")[0] for probe in probes] == ["--startup-probe=httpGet.path=/health"]
+
+
+def test_event_functions_are_never_public(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "--allow-unauthenticated", "deploy", "all")
+
+    public = {
+        call[2] for call in calls if call[:2] == ["run", "deploy"] and "--allow-unauthenticated" in call
+    }
+    assert public == {*HTTP}
+
+
+def test_a_dry_run_touches_nothing(tmp_path: Path) -> None:
+    def state() -> set[Path]:
+        below = (path for name in ("deploy", "functions") for path in (ROOT / name).rglob("*"))
+        return {*ROOT.iterdir(), *(ROOT / "build").glob("*"), *below}
+
+    before = state()
+    for command in COMMANDS:
+        assert deploy_sh("--dry-run", *command, folder=tmp_path).returncode == 0
+
+    assert state() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"tools"}
+
+
+@needs_gcloud
+def test_gcloud_takes_every_command_of_every_plan(tmp_path: Path) -> None:
+    calls = {
+        tuple(call)
+        for options in ((), EVERY_OPTION)
+        for command in COMMANDS
+        for call in plan(tmp_path, *options, *command)
+        if not call[0].startswith("--model=")
+    }
+    assert len(calls) > 60
+    calls |= {*documented()}
+    wrong = ("run", "deploy", "x", "--no-such-flag")
+
+    (refused, *taken) = parsed([wrong, *sorted(calls)], tmp_path)
+
+    assert refused == 2
+    assert [call for call, status in zip(sorted(calls), taken, strict=True) if status not in (0, 1)] == []
+
+
+def documented() -> Iterator[tuple[str, ...]]:
+    """The gcloud commands in README.md's examples, those aside that would run without a login."""
+    blocks = re.findall(r"^```sh$(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        for part in re.split(r"&&|;", line):
+            words = shlex.split(part, comments=True)
+            if "gcloud" in words[:2] and not {"auth", "config"} & set(words):
+                yield tuple(words[words.index("gcloud") + 1 :])
+
+
+def parsed(calls: list[tuple[str, ...]], folder: Path) -> list[int]:
+    """gcloud's exit status for each of `calls`, all in one process."""
+    environment = gcloud_environment(folder)
+    # Beyond the parser they must not get: no look-up of a name leaves this machine.
+    environment |= {
+        "CLOUDSDK_PROXY_TYPE": "http",
+        "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
+        "CLOUDSDK_PROXY_PORT": "9",
+    }
+    info = ["gcloud", "info", "--format=value(installation.sdk_root,basic.python_location)"]
+    root, python = subprocess.run(
+        info, env=environment, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
+    script = Path(__file__).with_name("parse_commands.py")
+    ended = subprocess.run(
+        [python, "-S", str(script), root],
+        input=json.dumps(calls),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found: list[int] = json.loads(ended.stdout)
+    return found
+
+
+def test_values_reach_gcloud_as_they_were_given(tmp_path: Path) -> None:
+    calls = plan(tmp_path, f"--env=GREETING={NASTY}", "deploy", "embed_text")
+
+    (deployed,) = [call for call in calls if call[:2] == ["run", "deploy"]]
+    assert flag(deployed, "set-env-vars") == f"^:::^MODEL=vit-b-32-laion400m-e32:::GREETING={NASTY}"
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_a_model_s_name_stays_one_word(tmp_path: Path) -> None:
+    calls = plan(tmp_path, f"--model={NASTY}", "deploy", "embed_text")
+
+    assert [call for call in calls if "stage" in call] == [[f"--model={NASTY}", "stage", "embed_text"]]
+    assert not list(tmp_path.rglob("pwned"))
+
+
+OPTIONS = [option.partition("=")[0] for option in EVERY_OPTION if "=" in option and "--env" not in option]
+
+
+@pytest.mark.parametrize(
+    "value", ["a b", "$(touch pwned)", "x';touch pwned;'", "-rf", "--yes", "a\nb", "a\x01PATH\x01"]
+)
+def test_odd_values_are_refused(value: str, tmp_path: Path) -> None:
+    for option in OPTIONS:
+        if option in ("--model", "--build-dir") and not value.startswith("-") and value.isprintable():
+            continue
+        ended = deploy_sh("--dry-run", option, value, "deploy", "embed_text", folder=tmp_path)
+
+        assert ended.returncode == 1, option
+        assert "is not valid" in ended.stderr
+        assert ended.stdout == ""
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("deploy",), "name a function"),
+        (("deploy", "embed_txt"), "there is no function embed_txt"),
+        (("deploy", "$(touch pwned)"), "there is no function"),
+        (("deploy", "--", "-rf"), "there is no function -rf"),
+        (("explode",), "there is no command explode"),
+        (("--modle", "x", "deploy", "all"), "there is no option --modle"),
+        (("-x",), "there is no option -x"),
+        (("deploy", "--model"), "--model needs a value"),
+        (("--model=", "deploy"), "--model is empty"),
+        (("--env", "lower=1", "deploy", "all"), "use NAME=VALUE"),
+        (("--env", "API_KEY=hunter2hunter2hunter2", "deploy", "all"), "Secret Manager"),
+        (("jobs", "run", "embed_text"), "is no Cloud Run job"),
+        (("jobs",), "use jobs deploy or jobs run"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_a_sentence(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    ended = deploy_sh("--dry-run", *arguments, folder=tmp_path)
+
+    assert ended.returncode == 1
+    assert sentence in ended.stderr
+    assert "hunter2" not in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_options_can_come_from_the_environment(tmp_path: Path) -> None:
+    ended = deploy_sh(
+        "--dry-run",
+        "--memory=4Gi",
+        "deploy",
+        "embed_text",
+        folder=tmp_path,
+        REGION="europe-west9",
+        MEMORY="2Gi",
+    )
+
+    assert "--region=europe-west9 --memory=4Gi" in ended.stdout
+
+
+def test_help_names_every_option(tmp_path: Path) -> None:
+    text = deploy_sh("--help", folder=tmp_path).stdout
+
+    for option in (*OPTIONS, "--env", "--allow-unauthenticated", "--force", "--dry-run", "--yes"):
+        assert f"  {option} " in text
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+
+    ended = subprocess.run([shellcheck, "deploy.sh", ".ci/run"], cwd=ROOT, capture_output=True, text=True)
+
+    assert (ended.returncode, ended.stdout) == (0, "")
