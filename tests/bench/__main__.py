@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from model_cache.catalogue import CATALOGUE
-from tests.bench import calls, gate, index, measure, models, services, weights
+from tests.bench import backfill, calls, gate, index, measure, models, services, weights
 from tests.bench.measure import Key, Samples
 from tests.bench.report import Memory, Results, table, verdicts
 from tests.bench.services import Running, Service
@@ -34,9 +34,9 @@ def main() -> None:
         names = [entry.name for entry in CATALOGUE] if options.models == ["catalogue"] else options.models
         print(models.measure(names, 10 if options.quick else 30, _say))
         return
-    if options.index:
+    if options.index or options.backfill:
         load = os.getloadavg()[0]
-        print(_index(options.quick))
+        print(_index(options.quick) if options.index else _backfill(options.quick))
         _warn(load)
         return
     folders = {precision: weights.baked(precision) for precision in weights.PRECISIONS}
@@ -50,7 +50,7 @@ def main() -> None:
     print(f"\n{os.cpu_count()} CPUs. Seconds and ms are medians, MB are 10^6 bytes.")
     _warn(load)
     print("\n".join(verdicts(results)))
-    print(f"\n{_index(options.quick)}")
+    print(f"\n{_index(options.quick)}\n\n{_backfill(options.quick)}")
 
 
 def _warn(load: float) -> None:
@@ -60,6 +60,10 @@ def _warn(load: float) -> None:
 
 def _index(quick: bool) -> str:
     return index.report(*((10_000, 50) if quick else (100_000, 300)))
+
+
+def _backfill(quick: bool) -> str:
+    return backfill.report(*((200, 3) if quick else (1_000, 5)))
 
 
 def _measure(folders: Mapping[str, Path], logs: Path, *, quick: bool) -> Results:
@@ -128,6 +132,7 @@ def _parse() -> argparse.Namespace:
         "--gate", action="store_true", help="only: do two model runs at once pay off on this machine?"
     )
     parser.add_argument("--index", action="store_true", help="only: search over 100,000 vectors in SQLite")
+    parser.add_argument("--backfill", action="store_true", help="only: photos a second into the index")
     return parser.parse_args()
 
 

@@ -141,7 +141,6 @@ def _baked(entry: catalogue.Entry, say: Say) -> dict[str, Path]:
                         cwd=ROOT,
                         env=os.environ | hub.environment(Path(work) / "cache"),
                         stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
                         check=True,
                     )
         stamp.write_text(state())

@@ -63,6 +63,9 @@ def serving_hub(files: Mapping[str, Path], broken: str = "") -> Iterator[Hub]:
             path = files.get(f"{repository}/{name}")
             if path is None:
                 self.send_response(500 if repository == broken else 404)
+                if any(name.startswith(f"{repository}/") for name in files):
+                    # How a hub tells a missing file from a missing repository.
+                    self.send_header("X-Error-Code", "EntryNotFound")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
