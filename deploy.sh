@@ -379,6 +379,9 @@ index() {
   # Searches stay inside one space, some below a prefix of the name: filters are part of a vector index.
   vector_index space
   vector_index space name
+  # What is remembered of removed photos goes away by itself.
+  in_project firestore fields ttls update expires "--collection-group=$COLLECTION" --enable-ttl --async
+  run "${COMMAND[@]}"
 }
 
 vector_index() { # FIELD...: those that queries filter by

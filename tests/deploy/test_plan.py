@@ -126,6 +126,13 @@ def test_a_key_leaves_the_probe_what_answers_without_it(tmp_path: Path) -> None:
     assert [probe.partition(",")[0] for probe in probes] == ["--startup-probe=httpGet.path=/health"]
 
 
+def test_removed_photos_are_forgotten(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "--collection", "holidays", "deploy", "search")
+
+    (forget,) = [call for call in calls if call[:4] == ["firestore", "fields", "ttls", "update"]]
+    assert {"expires", "--collection-group=holidays", "--enable-ttl"} <= {*forget}
+
+
 def test_event_functions_are_never_public(tmp_path: Path) -> None:
     calls = plan(tmp_path, "--allow-unauthenticated", "deploy", "all")
 
