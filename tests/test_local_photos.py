@@ -218,10 +218,13 @@ def test_trouble_passes(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None
 
 # What `make serve` runs.
 
-LAUNCH = (
-    "import sys; from pathlib import Path; from functions import local; "
-    "local.PHOTOS = Path(sys.argv[1]); sys.exit(local.main([]))"
-)
+LAUNCH = """
+import sys
+from pathlib import Path
+from functions import local
+local.PHOTOS = Path(sys.argv[1])
+sys.exit(local.main([]))
+"""
 
 
 @contextmanager
