@@ -14,7 +14,7 @@ jobs         http              text,image  functions/storage/requirements.txt   
 run_job      jobs:finalized    text,image  functions/storage/requirements.txt          jobs
 search       http              text,image  functions/storage/requirements-photos.txt   photos,index
 on_upload    photos:finalized  image       functions/storage/requirements-photos.txt   photos,index
-on_delete    photos:deleted    image       functions/storage/requirements-photos.txt   photos,index
+on_delete    photos:deleted    -           functions/storage/requirements-photos.txt   photos,index
 backfill     task              image       functions/storage/requirements-photos.txt   photos,index
 gateway      http              text,image  functions/storage/requirements-photos.txt   jobs,photos,index
 "

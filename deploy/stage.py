@@ -195,14 +195,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m deploy.stage")
     parser.add_argument("function")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--towers", required=True)
+    parser.add_argument("--towers", required=True, help="such as text,image; - for none")
     parser.add_argument("--requirements", default="requirements.txt")
     parser.add_argument("--job", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--describe", action="store_true")
     parser.add_argument("--assume", action="store_true")
     options = parser.parse_args(argv)
-    function = Function(options.function, tuple(options.towers.split(",")), options.requirements, options.job)
+    towers = () if options.towers == "-" else tuple(options.towers.split(","))
+    function = Function(options.function, towers, options.requirements, options.job)
     try:
         if options.describe:
             print(describe(function, options.model, assume=options.assume))
