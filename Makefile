@@ -22,7 +22,7 @@ dev: $(SERVE)/installed
 	@PORT=$(PORT) $(SERVE)/bin/python -m functions.local --reload
 
 test: lint
-	$(TEST)/bin/python -m pytest -m "not full"
+	$(TEST)/bin/python -m pytest -m "not full" -n 2 --dist loadfile
 
 test-full: lint
 	$(TEST)/bin/python -m pytest

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
-from flask import Request, Response
+from flask import Request, Response, current_app, has_app_context, request
 
 from functions.access import allow_origin, check_key, is_preflight, preflight
 from functions.engine.gate import OverloadedError
@@ -45,7 +45,11 @@ def make_service(
         for route in own
         if route.path == root and route.method == "POST"
     ]
-    return Service(runtime, status_routes(own))
+    service = Service(runtime, status_routes(own))
+    if has_app_context():
+        # What the framework itself would answer in HTML: a path with a line break in it, /favicon.ico.
+        current_app.register_error_handler(404, lambda _: serve(request, service))
+    return service
 
 
 def serve(request: Request, service: Service) -> Response:

@@ -107,7 +107,7 @@ def test_defaults_are_private_and_cheap(tmp_path: Path) -> None:
     for call in (call for call in calls if call[:2] == ["run", "deploy"]):
         assert "--no-allow-unauthenticated" in call
         assert {"--cpu-boost", "--execution-environment=gen2", "--min-instances=0", "--cpu=1"} <= {*call}
-        assert flag(call, "memory") == ("512Mi" if call[2] == "embed-text" else "1Gi")
+        assert flag(call, "memory") == ("512Mi" if call[2] in ("embed-text", "on-delete") else "1Gi")
         assert flag(call, "base-image") == "python313"
         probed = any(word.startswith("--startup-probe=httpGet.path=/ready,periodSeconds=1,") for word in call)
         assert probed == (call[2] in HTTP)

@@ -150,7 +150,14 @@ def dino(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
     return Family(folder / "baked", None, published.images)
 
 
-FAMILIES = (xlm_roberta, siglip, mobileclip, multilingual, dino)
+# Two take a while to export, and are baked in full size too.
+FAMILIES = (
+    xlm_roberta,
+    siglip,
+    multilingual,
+    pytest.param(mobileclip, marks=pytest.mark.full),
+    pytest.param(dino, marks=pytest.mark.full),
+)
 
 
 @pytest.mark.parametrize("make", FAMILIES)
