@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Silences advice that is not for this reader, such as "No pretrained weights loaded".
     logging.basicConfig(level=logging.ERROR)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         if options.list:
             print_known(options.list)
@@ -259,8 +260,12 @@ def print_known(which: str) -> None:
     print("\n".join(lines))
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Not KeyboardInterrupt itself: once that has passed an exec(), Python ends by the signal."""
+
+
 def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def _towers(raw: str) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def command_line(*arguments: object, **settings: str) -> Outcome:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """The command line without a process of its own."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def main(*arguments: object) -> Outcome:
         capsys.readouterr()
@@ -60,7 +60,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
         return Outcome(status, *capsys.readouterr())
 
     yield main
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
