@@ -31,5 +31,9 @@ def open_collection(settings: Settings) -> Collection:
         raise ConfigError("BUCKET_URL is not set: use gs://bucket or file:///folder.")
     bucket = open_bucket(photos.url, foreign=True)
     name = bucket.url.removeprefix("gs://").rstrip("/") if photos.url.startswith("gs:") else bucket.url
-    index = open_index(settings.index.url or default_url(), tombstone_ttl=settings.index.tombstone_ttl)
-    return Collection(bucket, index, name, photos.prefix)
+    return Collection(bucket, open_own_index(settings), name, photos.prefix)
+
+
+def open_own_index(settings: Settings) -> Index:
+    """The index of this deployment; nothing is connected to yet."""
+    return open_index(settings.index.url or default_url(), tombstone_ttl=settings.index.tombstone_ttl)

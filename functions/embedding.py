@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from functions.engine.manifest import fingerprint
 from functions.engine.model import IMAGE_ROWS, ImageTower, Model, normalized
 from functions.errors import CallerError
 from functions.inputs.sources import Blob, Source, Stored
@@ -96,8 +95,7 @@ def _embed_images(ask: Ask, model: Model, runtime: Runtime, timings: Timings, pa
             with timings.measure("model"):
                 vectors = iter(_finished(tower.embed(good, patient=patient), ask, model))
         results += [item if isinstance(item, CallerError) else next(vectors) for item in loaded]
-    images = runtime.settings.images
-    return Embedded(results, fingerprint(tower.tower.fingerprint, images.exif, images.exact))
+    return Embedded(results, runtime.image_fingerprint(model))
 
 
 def _finished(vectors: np.ndarray, ask: Ask, model: Model) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 from functions.collection import Collection
 from functions.config import ConfigError
 from functions.embedding import pixels_of
-from functions.engine.manifest import fingerprint
 from functions.engine.model import IMAGE_ROWS, Model, normalized
 from functions.errors import CallerError
 from functions.runtime import Runtime
@@ -105,8 +104,7 @@ class Indexer:
     @property
     def fingerprint(self) -> str:
         """What every entry that is written gets: as an embedding's."""
-        images = self.runtime.settings.images
-        return fingerprint(self.model.manifest.towers["image"].fingerprint, images.exif, images.exact)
+        return self.runtime.image_fingerprint(self.model)
 
     def load(self, photo: Photo) -> Pixels | Refused:
         """Read exactly that generation, and decode it.

@@ -14,7 +14,7 @@ from functions.config import MODEL_CACHE, ConfigError, Settings, load_settings
 from functions.engine.cpus import usable_cpus
 from functions.engine.gate import Gate
 from functions.engine.lazy import Lazy
-from functions.engine.manifest import ModelError, locate, slug
+from functions.engine.manifest import ModelError, fingerprint, locate, slug
 from functions.engine.model import Model, check_canary, load_model
 from functions.errors import CallerError
 from functions.logs import logger, setup_logging
@@ -55,6 +55,11 @@ class Runtime:
         served = ", ".join(self.models)
         message = f"The model {name[:100]!r} is not served here; there is {served}."
         raise CallerError(404, "model_unknown", message)
+
+    def image_fingerprint(self, model: Model) -> str:
+        """What makes the vectors of pictures: the tower, and how pictures are decoded."""
+        images = self.settings.images
+        return fingerprint(model.manifest.towers["image"].fingerprint, images.exif, images.exact)
 
     def loaded(self) -> bool:
         """Whether a tower has been opened."""

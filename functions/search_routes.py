@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flask import Response
 
+from functions.collection import open_own_index
 from functions.embedding import embed
 from functions.errors import CallerError
 from functions.page import page
@@ -18,7 +19,7 @@ from functions.protocols.convention import JSON, Body, single
 from functions.routes import Call, Route
 from functions.runtime import Runtime
 from functions.storage.buckets import Bucket, NotFoundError, TooLargeError, open_bucket
-from functions.storage.index import Entry, Hit, Index, default_url, open_index
+from functions.storage.index import Entry, Hit, Index
 
 # Seconds for which a browser keeps a thumbnail whose address names its generation. Not for ever: who removes
 # a photo wants it gone.
@@ -73,9 +74,7 @@ def open_photos(runtime: Runtime) -> Photos:
     settings = runtime.settings
     url = settings.photos.url or ""
     folder = open_bucket(url, foreign=True) if url.startswith("file:") else None
-    return Photos(
-        open_index(settings.index.url or default_url(), tombstone_ttl=settings.index.tombstone_ttl), folder
-    )
+    return Photos(open_own_index(settings), folder)
 
 
 def search_routes(photos: Photos) -> tuple[Route, ...]:

@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from functions.engine.manifest import TOWERS
 from model_cache import catalogue
 from model_cache.errors import BakeError
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = "ViT-B-32/laion400m_e32"
-TOWERS = ("text", "image")
 MANIFEST = "manifest.json"
 OUTPUTS = {"text.onnx", "text.data", "image.onnx", "image.data", "tokenizer.json", MANIFEST}
 TOOLS = ("torch", "open_clip_torch", "onnx", "onnxruntime", "tokenizers", "pillow")
@@ -98,7 +98,7 @@ def bake(
     target = out or HERE / slug(entry.name if entry else name)
     with _step(f"loading {name}"):
         if entry and not config:
-            loaded = catalogue.load(entry, checkpoint)
+            loaded = catalogue.load(entry, checkpoint, quick_gelu)
         else:
             from model_cache import from_open_clip
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from functions.engine.manifest import Preprocess, slug
+from model_cache.errors import BakeError
 
 if TYPE_CHECKING:
     from model_cache.checkpoints import Checkpoint
@@ -43,7 +44,7 @@ class Entry:
     downloads: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
-def _laion(name: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _on_hub(name: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return ((name, ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")),)
 
 
@@ -57,7 +58,7 @@ CATALOGUE: tuple[Entry, ...] = (
         megabytes=605,
         dimensions=512,
         protocols=_CLIP_CLIENTS,
-        downloads=_laion("timm/vit_base_patch32_clip_224.openai"),
+        downloads=_on_hub("timm/vit_base_patch32_clip_224.openai"),
     ),
     Entry(
         name="clip-vit-large-patch14",
@@ -67,7 +68,7 @@ CATALOGUE: tuple[Entry, ...] = (
         licence="MIT",
         megabytes=1711,
         dimensions=768,
-        downloads=_laion("timm/vit_large_patch14_clip_224.openai"),
+        downloads=_on_hub("timm/vit_large_patch14_clip_224.openai"),
     ),
     Entry(
         name="clip-vit-b-32-multilingual-v1",
@@ -80,7 +81,7 @@ CATALOGUE: tuple[Entry, ...] = (
         protocols=("encoder",),
         downloads=(
             ("sentence-transformers/clip-ViT-B-32-multilingual-v1", ("config.json",)),
-            *_laion("timm/vit_base_patch32_clip_224.openai"),
+            *_on_hub("timm/vit_base_patch32_clip_224.openai"),
         ),
     ),
     Entry(
@@ -90,7 +91,7 @@ CATALOGUE: tuple[Entry, ...] = (
         licence="MIT",
         megabytes=1464,
         dimensions=512,
-        downloads=_laion("laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k"),
+        downloads=_on_hub("laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k"),
     ),
     Entry(
         name="dino-v2-vits14",
@@ -109,7 +110,7 @@ CATALOGUE: tuple[Entry, ...] = (
         licence="MIT",
         megabytes=605,
         dimensions=512,
-        downloads=_laion("timm/vit_base_patch32_clip_224.laion400m_e32"),
+        downloads=_on_hub("timm/vit_base_patch32_clip_224.laion400m_e32"),
     ),
     Entry(
         name="siglip-base-patch16",
@@ -118,7 +119,7 @@ CATALOGUE: tuple[Entry, ...] = (
         licence="Apache-2.0",
         megabytes=813,
         dimensions=768,
-        downloads=_laion("timm/ViT-B-16-SigLIP"),
+        downloads=_on_hub("timm/ViT-B-16-SigLIP"),
     ),
     Entry(
         name="siglip2-base-patch32",
@@ -127,7 +128,7 @@ CATALOGUE: tuple[Entry, ...] = (
         licence="Apache-2.0",
         megabytes=1508,
         dimensions=768,
-        downloads=_laion("timm/ViT-B-32-SigLIP2-256"),
+        downloads=_on_hub("timm/ViT-B-32-SigLIP2-256"),
     ),
     Entry(
         name="mobileclip-s1",
@@ -136,7 +137,7 @@ CATALOGUE: tuple[Entry, ...] = (
         licence="Apple AMLR (research)",
         megabytes=340,
         dimensions=512,
-        downloads=_laion("apple/MobileCLIP-S1-OpenCLIP"),
+        downloads=_on_hub("apple/MobileCLIP-S1-OpenCLIP"),
     ),
     Entry(
         name="mobileclip2-s0",
@@ -145,7 +146,7 @@ CATALOGUE: tuple[Entry, ...] = (
         licence="Apple AMLR (research)",
         megabytes=300,
         dimensions=512,
-        downloads=_laion("timm/MobileCLIP2-S0-OpenCLIP"),
+        downloads=_on_hub("timm/MobileCLIP2-S0-OpenCLIP"),
     ),
 )
 
@@ -158,12 +159,15 @@ def find(name: str) -> Entry | None:
     return None
 
 
-def load(entry: Entry, checkpoint: Path | None = None) -> Checkpoint:
+def load(entry: Entry, checkpoint: Path | None = None, quick_gelu: bool | None = None) -> Checkpoint:
     """The entry's model, from its hub or from a local copy.
 
     Raises:
-        BakeError: no network, a copy that cannot be read or is of another model.
+        BakeError: no network, a copy that cannot be read or is of another model, an activation for one
+            that is not open_clip's alone.
     """
+    if quick_gelu is not None and (entry.image_source or entry.preprocess):
+        raise BakeError(f"{entry.name} has an activation of its own: leave --quick-gelu out.")
     if checkpoint is None:
         _knock(entry)
     if entry.image_source:
@@ -176,7 +180,7 @@ def load(entry: Entry, checkpoint: Path | None = None) -> Checkpoint:
         return from_timm.load(entry.source, entry.preprocess, checkpoint)
     from model_cache import from_open_clip
 
-    return from_open_clip.load(entry.source, checkpoint)
+    return from_open_clip.load(entry.source, checkpoint, quick_gelu=quick_gelu)
 
 
 def _knock(entry: Entry) -> None:

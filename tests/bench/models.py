@@ -14,16 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.stage import Function, memory
 from model_cache import catalogue
 from tests.bench import calls, services
 from tests.bench.measure import Say, block, stages
 from tests.bench.weights import BUILD, state
 from tests.serving import ROOT
-
-# What Cloud Run sells, in MB of 2**20 bytes.
-MEMORY = (512, 1024, 2048, 4096, 8192)
-# A container's memory holds its files as well, and a request in flight needs room.
-HEADROOM = 1.25
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,8 @@ class Cost:
     ms: float
     cpu_ms: float
     rss: float
+    # The setting of Cloud Run that deploy.sh takes.
+    memory: str
 
     def cells(self) -> tuple[str, ...]:
         """A row of the table."""
@@ -49,13 +47,7 @@ class Cost:
             f"{self.cpu_ms:.1f}",
             f"{self.rss:.0f}",
         )
-        return self.tower, self.precision, *figures, self.cloud_memory()
-
-    def cloud_memory(self) -> str:
-        """The smallest setting of Cloud Run in which the process and its files, kept in memory, fit."""
-        needed = HEADROOM * (self.rss + self.megabytes) * 1e6 / 2**20
-        fits = next((size for size in MEMORY if needed <= size), None)
-        return f"{fits // 1024}Gi" if fits and fits >= 1024 else f"{fits}Mi" if fits else "none"
+        return self.tower, self.precision, *figures, self.memory
 
 
 def measure(names: Sequence[str], count: int, say: Say) -> str:
@@ -98,16 +90,19 @@ def _costs(entry: catalogue.Entry, count: int, say: Say) -> list[Cost]:
                 load = _first_load(server, call)
                 block(server, call, 3)
                 samples = block(server, call, count)
+                size = sum(file["bytes"] for file in described["files"])
+                function = Function(f"embed_{tower}", (tower,), "", job=False)
                 found.append(
                     Cost(
                         tower=tower,
                         precision=precision,
-                        megabytes=sum(file["bytes"] for file in described["files"]) / 1e6,
+                        megabytes=size / 1e6,
                         cosine=described["parity"][precision]["min_cosine"],
                         load_ms=load,
                         ms=samples.median * 1000,
                         cpu_ms=samples.mean_cpu * 1000,
                         rss=server.worker_rss(),
+                        memory=memory(function, [size]),
                     )
                 )
     return found

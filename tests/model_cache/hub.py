@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from functions.engine.manifest import sha256_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -36,17 +37,12 @@ def hub_environment(url: str, cache: Path) -> dict[str, str]:
     }
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def serving_hub(files: Mapping[str, Path], broken: str = "") -> Iterator[Hub]:
     """Serve `files`, by "repository/file"; a repository named `broken` answers 500 to everything."""
 
     # Now and not when it is asked for: of gigabytes it takes longer than a client waits.
-    tags = {path: _sha256(path) for path in files.values()}
+    tags = {path: sha256_of(path) for path in files.values()}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -85,3 +85,10 @@ def test_without_a_network(name: str, tmp_path: Path) -> None:
     assert f"The weights of {name} could not be downloaded from {url}/" in outcome.sentence
     assert "--checkpoint" in outcome.sentence
     assert not (tmp_path / "out").exists()
+
+
+def test_an_activation_is_asked_of_open_clip_only(run: Run, tmp_path: Path) -> None:
+    outcome = run("dino-v2-vits14", "--quick-gelu", "--out", tmp_path / "out")
+
+    assert outcome.status == 2
+    assert "dino-v2-vits14 has an activation of its own" in outcome.sentence
