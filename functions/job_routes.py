@@ -149,7 +149,7 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
             answer=answer,
             reply=reply,
             body=Body(JSON, fes.INPUTS[tower, batched]),
-            faults=(400, 404, 413, 415, 422, 429, 503),
+            faults=(400, 404, 408, 413, 415, 422, 429, 503),
             errors=fes.ERRORS,
             tag=task,
         )

@@ -20,6 +20,7 @@ FAULTS = {
     401: "The API key is missing or wrong.",
     404: "No such path, model, task or job.",
     405: "The path does not take this method.",
+    408: "The body stopped coming.",
     413: "The request, or its only item, is larger than allowed.",
     415: "The content type is not one of those named.",
     422: "The only item cannot be decoded or fetched, or the body does not fit.",

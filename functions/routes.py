@@ -87,7 +87,7 @@ def embedding_route(convention: Convention) -> Route:
         reply=convention.reply,
         body=convention.body,
         query=convention.query,
-        faults=(400, 404, 413, 415, 422, 429),
+        faults=(400, 404, 408, 413, 415, 422, 429),
     )
 
 

@@ -130,7 +130,7 @@ def search_routes(photos: Photos) -> tuple[Route, ...]:
             look(search.parse_body),
             search.SearchReply,
             body=Body(JSON, search.SearchBody),
-            faults=(400, 404, 413, 415, 422, 429, 503),
+            faults=(400, 404, 408, 413, 415, 422, 429, 503),
             tag="search",
         ),
         Route(

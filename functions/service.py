@@ -12,7 +12,7 @@ from flask import Request, Response, current_app, has_app_context, request
 from functions.access import allow_origin, check_key, is_preflight, preflight
 from functions.engine.gate import OverloadedError
 from functions.errors import CallerError
-from functions.inputs.bodies import discard
+from functions.inputs.bodies import discard, limit_silence
 from functions.logs import Timings, logger, trace_field
 from functions.protocols.convention import Convention, Errors
 from functions.routes import Call, Route, embedding_route, errors_at, find, methods, page_at
@@ -57,6 +57,7 @@ def serve(request: Request, service: Service) -> Response:
     timings = Timings()
     settings = service.runtime.settings
     request.max_content_length = settings.limits.request_bytes
+    limit_silence(request, settings.limits.body_silence)
     path = request.path.rstrip("/") or "/"
     errors = errors_at(service.routes, path)
     try:
@@ -81,6 +82,7 @@ def serve(request: Request, service: Service) -> Response:
     if response.status_code == 405:
         response.headers["Allow"] = ", ".join(methods(service.routes, path))
     discard(request)
+    limit_silence(request, None)
     allow_origin(response, settings.origins, request.headers.get("Origin", ""))
     if any(route.page and route.match(path) is not None for route in service.routes):
         response.vary.add("Accept")

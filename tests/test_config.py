@@ -52,6 +52,7 @@ def test_every_variable() -> None:
             "MAX_IMAGE_BYTES": "1024",
             "MAX_IMAGE_PIXELS": "100",
             "MAX_TEXT_CHARS": "20",
+            "BODY_TIMEOUT": "1.5",
             "EXIF_ORIENTATION": "no",
             "EXACT_DECODE": "On",
             "FETCH_TIMEOUT": "2.5",
@@ -76,7 +77,9 @@ def test_every_variable() -> None:
         in_cloud=True,
         threads=3,
         queue=0,
-        limits=Limits(items=10, request_bytes=2048, image_bytes=1024, image_pixels=100, text_chars=20),
+        limits=Limits(
+            items=10, request_bytes=2048, image_bytes=1024, image_pixels=100, text_chars=20, body_silence=1.5
+        ),
         images=ImageSettings(exif=False, exact=True),
         fetch=FetchSettings(
             timeout=2.5,
@@ -99,6 +102,7 @@ BAD = [
     ("MAX_TEXT_CHARS", ["0", "many"], "a whole number from 1 to 10000000"),
     ("EXIF_ORIENTATION", ["maybe", "2"], "true or false"),
     ("EXACT_DECODE", ["exact", "-"], "true or false"),
+    ("BODY_TIMEOUT", ["0", "-1", "none"], "a number of seconds above 0, at most 3600"),
     ("FETCH_TIMEOUT", ["0", "-1", "3601", "nan", "inf", "30s"], "a number of seconds above 0, at most 3600"),
     ("FETCH_PORTS", ["0", "80,", "65536", "http", "80;443"], "ports from 1 to 65535, separated by commas"),
     ("FETCH_PRIVATE_HOSTS", ["http://localhost", "localhost:80", "a/b", "a b"], "host names or addresses"),

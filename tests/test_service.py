@@ -272,6 +272,43 @@ def test_a_length_over_the_limit_is_refused_before_a_byte_is_sent(strict: Server
         assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("impatient") / "log"
+    with serving("gateway", log, BODY_TIMEOUT="0.5", THREADS="1") as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type", "length", "start"),
+    [
+        ("/embed/text", "application/json", "Content-Length: 1000", b'{"texts": ["a'),
+        ("/embed/text", "application/json", "Transfer-Encoding: chunked", b'ff\r\n{"texts": ["a'),
+        ("/embed/text", "application/x-www-form-urlencoded", "Content-Length: 1000", b"text=a"),
+        ("/embed/image", "multipart/form-data; boundary=b", "Content-Length: 1000", b"--b\r\nContent-"),
+        ("/embed/image", "image/png", "Content-Length: 1000", b"\x89PNG"),
+        ("/nowhere", "application/json", "Content-Length: 1000", b'{"texts": ["a'),
+    ],
+)
+def test_a_client_that_falls_silent_frees_its_thread(
+    impatient: Server, path: str, media_type: str, length: str, start: bytes
+) -> None:
+    host, port = impatient.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {media_type}\r\n{length}\r\n\r\n"
+        client.sendall(head.encode() + start)
+
+        # There is one thread: it is free again while this connection is still open.
+        assert impatient.post("/embed/text", data={"text": "a"}).status_code == 200
+        reply = client.makefile("rb").read()
+
+    if path == "/nowhere":
+        assert reply.startswith(b"HTTP/1.1 404 ")
+    else:
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert b'"body_timeout"' in reply
+
+
 def test_too_large_an_image(strict: Server) -> None:
     data = picture(size=(100, 100)).ljust(20_001, b"\0")
     listed = strict.post("/embed/image", json={"images": [in_base64(data), data_uri(data)]}).json()

@@ -51,7 +51,11 @@ def read_json(request: Request, limits: Limits) -> dict[str, Any]:
 
 
 def read_bytes(request: Request, max_bytes: int) -> bytes:
-    """The raw body. Raises CallerError 413 above `max_bytes`, 400 if the client broke off."""
+    """The raw body.
+
+    Raises:
+        CallerError: 413 above `max_bytes`, 400 if the client broke off, 408 if it fell silent.
+    """
     _refuse_large(request, max_bytes)
     # One more than is allowed: a body of undeclared length is read up to here and no further.
     request.max_content_length = max_bytes + 1
@@ -59,13 +63,13 @@ def read_bytes(request: Request, max_bytes: int) -> bytes:
     try:
         while len(data) <= max_bytes and (part := request.stream.read(READ_BYTES)):
             data += part
-    except Exception:
+    except Exception as error:
         # gunicorn has exceptions of its own for every way to write chunks wrongly.
-        raise _broken_off() from None
+        raise _broken_off(request, error) from None
     if len(data) > max_bytes:
         raise _too_large(max_bytes)
     if len(data) < (request.content_length or 0):
-        raise _broken_off()
+        raise _broken_off(request)
     return bytes(data)
 
 
@@ -96,6 +100,16 @@ def read_file(request: Request, limits: Limits, name: str) -> FileStorage:
             f"The form has no file in the field `{name}`; with curl: -F {name}=@photo.jpg.",
         )
     return file
+
+
+def limit_silence(request: Request, seconds: float | None) -> None:
+    """Wait no longer than `seconds` for the next bytes of the body; None waits as long as it takes.
+
+    A phone that loses its network in the middle of an upload says nothing, and would keep a thread for ever.
+    """
+    # gunicorn's own; other servers have none.
+    if connection := request.environ.get("gunicorn.socket"):
+        connection.settimeout(seconds)
 
 
 def discard(request: Request) -> None:
@@ -139,8 +153,8 @@ def _multipart(request: Request, limits: Limits) -> tuple[Mapping[str, str], Map
         ) from None
     except ValueError:
         raise _unreadable("it is not a complete multipart form") from None
-    except Exception:
-        raise _broken_off() from None
+    except Exception as error:
+        raise _broken_off(request, error) from None
     return fields, files
 
 
@@ -166,7 +180,12 @@ def _unreadable(why: str) -> CallerError:
     return CallerError(400, "body_unreadable", f"The body could not be read: {why}.")
 
 
-def _broken_off() -> CallerError:
+def _broken_off(request: Request, error: Exception | None = None) -> CallerError:
+    # Nothing more is to be had from it, which `discard` would otherwise wait for.
+    request.stream = io.BytesIO()
+    # werkzeug puts an exception of its own around what the socket says.
+    if error and isinstance(error.__context__, TimeoutError):
+        return CallerError(408, "body_timeout", "The body stopped coming; send the request again.")
     return _unreadable("it ended early")
 
 
