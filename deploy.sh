@@ -35,6 +35,7 @@ Functions: embed_text embed_image embed_mixed jobs run_job search on_upload on_d
 
 Options, each with the environment variable that sets it too:
   --model NAME              MODEL            the baked model (ViT-B-32/laion400m_e32); "demo" only if named
+  --models NAME,NAME        MODELS           others that answer beside it, for requests that name them (none)
   --project ID              PROJECT          the project (gcloud's own setting)
   --region REGION           REGION           where functions run (us-central1)
   --memory SIZE             MEMORY           such as 1Gi (the smallest that holds the function)
@@ -220,6 +221,8 @@ expand() {
 }
 
 given() { [[ ,$GIVEN, == *,$1,* ]]; }
+# What keeps or searches the index holds one model's vectors, and no other.
+has_models() { ! given index || given jobs; }
 is_task() { [[ $TRIGGER == task ]]; }
 is_event() { [[ $TRIGGER == *:* ]]; }
 service_name() { SERVICE=${1//_/-}; }
@@ -237,18 +240,22 @@ any() {
 # --- staging ------------------------------------------------------------------------------------------------
 
 stager() { # FUNCTION OPTION...
-  local name=$1 job=()
+  local name=$1 more=() model
   shift
   row "$name"
-  ! is_task || job=(--job)
+  ! is_task || more=(--job)
+  if has_models && [[ -n $MODELS ]]; then
+    while read -r -d , model; do more+=("--model=$model"); done <<<"$MODELS,"
+  fi
   "$PYTHON" -B -m deploy.stage "$name" "--model=$MODEL" "--towers=$TOWERS" "--requirements=$REQUIREMENTS" \
-    ${job[@]+"${job[@]}"} "$@"
+    ${more[@]+"${more[@]}"} "$@"
 }
 
 stage() {
   local name words=()
   if $DRY_RUN; then
     words=(./deploy.sh "--model=$MODEL")
+    [[ -z $MODELS ]] || words+=("--models=$MODELS")
     [[ $BUILD_DIR == build ]] || words+=("--build-dir=$BUILD_DIR")
     [[ -z $ALLOWED_BUCKETS ]] || words+=("--allowed-buckets=$ALLOWED_BUCKETS")
     run "${words[@]}" stage "${NAMES[@]}"
@@ -263,12 +270,12 @@ stage() {
     "$((JOBS_TTL / 86400 + 1))" >"$BUILD_DIR/jobs-lifecycle.json"
 }
 
-# MODEL_NAME, DIMENSIONS and FITS (memory) become those of a function.
+# MODEL_NAMES, DIMENSIONS and FITS (memory) become those of a function.
 facts() {
   local options=(--describe) found
   ! $DRY_RUN || options+=(--assume)
   found=$(stager "$1" "${options[@]}") || exit 1
-  read -r MODEL_NAME DIMENSIONS FITS <<<"$found"
+  read -r MODEL_NAMES DIMENSIONS FITS <<<"$found"
 }
 
 # --- before anything is deployed ----------------------------------------------------------------------------
@@ -463,7 +470,11 @@ pairs() {
 }
 
 settings() { # of a function; SETTINGS becomes NAME=VALUE,...
-  local values=("MODEL=$MODEL_NAME" ${ENV[@]+"${ENV[@]}"})
+  local values=("MODEL=${MODEL_NAMES%%,*}") value
+  [[ $MODEL_NAMES != *,* ]] || values+=("MODELS=${MODEL_NAMES#*,}")
+  for value in ${ENV[@]+"${ENV[@]}"}; do
+    [[ $value == PROTOCOL_MODELS=* ]] && ! has_models || values+=("$value")
+  done
   ! given jobs || values+=("JOBS_URL=gs://$JOBS_BUCKET/jobs")
   ! given photos || values+=("BUCKET_URL=gs://$PHOTOS_BUCKET")
   ! given index || values+=("INDEX_URL=firestore://$PROJECT/$COLLECTION")
@@ -686,13 +697,16 @@ valid() {
     COLLECTION) pattern='^[A-Za-z][A-Za-z0-9_-]{0,99}$' what="a collection's name: letters, digits, - and _" ;;
     *SERVICE_ACCOUNT) pattern='^[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com$' what="a service account's email" ;;
     API_KEY_SECRET) pattern='^[A-Za-z0-9_][A-Za-z0-9_-]*$' what="a secret's name" ;;
+    MODELS)
+      pattern='^[^-,[:cntrl:]][^,[:cntrl:]]*(,[^-,[:cntrl:]][^,[:cntrl:]]*)*$'
+      what="names of baked models, separated by commas" ;;
     MODEL | BUILD_DIR) pattern='^[^-[:cntrl:]][^[:cntrl:]]*$' what="a name or a folder" ;;
     ALLOW_UNAUTHENTICATED) pattern='^(true|false)$' what="true or false" ;;
   esac
   [[ -z $value || $value =~ $pattern ]] || die "$1=$(printf %q "$value") is not valid: use $what."
 }
 
-OPTIONS="MODEL PROJECT REGION MEMORY CPU CONCURRENCY MIN_INSTANCES MAX_INSTANCES TIMEOUT TASKS BASE_IMAGE
+OPTIONS="MODEL MODELS PROJECT REGION MEMORY CPU CONCURRENCY MIN_INSTANCES MAX_INSTANCES TIMEOUT TASKS BASE_IMAGE
   JOBS_BUCKET PHOTOS_BUCKET COLLECTION ALLOWED_BUCKETS SERVICE_ACCOUNT TRIGGER_SERVICE_ACCOUNT
   BUILD_SERVICE_ACCOUNT API_KEY_SECRET BUILD_DIR"
 
@@ -700,7 +714,7 @@ environment() { # NAME=VALUE of --env
   [[ $1 =~ ^[A-Z][A-Z0-9_]*=[^[:cntrl:]]*$ ]] || die "--env $(printf %q "$1") is not valid: use NAME=VALUE."
   case ${1%%=*} in
     API_KEY) die "a key does not belong on a command line: keep it in Secret Manager, see --api-key-secret." ;;
-    MODEL | ALLOWED_BUCKETS) die "use the option for ${1%%=*}, not --env." ;;
+    MODEL | MODELS | ALLOWED_BUCKETS) die "use the option for ${1%%=*}, not --env." ;;
     JOBS_TTL) JOBS_TTL=${1#*=} && valid JOBS_TTL ;;
   esac
   ENV+=("$1")

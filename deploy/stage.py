@@ -1,7 +1,7 @@
 """What one function is deployed from: the files it needs and no others, in a folder of its own.
 
-    python3 -m deploy.stage FUNCTION --model NAME --towers text,image --out FOLDER
-    python3 -m deploy.stage FUNCTION --model NAME --towers text,image --describe
+    python3 -m deploy.stage FUNCTION --model NAME [--model NAME] --towers text,image --out FOLDER
+    python3 -m deploy.stage FUNCTION --model NAME [--model NAME] --towers text,image --describe
 
 deploy.sh calls it with a row of its table. Needs only Python's standard library.
 """
@@ -28,6 +28,9 @@ ONLY = {
     "text": {"ftfy", "regex", "tokenizers"},
     "image": {"pillow", "pillow-heif", "requests", "requests-hardened"},
 }
+
+# They answer for the towers that a model has; the others do so where they serve several models.
+PARTIAL = {"jobs", "run_job", "gateway"}
 
 # Without this file gcloud would leave out whatever .gitignore names, the model first of all.
 GCLOUDIGNORE = (
@@ -72,7 +75,7 @@ class Function:
     job: bool
 
 
-def stage(function: Function, model: str, out: Path) -> str:
+def stage(function: Function, models: Sequence[str], out: Path) -> str:
     """Assemble `out` anew and return its content hash, which is also left in `out`.hash.
 
     Raises:
@@ -83,8 +86,7 @@ def stage(function: Function, model: str, out: Path) -> str:
         raise StageError(
             f"There is no functions/{function.name}.py in this checkout: {function.name} cannot be staged."
         )
-    folder = locate(model, MODEL_CACHE)
-    manifest = load_manifest(folder, function.towers)
+    manifests = {locate(model, MODEL_CACHE): _manifest(function, model, models) for model in models}
     # Built beside and renamed, so that an interrupted stage leaves nothing that looks whole.
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -93,12 +95,21 @@ def stage(function: Function, model: str, out: Path) -> str:
         (part / path).write_text(text, encoding="utf-8")
     for source in _code():
         _copy(source, part / source.relative_to(ROOT))
-    _copy_model(folder, manifest, function.towers, part / "model_cache" / slug(manifest.name))
+    for folder, manifest in manifests.items():
+        _copy_model(folder, manifest, function.towers, part / "model_cache" / slug(manifest.name))
     digest = _hash(part)
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
     out.with_name(f"{out.name}.hash").write_text(digest + "\n")
     return digest
+
+
+def _manifest(function: Function, model: str, models: Sequence[str]) -> Manifest:
+    partial = function.name in PARTIAL or len(models) > 1
+    try:
+        return load_manifest(locate(model, MODEL_CACHE), function.towers, partial=partial)
+    except ModelError as error:
+        raise ModelError(f"{function.name}: {error}") from None
 
 
 def _written(function: Function) -> dict[str, str]:
@@ -139,7 +150,8 @@ def _copy(source: Path, target: Path) -> None:
 
 def _copy_model(folder: Path, manifest: Manifest, towers: Sequence[str], target: Path) -> None:
     _copy(folder / "manifest.json", target / "manifest.json")
-    for file in dict.fromkeys(file for tower in towers for file in manifest.towers[tower].files):
+    present = [manifest.towers[tower] for tower in towers if tower in manifest.towers]
+    for file in dict.fromkeys(file for tower in present for file in tower.files):
         _copy(folder / file.path, target / file.path)
         if sha256_of(target / file.path) != file.sha256:
             raise StageError(
@@ -165,24 +177,31 @@ def report(out: Path) -> str:
     return f"{out}: {total:.1f} MB (model {model:.1f}, code {total - model:.1f})"
 
 
-def describe(function: Function, model: str, *, assume: bool) -> str:
-    """`NAME DIMENSIONS MEMORY`: the model's, and the Cloud Run setting that holds the function.
+def describe(function: Function, models: Sequence[str], *, assume: bool) -> str:
+    """`NAME,... DIMENSIONS MEMORY`: the models, the first one's, and the Cloud Run setting that holds all.
 
     With `assume`, a model that is not baked is taken for an int8 ViT-B/32.
     """
-    try:
-        manifest = load_manifest(locate(model, MODEL_CACHE), function.towers)
-    except ModelError:
-        if not assume:
-            raise
-        sizes = [TYPICAL[tower] for tower in function.towers]
-        return f"{slug(model)} {TYPICAL_DIMENSIONS} {memory(function, sizes)}"
-    sizes = [sum(file.bytes for file in manifest.towers[tower].files) for tower in function.towers]
-    return f"{slug(manifest.name)} {manifest.dimensions} {memory(function, sizes)}"
+    names, dimensions, sizes = [], [], []
+    for model in models:
+        try:
+            manifest = _manifest(function, model, models)
+        except ModelError:
+            if not assume:
+                raise
+            names.append(slug(model))
+            dimensions.append(TYPICAL_DIMENSIONS)
+            sizes += [TYPICAL[tower] for tower in function.towers]
+        else:
+            names.append(slug(manifest.name))
+            dimensions.append(manifest.dimensions)
+            present = [manifest.towers[tower] for tower in function.towers if tower in manifest.towers]
+            sizes += [file.bytes for tower in present for file in tower.files]
+    return f"{','.join(dict.fromkeys(names))} {dimensions[0]} {memory(function, sizes)}"
 
 
 def memory(function: Function, sizes: Sequence[int]) -> str:
-    """The smallest Cloud Run memory setting for towers of `sizes` bytes."""
+    """The smallest Cloud Run memory setting for models' files of `sizes` bytes."""
     needed = BASE_MB + PER_MODEL_MB * sum(sizes) / MB + (DECODE_MB if "image" in function.towers else 0)
     for setting, megabytes in MEMORY.items():
         if needed <= FREE * megabytes:
@@ -194,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python3 -m deploy.stage")
     parser.add_argument("function")
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", required=True, action="append", help="may be repeated; the first answers")
     parser.add_argument("--towers", required=True, help="such as text,image; - for none")
     parser.add_argument("--requirements", default="requirements.txt")
     parser.add_argument("--job", action="store_true")
@@ -203,12 +222,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--assume", action="store_true")
     options = parser.parse_args(argv)
     towers = () if options.towers == "-" else tuple(options.towers.split(","))
+    models = tuple(dict.fromkeys(options.model))
     function = Function(options.function, towers, options.requirements, options.job)
     try:
         if options.describe:
-            print(describe(function, options.model, assume=options.assume))
+            print(describe(function, models, assume=options.assume))
         else:
-            digest = stage(function, options.model, options.out)
+            digest = stage(function, models, options.out)
             print(f"{report(options.out)}, content {digest}")
     except (StageError, ModelError, OSError) as error:
         print(f"deploy.sh: {error}", file=sys.stderr)

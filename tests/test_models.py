@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,33 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from functions.config import MODEL_CACHE, Settings
+from functions.config import Settings
 from functions.embedding import embed
-from functions.engine.manifest import load_manifest
 from functions.inputs.sources import Blob
 from functions.logs import Timings
 from functions.protocols.convention import Ask
 from functions.runtime import make_runtime
+from tests.models import copy_model
 from tests.pictures import in_base64, picture, web
 from tests.serving import Server, serving
 from tests.test_runtime import refusal
 from tests.vectors import assert_images, assert_texts, raw_texts
 
-DEMO = MODEL_CACHE / "demo"
 CAT = picture()
 SERVED = "demo, second, pictures"
-
-
-def copy_model(folder: Path, towers: tuple[str, ...] = ("text", "image"), **changes: Any) -> Path:
-    """The demo model under another name, with what else differs in its manifest, and with `towers` only."""
-    folder.mkdir()
-    manifest = json.loads((DEMO / "manifest.json").read_text()) | {"name": folder.name} | changes
-    manifest["towers"] = {tower: manifest["towers"][tower] for tower in towers}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    for tower in load_manifest(folder).towers.values():
-        for file in tower.files:
-            shutil.copy(DEMO / file.path, folder / file.path)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
+from random import Random
 
 from tests.bench.services import Call
 from tests.photos import photo
 
 SHORT_TEXT = "a photo of a cat"
+WORDS = ("cat", "dog", "red", "house")
 
 
 def texts(count: int = 1) -> Call:
     """`count` short texts as JSON, one of 7 tokens or a few more."""
     wanted = [SHORT_TEXT] if count == 1 else [f"{SHORT_TEXT} number {index}" for index in range(count)]
-    return Call("/embed/text", "application/json", json.dumps({"texts": wanted}).encode())
+    return _texts(wanted)
+
+
+def mixed(count: int = 64, part: int = 8) -> tuple[Call, list[Call]]:
+    """Texts of 1 to 75 words: in one request, and sorted by length in several."""
+    random = Random(0)
+    wanted = [" ".join(random.choices(WORDS, k=random.randint(1, 75))) for _ in range(count)]
+    in_order = sorted(wanted, key=lambda text: text.count(" "))
+    return _texts(wanted), [_texts(in_order[start : start + part]) for start in range(0, count, part)]
 
 
 def upload(jpeg: bytes) -> Call:
@@ -39,3 +50,7 @@ def small_jpeg() -> bytes:
     file = io.BytesIO()
     photo("motorcycle").crop((50, 10, 690, 490)).save(file, "JPEG", quality=90)
     return file.getvalue()
+
+
+def _texts(wanted: Sequence[str]) -> Call:
+    return Call("/embed/text", "application/json", json.dumps({"texts": wanted}).encode())

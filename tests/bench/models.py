@@ -24,7 +24,10 @@ from tests.serving import ROOT
 
 @dataclass(frozen=True)
 class Cost:
-    """One tower in one precision. `cosine`: the lowest to PyTorch. MB are 10^6 bytes."""
+    """One tower in one precision. `cosine`: the lowest to PyTorch. MB are 10^6 bytes.
+
+    `mixed`: the CPU of 64 texts of mixed lengths in one request, over that of eight requests by length.
+    """
 
     tower: str
     precision: str
@@ -34,6 +37,7 @@ class Cost:
     ms: float
     cpu_ms: float
     rss: float
+    mixed: float | None
     # The setting of Cloud Run that deploy.sh takes.
     memory: str
 
@@ -46,6 +50,7 @@ class Cost:
             f"{self.ms:.1f}",
             f"{self.cpu_ms:.1f}",
             f"{self.rss:.0f}",
+            f"{self.mixed:.2f}" if self.mixed else "",
         )
         return self.tower, self.precision, *figures, self.memory
 
@@ -62,6 +67,7 @@ def measure(names: Sequence[str], count: int, say: Say) -> str:
         "ms",
         "CPU ms",
         "RSS MB",
+        "64 mixed",
         "memory",
     )
     rows = [head]
@@ -90,6 +96,7 @@ def _costs(entry: catalogue.Entry, count: int, say: Say) -> list[Cost]:
                 load = _first_load(server, call)
                 block(server, call, 3)
                 samples = block(server, call, count)
+                rss = server.worker_rss()
                 size = sum(file["bytes"] for file in described["files"])
                 function = Function(f"embed_{tower}", (tower,), "", job=False)
                 found.append(
@@ -101,11 +108,19 @@ def _costs(entry: catalogue.Entry, count: int, say: Say) -> list[Cost]:
                         load_ms=load,
                         ms=samples.median * 1000,
                         cpu_ms=samples.mean_cpu * 1000,
-                        rss=server.worker_rss(),
+                        rss=rss,
+                        mixed=_mixed(server, count // 5) if tower == "text" else None,
                         memory=memory(function, [size]),
                     )
                 )
     return found
+
+
+def _mixed(server: services.Running, count: int) -> float:
+    whole, parts = calls.mixed()
+    block(server, whole, 1)
+    together = block(server, whole, count).mean_cpu
+    return together / sum(block(server, part, count).mean_cpu for part in parts)
 
 
 def _first_load(server: services.Running, call: services.Call) -> float:

@@ -23,6 +23,7 @@ EVENTS = {
 }
 EVERY_OPTION = (
     "--model=demo",
+    "--models=one-more,ViT-L-14/openai",
     "--project=other-project",
     "--region=europe-west1",
     "--memory=2Gi",
@@ -226,6 +227,25 @@ def test_a_model_s_name_stays_one_word(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("pwned"))
 
 
+def test_several_models_go_where_requests_choose_one(tmp_path: Path) -> None:
+    models = ("--model=demo", "--models=ViT-L-14/openai,another")
+    chosen = "--env=PROTOCOL_MODELS=encoder=another,photo-app=demo"
+
+    calls = plan(tmp_path, *models, chosen, "deploy", "all", "gateway")
+
+    (staged,) = [call for call in calls if "stage" in call]
+    assert staged[:3] == [*models, "stage"]
+    deployed = {call[2]: call for call in calls if call[:2] == ["run", "deploy"]}
+    settings = {name: flag(call, "set-env-vars").split("|") for name, call in deployed.items()}
+    everywhere = ["^", "^MODEL=demo", "MODELS=vit-l-14-openai,another", chosen.removeprefix("--env=")]
+    assert settings["embed-text"] == everywhere
+    assert settings["gateway"][:4] == everywhere
+    # The index holds the vectors of one.
+    for name in ("search", "on-upload", "on-delete"):
+        assert "MODEL=demo" in flag(deployed[name], "set-env-vars")
+        assert "MODELS" not in flag(deployed[name], "set-env-vars")
+
+
 OPTIONS = [option.partition("=")[0] for option in EVERY_OPTION if "=" in option and "--env" not in option]
 
 
@@ -234,7 +254,11 @@ OPTIONS = [option.partition("=")[0] for option in EVERY_OPTION if "=" in option 
 )
 def test_odd_values_are_refused(value: str, tmp_path: Path) -> None:
     for option in OPTIONS:
-        if option in ("--model", "--build-dir") and not value.startswith("-") and value.isprintable():
+        if (
+            option in ("--model", "--models", "--build-dir")
+            and not value.startswith("-")
+            and value.isprintable()
+        ):
             continue
         ended = deploy_sh("--dry-run", option, value, "deploy", "embed_text", folder=tmp_path)
 
@@ -256,6 +280,8 @@ def test_odd_values_are_refused(value: str, tmp_path: Path) -> None:
         (("-x",), "there is no option -x"),
         (("deploy", "--model"), "--model needs a value"),
         (("--model=", "deploy"), "--model is empty"),
+        (("--models=one,,two", "deploy", "all"), "separated by commas"),
+        (("--env", "MODELS=one,two", "deploy", "all"), "use the option for MODELS"),
         (("--env", "lower=1", "deploy", "all"), "use NAME=VALUE"),
         (("--env", "API_KEY=hunter2hunter2hunter2", "deploy", "all"), "Secret Manager"),
         (("jobs", "run", "embed_text"), "is no Cloud Run job"),

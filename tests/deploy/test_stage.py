@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from tests.deploy.script import FUNCTIONS, deploy_sh
+from tests.models import copy_model
 from tests.serving import ROOT, environment, free_port
 
 DEMO = ROOT / "model_cache" / "demo"
@@ -104,6 +105,35 @@ def test_a_function_that_is_not_here_is_an_error(tmp_path: Path) -> None:
         assert ended.returncode == 1
         assert f"There is no functions/{name}.py in this checkout" in ended.stderr
         assert not (tmp_path / "build" / name).exists()
+
+
+def test_several_models_in_one_artifact(tmp_path: Path) -> None:
+    second = copy_model(tmp_path / "second")
+    pictures = copy_model(tmp_path / "pictures", ("image",))
+
+    ended = stage(tmp_path, "embed_mixed", "search", MODELS=f"{second},{pictures}")
+
+    assert ended.returncode == 0, ended.stderr
+    both = TEXT_TOWER | IMAGE_TOWER
+    wanted = {"demo": both, "second": both, "pictures": IMAGE_TOWER}
+    built = tmp_path / "build"
+    assert files(built / "embed_mixed" / "model_cache") == {
+        f"{name}/{file}" for name, towers in wanted.items() for file in {"manifest.json", *towers}
+    }
+    # The index holds the vectors of one model.
+    assert [path.name for path in (built / "search" / "model_cache").iterdir()] == ["demo"]
+
+
+def test_a_model_without_a_text_tower(tmp_path: Path) -> None:
+    pictures = str(copy_model(tmp_path / "pictures", ("image",)))
+
+    refused = stage(tmp_path, "embed_text", model=pictures)
+    taken = stage(tmp_path, "gateway", model=pictures)
+
+    assert refused.returncode == 1
+    assert "embed_text: The model pictures has no text tower, which this function needs." in refused.stderr
+    assert taken.returncode == 0, taken.stderr
+    assert files(tmp_path / "build/gateway/model_cache/pictures") == {"manifest.json", *IMAGE_TOWER}
 
 
 def test_the_demo_model_is_refused_unless_named(tmp_path: Path) -> None:

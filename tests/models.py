@@ -1,0 +1,25 @@
+"""Baked models beside the bundled one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from functions.config import MODEL_CACHE
+from functions.engine.manifest import load_manifest
+
+DEMO = MODEL_CACHE / "demo"
+
+
+def copy_model(folder: Path, towers: tuple[str, ...] = ("text", "image"), **changes: Any) -> Path:
+    """The demo model under another name, with what else differs in its manifest, and with `towers` only."""
+    folder.mkdir()
+    manifest = json.loads((DEMO / "manifest.json").read_text()) | {"name": folder.name} | changes
+    manifest["towers"] = {tower: manifest["towers"][tower] for tower in towers}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for tower in load_manifest(folder).towers.values():
+        for file in tower.files:
+            shutil.copy(DEMO / file.path, folder / file.path)
+    return folder
