@@ -238,3 +238,28 @@ def test_the_catalogue_in_full_size(name: str, tmp_path: Path) -> None:
         assert min_cosine(engine_texts(tmp_path / "baked", captions), published.texts(captions)) >= 0.9999
     pictures = samples.images()[:17]
     assert min_cosine(engine_images(tmp_path / "baked", pictures), published.images(pictures)) >= 0.9999
+
+
+# The other kinds of towers that open_clip builds in one of their sizes.
+OTHERS = ("RN50", "convnext_base", "coca_ViT-B-32", "EVA02-B-16", "ViTamin-S", "PE-Core-T-16-384")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_architectures_of_open_clip(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pictures, captions = samples.images()[:17], texts()[-17:]
+    monkeypatch.setattr(samples, "images", lambda: pictures)
+    model = families.random_weights(name, tmp_path / "weights.pt")
+
+    outcome = run(
+        *(name, "--checkpoint", tmp_path / "weights.pt"),
+        *("--precision", "fp32", "--out", tmp_path / "baked"),
+    )
+
+    assert outcome.status == 0, outcome.err
+    print(outcome.out)
+    folder = tmp_path / "baked"
+    assert min_cosine(engine_texts(folder, captions), torch_texts(name, model, captions)) >= 0.9999
+    assert min_cosine(engine_images(folder, pictures), torch_images(model, pictures)) >= 0.9999
