@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -94,6 +95,10 @@ def bake(
     """
     from functions.engine.manifest import slug
 
+    for tool in ("torch", "open_clip", "onnx"):
+        # Before anything is downloaded for them.
+        if find_spec(tool) is None:
+            raise ModuleNotFoundError(name=tool)
     entry = catalogue.find(name)
     target = out or HERE / slug(entry.name if entry else name)
     with _step(f"loading {name}"):

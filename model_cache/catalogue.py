@@ -133,7 +133,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry(
         name="mobileclip-s1",
         source="MobileCLIP-S1/datacompdr",
-        about="Apple's MobileCLIP S1: a good image tower for little work",
+        about="Apple's MobileCLIP S1: a good image tower in few MB",
         licence="Apple AMLR (research)",
         megabytes=340,
         dimensions=512,
@@ -142,7 +142,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry(
         name="mobileclip2-s0",
         source="MobileCLIP2-S0/dfndr2b",
-        about="Apple's MobileCLIP2 S0: the cheapest image tower here",
+        about="Apple's MobileCLIP2 S0: the smallest, and the cheapest image tower in float32",
         licence="Apple AMLR (research)",
         megabytes=300,
         dimensions=512,

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,11 @@ def export_image(source: ImageSource, path: Path) -> None:
     """Write the image tower: float32 pixels (n, 3, h, w) -> float32 projections (n, d)."""
     sample = torch.zeros(2, 3, *source.preprocess.size)
     _export(source.module, sample, {"pixels": {0: torch.export.Dim("batch")}}, path)
+
+
+def convolutions(graph: Path) -> int:
+    """How many of the graph's operators are convolutions."""
+    return sum(node.op_type == "Conv" for node in onnx.load(graph, load_external_data=False).graph.node)
 
 
 def optimise(source: Path, target: Path) -> None:

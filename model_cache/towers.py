@@ -22,6 +22,8 @@ from model_cache.checkpoints import Checkpoint, ImageSource, TextSource
 from model_cache.errors import BakeError
 
 EMPTY = Canary("", ())
+# The convolutions that a transformer may begin with: one, or a few.
+STEM = 8
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,11 @@ def _text(source: TextSource, folder: Path, raw: Path) -> Build:
 def _image(source: ImageSource, folder: Path, raw: Path) -> Build:
     spec = source.preprocess
     onnx_export.export_image(source, raw)
-    tower = Tower("image", (), "", "", EMPTY, preprocess=spec)
+    convolutional = onnx_export.convolutions(raw) > STEM
+    tower = Tower("image", (), "", "", EMPTY, preprocess=spec, convolutional=convolutional)
 
     def embedder(graph: Path) -> Callable[[Sequence[Any]], np.ndarray]:
-        opened = ImageTower(tower, spec, _session(graph), Gate(1, 0))
+        opened = ImageTower(tower, spec, _session(graph, convolutional=convolutional), Gate(1, 0))
         return lambda images: opened.embed([opened.pixels(image) for image in images])
 
     return Build(
@@ -125,8 +128,8 @@ def _image(source: ImageSource, folder: Path, raw: Path) -> Build:
     )
 
 
-def _session(graph: Path) -> Any:
-    return open_session(graph.parent, (_model_file(graph),), usable_cpus())
+def _session(graph: Path, *, convolutional: bool = False) -> Any:
+    return open_session(graph.parent, (_model_file(graph),), usable_cpus(), convolutional=convolutional)
 
 
 def _model_file(path: Path) -> ModelFile:

@@ -89,6 +89,8 @@ class Tower:
     canary: Canary
     text: TextSpec | None = None
     preprocess: Preprocess | None = None
+    # A network of convolutions: it gains from a layout of tensors made for the CPU at hand, see session.py.
+    convolutional: bool = False
     # Figures measured by bake, for people: cosine to PyTorch, size, load time, milliseconds.
     parity: Mapping[str, Any] | None = None
 

@@ -157,7 +157,8 @@ def _open_text(folder: Path, manifest: Manifest, threads: int, gate: Gate) -> Te
 def _open_image(folder: Path, manifest: Manifest, threads: int, gate: Gate) -> ImageTower:
     tower = _tower(manifest, "image")
     assert tower.preprocess is not None
-    return ImageTower(tower, tower.preprocess, open_session(folder, tower.files, threads), gate)
+    session = open_session(folder, tower.files, threads, convolutional=tower.convolutional)
+    return ImageTower(tower, tower.preprocess, session, gate)
 
 
 def _tower(manifest: Manifest, name: str) -> Tower:
