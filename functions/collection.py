@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from functions.config import ConfigError, Settings
 from functions.storage.buckets import Bucket, open_bucket
+from functions.storage.files import FileBucket
 from functions.storage.index import Index, default_url, open_index
 
 
@@ -18,20 +19,26 @@ class Collection:
     # As entries have it: a bucket's name; of a folder its URL.
     name: str
     prefix: str = ""
+    # Whether an object can come back in a generation that it had before, as a file does whose folder is moved
+    # away and back. No generation is then older than another, only different.
+    returning: bool = False
 
 
 def open_collection(settings: Settings) -> Collection:
     """The collection of this deployment; nothing is connected to yet.
 
     Raises:
-        ConfigError: BUCKET_URL is not set.
+        ConfigError: BUCKET_URL is not set, or names a folder that is not there.
     """
     photos = settings.photos
     if photos.url is None:
         raise ConfigError("BUCKET_URL is not set: use gs://bucket or file:///folder.")
     bucket = open_bucket(photos.url, foreign=True)
-    name = bucket.url.removeprefix("gs://").rstrip("/") if photos.url.startswith("gs:") else bucket.url
-    return Collection(bucket, open_own_index(settings), name, photos.prefix)
+    in_cloud = not isinstance(bucket, FileBucket)
+    if isinstance(bucket, FileBucket) and not bucket.folder.is_dir():
+        raise ConfigError(f"BUCKET_URL names {bucket.folder}, which is not a folder.")
+    name = bucket.url.removeprefix("gs://").rstrip("/") if in_cloud else bucket.url
+    return Collection(bucket, open_own_index(settings), name, photos.prefix, returning=not in_cloud)
 
 
 def open_own_index(settings: Settings) -> Index:

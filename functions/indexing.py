@@ -300,7 +300,9 @@ class _Writer:
     def _remove(self, vanished: Vanished) -> None:
         collection = self._indexer.collection
         try:
-            done = collection.index.delete(collection.name, vanished.name, vanished.generation)
+            done = collection.index.delete(
+                collection.name, vanished.name, vanished.generation, forget=collection.returning
+            )
             self._report.removed += done
         except TransientError:
             self._report.refuse(vanished.name, "index_unavailable")

@@ -59,7 +59,6 @@ class PhotoFolder:
 
     def _watch(self) -> Iterator[bool]:
         """Again and again whether anything has changed. What changes during a look counts for the next."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         try:
             from watchfiles import watch
         except ImportError:
@@ -80,6 +79,10 @@ class PhotoFolder:
             yield bool(changes)
 
     def _look(self) -> None:
+        if not self._folder.is_dir():
+            # A disk that is not mounted has lost no photos.
+            logger.warning("photos: the folder is not there; the index stays as it is until it is back")
+            return
         report = Report()
         apply(self._indexer, self._changes(report), report, self._refuse)
         if report.embedded or report.removed or report.failed:

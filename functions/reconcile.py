@@ -44,10 +44,17 @@ def differences(
             # Written since the bucket was listed, it is there.
             if entry and collection.bucket.stat(name) is None:
                 yield Vanished(name, entry[1])
-        elif entry and (entry[1] > stat.generation or entry[1:] == (stat.generation, fingerprint)):
+        elif entry and entry[1:] == (stat.generation, fingerprint):
             report.skipped["already there"] += 1
-        else:
+        elif not entry or entry[1] <= stat.generation:
             yield Photo(name, stat)
+        elif collection.returning:
+            # The index keeps the newer of two generations unless it has forgotten it.
+            yield Vanished(name, entry[1])
+            yield Photo(name, stat)
+        else:
+            # Written since the bucket was listed.
+            report.skipped["already there"] += 1
 
 
 def is_mine(name: str, task: TaskSettings) -> bool:

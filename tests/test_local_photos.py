@@ -27,6 +27,7 @@ from functions.storage.index import Index, open_index
 from tests.photos import detailed_12mp_jpeg
 from tests.pictures import picture
 from tests.serving import ROOT, Server, environment, free_port, serving
+from tests.test_runtime import refusal
 from tests.vectors import assert_images
 
 CAT, COFFEE, ROCKET = picture("chelsea"), picture("coffee", "WebP"), picture("rocket", "PNG")
@@ -141,6 +142,57 @@ def test_what_changed_while_nobody_watched(folder: Folder, log: Path) -> None:
         eventually(lambda: folder.has({"stays": CAT, "changes": COFFEE, "comes": ROCKET}))
 
     assert "photos embedded=2 removed=1 failed=0" in log.read_text()
+
+
+def test_folders_that_move_away_and_back(folder: Folder, log: Path, tmp_path: Path) -> None:
+    """Then the files in them are as they were, down to the time of their last change."""
+    trip, older = folder.path / "trip", tmp_path / "older"
+    older.mkdir()
+    (older / "a.jpg").write_bytes(COFFEE)
+    time.sleep(0.05)
+    trip.mkdir()
+    for name, data in {"a.jpg": CAT, "b.jpg": ROCKET}.items():
+        (trip / name).write_bytes(data)
+    both = {"trip/a.jpg": CAT, "trip/b.jpg": ROCKET}
+    with gateway(folder, log):
+        eventually(lambda: folder.has(both))
+        trip.rename(tmp_path / "away")
+        eventually(lambda: not folder.held())
+        (tmp_path / "away").rename(trip)
+        eventually(lambda: folder.has(both))
+        # Another folder in its place, with an older file of the same name.
+        trip.rename(tmp_path / "away")
+        older.rename(trip)
+        eventually(lambda: folder.has({"trip/a.jpg": COFFEE}))
+
+
+def test_a_bucket_that_is_away_has_lost_nothing(
+    folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = load_settings(folder.settings)
+    indexer = open_indexer(open_collection(settings), make_runtime("test", ("image",), settings))
+    thread = PhotoFolder(indexer, folder.path, look_seconds=0.1)
+    (folder.path / "cat.jpg").write_bytes(CAT)
+
+    with closing(indexer.collection.index):  # type: ignore[type-var]
+        thread.start()
+        eventually(lambda: folder.has({"cat.jpg": CAT}))
+        folder.path.rename(tmp_path / "away")
+        eventually(lambda: "the folder is not there" in caplog.text)
+        assert folder.has({"cat.jpg": CAT})
+        (tmp_path / "away").rename(folder.path)
+        (folder.path / "coffee").write_bytes(COFFEE)
+        eventually(lambda: folder.has({"cat.jpg": CAT, "coffee": COFFEE}))
+        thread.stop(30)
+
+
+def test_a_bucket_that_is_not_there_stops_the_start(folder: Folder) -> None:
+    folder.path.rmdir()
+
+    said = refusal("gateway", **folder.settings)
+
+    assert said == f"gateway cannot start: BUCKET_URL names {folder.path}, which is not a folder.\n"
+    assert not folder.path.exists()
 
 
 def test_a_new_file_is_found_within_two_seconds(folder: Folder, log: Path) -> None:

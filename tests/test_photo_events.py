@@ -494,6 +494,7 @@ def functions(folder: Path, bucket: Bucket, name: str, **settings_: str) -> Iter
 def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Functions]:
     """SQLite and a folder; Firestore and Cloud Storage, as their emulators have them."""
     if request.param == "files":
+        (tmp_path / "photos").mkdir()
         url = (tmp_path / "photos").as_uri()
         bucket = open_bucket(url, foreign=True)
         places = {"BUCKET_URL": url, "INDEX_URL": f"sqlite://{tmp_path}/index.sqlite"}

@@ -90,13 +90,13 @@ class FirestoreIndex:
             written += self._upsert(rows[start : start + BATCH])
         return written
 
-    def delete(self, bucket: str, name: str, generation: int) -> bool:
+    def delete(self, bucket: str, name: str, generation: int, *, forget: bool = False) -> bool:
         check_generation(generation)
         if not is_text(bucket, name):
             return True
         key = _id(bucket, name)
         tombstone: dict[str, Any] = {"uri": uri_of(bucket, name), "bucket": bucket, "name": name}
-        tombstone |= {"generation": generation, "deleted": True}
+        tombstone |= {"generation": 0 if forget else generation, "deleted": True}
 
         def decide(found: Documents, now: datetime) -> tuple[bool, Documents]:
             before = found.get(key)

@@ -82,10 +82,11 @@ class Index(Protocol):
             EntryError: a vector is not one, or has not the dimensions of its space. Nothing was written.
         """
 
-    def delete(self, bucket: str, name: str, generation: int) -> bool:
+    def delete(self, bucket: str, name: str, generation: int, *, forget: bool = False) -> bool:
         """Remove an object that is not newer, durably; False if a newer one is there or was removed.
 
-        Until the tombstone expires, no upsert of this generation or an older one is accepted.
+        Until the tombstone expires, no upsert of this generation or an older one is accepted. With `forget`,
+        every generation is: the object may come back as it was.
         """
 
     def query(

@@ -90,7 +90,7 @@ ON CONFLICT (bucket, name) DO UPDATE SET
     generation = excluded.generation, version = excluded.version, expires = excluded.expires,
     space = NULL, fingerprint = NULL, content_type = NULL,
     size = NULL, updated = NULL, metadata = NULL, vector = NULL
-WHERE generation <= excluded.generation OR expires <= ?
+WHERE generation <= ? OR expires <= ?
 """
 
 
@@ -116,7 +116,7 @@ class SqliteIndex:
 
         return self._transaction(write, writes=True) if rows else []
 
-    def delete(self, bucket: str, name: str, generation: int) -> bool:
+    def delete(self, bucket: str, name: str, generation: int, *, forget: bool = False) -> bool:
         check_generation(generation)
         if not is_text(bucket, name):
             return True
@@ -124,8 +124,8 @@ class SqliteIndex:
         def write(file: sqlite3.Connection) -> bool:
             now, version = time.time(), _next_version(file)
             _sweep(file, now)
-            row = (bucket, name, generation, version, now + self._tombstone_ttl, now)
-            return file.execute(DELETE, row).rowcount > 0
+            tombstone = (bucket, name, 0 if forget else generation, version, now + self._tombstone_ttl)
+            return file.execute(DELETE, (*tombstone, generation, now)).rowcount > 0
 
         return self._transaction(write, writes=True)
 

@@ -345,6 +345,7 @@ def test_every_function_runs_from_its_folder_alone(
     if name == "backfill":
         subprocess.run([python, "-m", "functions.backfill", "--help"], cwd=folder, check=True)
         return
+    (tmp_path / "photos").mkdir()
     settings = {
         "MODEL": "demo",
         "JOBS_URL": f"file://{tmp_path}/jobs",

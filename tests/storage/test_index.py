@@ -276,6 +276,17 @@ def test_a_removed_object_comes_back_only_newer(index: Index) -> None:
     assert not index.delete("photos", "a", 5)
 
 
+def test_a_forgotten_object_comes_back_as_it_was(index: Index) -> None:
+    index.upsert([entry("a", 5), entry("b", 5)])
+
+    assert not index.delete("photos", "a", 4, forget=True)
+    assert index.delete("photos", "a", 5, forget=True)
+
+    assert names(index) == found(index, direction("q")) == ["b"]
+    assert index.upsert([entry("a", 3)]) == [True]
+    assert list(index.generations("photos")) == [("a", 3, "f"), ("b", 5, "f")]
+
+
 def test_an_expired_tombstone_holds_nothing_up(opened: Open) -> None:
     index = opened(tombstone_ttl=1e-6)
     index.upsert([entry("a", 5)])
