@@ -9,14 +9,17 @@ folder photos/ is the bucket, at first with a gallery of emoji.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -45,19 +48,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"serve: {error}", file=sys.stderr)
         return 2
     command = [sys.executable, "-m", "functions_framework", "--target", "gateway", "--source", "main.py"]
-    command += ["--host", host, "--port", port, *(["--debug"] if options.reload else [])]
-    settings = {"MODEL": _model(manifest), "BUCKET_URL": bucket}
-    server = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings})
+    command += ["--host", host, "--port", port]
+    os.environ |= {"MODEL": _model(manifest), "BUCKET_URL": bucket}
+    os.chdir(ROOT)
+    greeting = _greeting(manifest, f"{_reached(host)}:{port}", bucket)
+    if options.reload:
+        return _reloading(command, f"http://{_reached(host)}:{port}", greeting)
+    server = subprocess.Popen(command)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         server.terminate()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    if _wait_until_ready(server, f"http://127.0.0.1:{port}"):
-        print(_greeting(manifest, port, bucket), flush=True)
+    if _wait_until_ready(f"http://{_reached(host)}:{port}", lambda: server.poll() is None):
+        print(greeting, flush=True)
     status = server.wait()
     return 0 if status in (0, -signal.SIGTERM, -signal.SIGINT) else status
+
+
+def _reloading(command: Sequence[str], url: str, greeting: str) -> int:
+    """Run the server until it is stopped, anew whenever a source file changes."""
+    from watchfiles import run_process
+
+    def greet() -> None:
+        if _wait_until_ready(url, lambda: True):
+            print(greeting, flush=True)
+
+    threading.Thread(target=greet, daemon=True).start()
+    run_process(
+        ROOT / "functions",
+        ROOT / "main.py",
+        target=shlex.join(command),
+        target_type="command",
+        callback=lambda changes: print(f"{len(changes)} changed: restarting", flush=True),
+    )
+    return 0
 
 
 def _model(manifest: Manifest) -> str:
@@ -73,6 +99,11 @@ def _own_folder() -> str:
     return PHOTOS.as_uri()
 
 
+def _reached(host: str) -> str:
+    """Where this machine reaches what listens on `host`."""
+    return "localhost" if host in ("0.0.0.0", "127.0.0.1") else host  # noqa: S104
+
+
 def _check_free(host: str, port: str) -> None:
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"PORT={port!r} is not valid: use a whole number from 1 to 65535.")
@@ -81,24 +112,30 @@ def _check_free(host: str, port: str) -> None:
         try:
             probe.bind((host, int(port)))
         except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigError(
+                    f"HOST={host!r} is not an address of this machine ({error.strerror}): leave it out, or "
+                    "use 0.0.0.0 to be reached from elsewhere."
+                ) from None
             raise ConfigError(
                 f"port {port} cannot be used ({error.strerror}): choose another with PORT=8081 make serve."
             ) from None
 
 
-def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> bool:
+def _wait_until_ready(url: str, alive: Callable[[], bool]) -> bool:
     """True once every tower has loaded and reproduced its canary, False if the server ended first."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while server.poll() is None:
+    asked = urllib.request.Request(f"{url}/ready", headers={"X-API-Key": os.environ.get("API_KEY", "")})
+    while alive():
         try:
-            with opener.open(f"{url}/ready", timeout=60):
+            with opener.open(asked, timeout=60):
                 return True
         except OSError:
             time.sleep(0.1)
     return False
 
 
-def _greeting(manifest: Manifest, port: str, bucket: str) -> str:
+def _greeting(manifest: Manifest, address: str, bucket: str) -> str:
     demo = manifest.name == DEMO
     about = " (the bundled demo: it knows emoji and little else)" if demo else ""
     picture = PICTURE if (ROOT / PICTURE).is_file() else "PICTURE.jpg"
@@ -108,26 +145,28 @@ def _greeting(manifest: Manifest, port: str, bucket: str) -> str:
     texts, pictures = "text" in manifest.towers, "image" in manifest.towers
     kinds = " and ".join(kind for kind, there in (("text", texts), ("pictures", pictures)) if there)
     space = " in one space" if texts and pictures else ""
+    # The shell that it is pasted into may know it.
+    curl = 'curl -s -H "X-API-Key: $API_KEY"' if os.environ.get("API_KEY") else "curl -s"
     lines = [
         "",
-        f"Serving {manifest.name}{about} on http://localhost:{port}",
+        f"Serving {manifest.name}{about} on http://{address}",
         f"{manifest.dimensions} dimensions, {kinds}{space}. Stop with Ctrl-C.",
     ]
     if pictures:
-        lines.append(f"Drop pictures into {_shown(bucket)} and find them there in a browser. Paste:")
+        lines.append(f"{_where(bucket)} Paste:")
     if texts and pictures:
-        lines += ["", "  # a text finds pictures", f"  curl -s 'localhost:{port}/search?q=birthday+cake&k=3'"]
+        lines += ["", "  # a text finds pictures", f"  {curl} '{address}/search?q=birthday+cake&k=3'"]
     if texts:
-        text = f"  curl -s localhost:{port}/embed/text -d 'text=birthday cake'"
+        text = f"  {curl} {address}/embed/text -d 'text=birthday cake'"
         lines += ["", "  # a text becomes a vector", text]
     if pictures:
-        image = f"  curl -s localhost:{port}/embed/image -F file=@{picture}"
+        image = f"  {curl} {address}/embed/image -F file=@{picture}"
         lines += ["", "  # a picture becomes a vector", image]
     if texts and pictures:
         lines += [
             "",
             "  # which text fits which picture",
-            f"  curl -s localhost:{port}/embed/mixed -H 'Content-Type: application/json' -d @{EXAMPLE} \\",
+            f"  {curl} {address}/embed/mixed -H 'Content-Type: application/json' -d @{EXAMPLE} \\",
             f"    | {python} model_cache/demo/compare.py",
         ]
     lines.append("")
@@ -136,8 +175,11 @@ def _greeting(manifest: Manifest, port: str, bucket: str) -> str:
     return "\n".join(lines)
 
 
-def _shown(bucket: str) -> str:
-    return "the folder photos/" if bucket == PHOTOS.as_uri() else bucket
+def _where(bucket: str) -> str:
+    if bucket.startswith("gs:"):
+        return f"Photos of {bucket} that are in the index are found there in a browser; a backfill fills it."
+    folder = "the folder photos/" if bucket == PHOTOS.as_uri() else bucket
+    return f"Drop pictures into {folder} and find them there in a browser."
 
 
 if __name__ == "__main__":

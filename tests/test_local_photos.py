@@ -275,15 +275,15 @@ import sys
 from pathlib import Path
 from functions import local
 local.PHOTOS = Path(sys.argv[1])
-sys.exit(local.main([]))
+sys.exit(local.main(sys.argv[2:]))
 """
 
 
 @contextmanager
-def launched(photos: Path, log: Path, **settings: str) -> Iterator[Callable[[str], Any]]:
+def launched(photos: Path, log: Path, *options: str, **settings: str) -> Iterator[Callable[[str], Any]]:
     """The launcher with another default folder, until it is interrupted; yields what GETs JSON from it."""
     port = str(free_port())
-    command = [sys.executable, "-c", LAUNCH, str(photos)]
+    command = [sys.executable, "-c", LAUNCH, str(photos), *options]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment({**settings, "PORT": port}), stdout=output, stderr=output
@@ -301,6 +301,43 @@ def launched(photos: Path, log: Path, **settings: str) -> Iterator[Callable[[str
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+
+
+def test_a_changed_source_file_restarts_the_server(folder: Folder, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with launched(tmp_path / "photos", log, "--reload", **folder.settings) as get:
+        eventually(lambda: "on CPU" in log.read_text())
+        starts = log.read_text().count("text.onnx runs on CPU")
+
+        os.utime(ROOT / "main.py")
+
+        eventually(lambda: "restarting" in log.read_text())
+        eventually(lambda: _ready(get))
+        assert log.read_text().count("text.onnx runs on CPU") == starts + 1
+
+
+def _ready(get: Callable[[str], Any]) -> bool:
+    try:
+        return bool(get("/ready"))
+    except OSError:
+        return False
+
+
+def test_the_greeting_comes_with_a_key_too(folder: Folder, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with launched(tmp_path / "photos", log, API_KEY="k" * 20, **folder.settings):
+        assert '  curl -s -H "X-API-Key: $API_KEY" localhost:' in log.read_text()
+    assert "k" * 20 not in log.read_text()
+
+
+def test_a_host_that_is_none_is_named() -> None:
+    command = [sys.executable, "-m", "functions.local"]
+    settings = environment({"HOST": "nohost.invalid", "BUCKET_URL": "gs://photos", "PORT": str(free_port())})
+
+    ended = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=60)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("serve: HOST='nohost.invalid' is not an address of this machine")
 
 
 def _first(get: Callable[[str], Any]) -> str:
