@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from functions.config import ConfigError, Settings
+from functions.config import ConfigError, Settings, need_package
 from functions.storage.buckets import Bucket, open_bucket
 from functions.storage.files import FileBucket
 from functions.storage.index import Index, default_url, open_index
@@ -28,11 +28,13 @@ def open_collection(settings: Settings) -> Collection:
     """The collection of this deployment; nothing is connected to yet.
 
     Raises:
-        ConfigError: BUCKET_URL is not set, or names a folder that is not there.
+        ConfigError: BUCKET_URL is not set, names a folder that is not there, or needs a package that is not.
     """
     photos = settings.photos
     if photos.url is None:
         raise ConfigError("BUCKET_URL is not set: use gs://bucket or file:///folder.")
+    if photos.url.startswith("gs:"):
+        need_package("BUCKET_URL", "google.cloud.storage")
     bucket = open_bucket(photos.url, foreign=True)
     in_cloud = not isinstance(bucket, FileBucket)
     if isinstance(bucket, FileBucket) and not bucket.folder.is_dir():
@@ -42,5 +44,8 @@ def open_collection(settings: Settings) -> Collection:
 
 
 def open_own_index(settings: Settings) -> Index:
-    """The index of this deployment; nothing is connected to yet."""
-    return open_index(settings.index.url or default_url(), tombstone_ttl=settings.index.tombstone_ttl)
+    """The index of this deployment; nothing is connected to yet. Raises ConfigError for lack of a package."""
+    url = settings.index.url or default_url(settings.photos.url)
+    if url.startswith("firestore:"):
+        need_package("INDEX_URL", "google.cloud.firestore")
+    return open_index(url, tombstone_ttl=settings.index.tombstone_ttl)

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,19 @@ INDEX_URL = rf"sqlite:///[^?#]*[^/?#]|firestore://{PROJECT}/{COLLECTION}"
 
 class ConfigError(Exception):
     """The deployment is set up wrongly: start-up stops with this sentence."""
+
+
+def need_package(setting: str, module: str) -> None:
+    """Raises ConfigError: what `setting` asks for needs a package of Google's that is not installed."""
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"{setting} needs the package {module.replace('.', '-')}, which is not installed: "
+            "pip install -r functions/storage/requirements-photos.txt"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from flask import Response
 
+from functions.config import ROOT, need_package
 from functions.embedding import embed
 from functions.errors import CallerError
 from functions.inputs.bodies import read_json
@@ -19,7 +21,7 @@ from functions.logs import Timings, logger
 from functions.protocols import feature_extraction as fes
 from functions.protocols.convention import JSON, Body
 from functions.routes import Call, Route
-from functions.runtime import Runtime
+from functions.runtime import Runtime, explained
 from functions.storage.buckets import open_bucket
 from functions.storage.jobs import JobStore
 
@@ -50,6 +52,9 @@ class Jobs:
 def open_jobs(runtime: Runtime) -> Jobs:
     """The jobs of this deployment: in a folder they are run here, in Cloud Storage by `run_job`."""
     settings = runtime.settings.jobs
+    if (settings.url or "").startswith("gs:"):
+        with explained(runtime.name):
+            need_package("JOBS_URL", "google.cloud.storage")
     bucket = open_bucket(settings.url or default_url())
     store = JobStore(bucket, ttl=settings.ttl, deadline=settings.deadline)
     if not bucket.url.startswith("file:"):
@@ -62,8 +67,9 @@ def open_jobs(runtime: Runtime) -> Jobs:
 
 
 def default_url() -> str:
-    """A folder for temporary files, of this user alone."""
-    return (Path(tempfile.gettempdir()) / f"clip-jobs-{os.getuid()}").as_uri()
+    """A folder for temporary files, of this user and this copy of the package alone."""
+    digest = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
+    return (Path(tempfile.gettempdir()) / f"clip-jobs-{os.getuid()}-{digest}").as_uri()
 
 
 def job_routes(jobs: Jobs) -> tuple[Route, ...]:

@@ -13,6 +13,7 @@ from functions.embedding import embed
 from functions.errors import CallerError
 from functions.logs import Timings
 from functions.protocols.convention import NATIVE_ERRORS, Body, Convention, Errors
+from functions.protocols.options import with_query
 from functions.runtime import Runtime
 
 
@@ -39,6 +40,7 @@ class Route:
     # A struct, a type or JSON Schema; None for an empty reply.
     reply: Any
     body: Body | None = None
+    # Whether `model` and `normalize` may come in the query string.
     query: bool = False
     # A struct: its fields come in the query string.
     parameters: Any = None
@@ -75,6 +77,7 @@ def embedding_route(convention: Convention) -> Route:
         # 400 or 413, before any work is done. A bad item is only noted.
         with call.timings.measure("parse"):
             ask = convention.parse(call.request, call.runtime.settings.limits)
+            ask = with_query(ask, call.request.args)
         answered = embed(ask, call.runtime, call.timings, convention.protocol)
         return convention.write(ask, answered)
 
@@ -86,7 +89,7 @@ def embedding_route(convention: Convention) -> Route:
         answer=answer,
         reply=convention.reply,
         body=convention.body,
-        query=convention.query,
+        query=True,
         faults=(400, 404, 408, 413, 415, 422, 429),
     )
 

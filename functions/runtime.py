@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from functions.config import MODEL_CACHE, ConfigError, Settings, load_settings
+from functions.config import MODEL_CACHE, ConfigError, Settings, load_settings, need_package
 from functions.engine.cpus import usable_cpus
 from functions.engine.gate import Gate
 from functions.engine.lazy import Lazy
@@ -122,8 +122,10 @@ def make_runtime(name: str, towers: tuple[str, ...], settings: Settings, *, part
 
     Raises:
         ModelError: a model's files are missing or damaged.
-        ConfigError: a setting names a model that is not served.
+        ConfigError: a setting names a model that is not served, or needs a package that is not installed.
     """
+    if settings.buckets and "image" in towers:
+        need_package("ALLOWED_BUCKETS", "google.cloud.storage")
     cpus = settings.threads or usable_cpus()
     # One run at a time uses every CPU: measured, two at once on the same CPUs finish no sooner.
     gate = Gate(width=1, queue=settings.queue)

@@ -17,7 +17,7 @@ from functions.page import page
 from functions.protocols import search
 from functions.protocols.convention import JSON, Body, single
 from functions.routes import Call, Route
-from functions.runtime import Runtime
+from functions.runtime import Runtime, explained
 from functions.storage.buckets import Bucket, NotFoundError, TooLargeError, open_bucket
 from functions.storage.index import Entry, Hit, Index
 
@@ -70,11 +70,12 @@ def _bucket(name: str) -> Bucket:
 
 
 def open_photos(runtime: Runtime) -> Photos:
-    """The index of this deployment."""
+    """The index of this deployment; a wrong setup ends the process with a sentence."""
     settings = runtime.settings
     url = settings.photos.url or ""
     folder = open_bucket(url, foreign=True) if url.startswith("file:") else None
-    return Photos(open_own_index(settings), folder)
+    with explained(runtime.name):
+        return Photos(open_own_index(settings), folder)
 
 
 def search_routes(photos: Photos) -> tuple[Route, ...]:
@@ -90,7 +91,7 @@ def search_routes(photos: Photos) -> tuple[Route, ...]:
             vector = single(part)
             with call.timings.measure("search"):
                 hits = photos.nearest(vector, answered.space, asked.nearest, asked.nearest.k)
-                notice = None if hits else _notice(photos.index, answered.space)
+                notice = None if hits else _notice(photos, answered.space)
             return search.write(hits, answered.model, answered.space, notice)
 
         return answer
@@ -183,11 +184,13 @@ def _small(photos: Photos, entry: Entry, size: int, call: Call) -> bytes:
         return thumbnail(data, size, limits.image_pixels)
 
 
-def _notice(index: Index, space: str) -> str | None:
+def _notice(photos: Photos, space: str) -> str | None:
     """Why a search of `space` found nothing, if that is not for lack of likeness."""
-    if index.count(space):
+    index = photos.index
+    nothing = photos.folder is not None and next(index.generations(photos.folder.url), None) is None
+    if not nothing and index.count(space):
         return None
-    if others := index.count():
+    if not nothing and (others := index.count()):
         return (
             f"The index was made with another model (pictures in it: {others:,}), and vectors of two models "
             "cannot be compared. Run `python -m functions.backfill` with the model that is served now."

@@ -18,7 +18,7 @@ from functions.protocols.convention import Convention, Errors
 from functions.routes import Call, Route, embedding_route, errors_at, find, methods, page_at
 from functions.runtime import Runtime
 from functions.status import status_routes
-from functions.storage.buckets import TransientError
+from functions.storage.buckets import StorageError, TransientError
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ def serve(request: Request, service: Service) -> Response:
         response = _error(_overloaded(), errors)
     except TransientError:
         response = _error(_storage_away(), errors)
+    except StorageError as error:
+        # Not passing: a person must act, and the sentence says how.
+        logger.error("%s %s failed: %s", service.runtime.name, quote(request.path[:200]), error)
+        response = _error(_storage_broken(), errors)
     except Exception:
         # What went wrong is for the log; the caller learns only that it was not their fault.
         logger.exception("%s %s failed", service.runtime.name, quote(request.path[:200]))
@@ -127,6 +131,10 @@ def _overloaded() -> CallerError:
 def _storage_away() -> CallerError:
     message = "The bucket does not answer now; try again in a few seconds."
     return CallerError(503, "storage_unavailable", message, retry_after=5)
+
+
+def _storage_broken() -> CallerError:
+    return CallerError(500, "storage_failed", "What this deployment keeps cannot be used; the log says why.")
 
 
 def _log(request: Request, response: Response, name: str, timings: Timings) -> None:

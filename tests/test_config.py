@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import pytest
 
+from functions.collection import open_collection, open_own_index
 from functions.config import (
     ConfigError,
     FetchSettings,
@@ -195,3 +199,26 @@ def test_tombstones_must_outlast_the_oldest_event() -> None:
 )
 def test_places_for_the_index(url: str) -> None:
     assert load_settings({"INDEX_URL": url}).index.url == url
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "use"),
+    [
+        ("google.cloud.firestore", {"INDEX_URL": "firestore://project/photos"}, open_own_index),
+        ("google.cloud.storage", {"BUCKET_URL": "gs://photos"}, open_collection),
+    ],
+)
+def test_a_package_that_is_missing_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, module: str, settings: dict[str, str], use: Callable[[Settings], object]
+) -> None:
+    use(load_settings(settings))
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(ConfigError) as caught:
+        use(load_settings(settings))
+
+    (name,) = settings
+    assert str(caught.value) == (
+        f"{name} needs the package {module.replace('.', '-')}, which is not installed: "
+        "pip install -r functions/storage/requirements-photos.txt"
+    )

@@ -80,8 +80,10 @@ def test_the_raw_projection_in_a_form(ask: Ask, query: str) -> None:
 
 def test_the_raw_projection_in_json(ask: Ask) -> None:
     vectors = ask(json={"texts": TEXTS, "normalize": False}).json()["embeddings"]
+    asked = ask("?normalize=false", json={"texts": TEXTS}).json()["embeddings"]
 
     np.testing.assert_allclose(vectors, raw_texts(*TEXTS), rtol=1e-5, atol=1e-6)
+    assert asked == vectors
 
 
 def test_a_bad_item_keeps_its_place_and_costs_the_others_nothing(ask: Ask) -> None:

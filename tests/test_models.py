@@ -85,13 +85,14 @@ def test_the_query_names_one_for_forms_and_raw_pictures(server: Server) -> None:
 def test_a_protocol_has_its_own_which_a_request_overrides(server: Server) -> None:
     own = server.post("/encode_text", json={"text": "a cat"}).json()
     named = server.post("/encode_text", json={"text": "a cat", "model": "demo"}).json()
+    asked = server.post("/encode_text?model=demo", json={"text": "a cat"}).json()
     with web({"/cat": CAT}) as site:
         upload = server.post("/upload", data={"imageUrl": f"{site}/cat"}).json()
         other = server.post("/upload?model=demo", data={"imageUrl": f"{site}/cat"}).json()
 
     _assert_second([own["embedding"]], own, "a cat")
-    assert named["model"] == "demo"
-    assert_texts([named["embedding"]], "a cat")
+    assert named["model"] == asked["model"] == "demo"
+    assert_texts([named["embedding"], asked["embedding"]], "a cat", "a cat")
     assert (upload["model"], other["model"]) == ("pictures", "demo")
     assert_images([upload["embedding"], other["embedding"]], CAT, CAT)
 
@@ -114,6 +115,7 @@ def test_a_job_names_its_model_in_its_path(server: Server) -> None:
     [
         ("/embed/text", {"json": {"texts": ["a"], "model": "third"}}),
         ("/embed/text?model=third", {"data": {"text": "a"}}),
+        ("/embed/text?model=third", {"json": {"texts": ["a"], "model": "demo"}}),
         ("/embed/image?model=third", {"files": {"file": CAT}}),
         ("/encode_text", {"json": {"text": "a", "model": "third"}}),
         ("/api/tasks/text-embedding/third/jobs", {"json": {"text": "a"}}),

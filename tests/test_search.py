@@ -283,6 +283,30 @@ def test_an_empty_index_and_another_models_say_so(tmp_path: Path) -> None:
     assert (old.status_code, old.json()["model"], old.json()["space"]) == (200, None, "of-another-model")
 
 
+def test_another_folders_index_says_nothing_of_this_one(album: Album, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with serving("search", tmp_path / "log", **album.settings | {"BUCKET_URL": empty.as_uri()}) as server:
+        reply = search(server, text="a cat")
+
+    assert reply["results"] == []
+    assert reply["notice"].startswith("The index is empty: ")
+
+
+def test_an_index_that_cannot_be_used_is_explained_in_the_log(tmp_path: Path) -> None:
+    (tmp_path / "no database").write_bytes(b"x" * 5000)
+    settings = {"INDEX_URL": f"sqlite://{tmp_path}/no%20database"}
+    with serving("search", tmp_path / "log", **settings) as server:
+        reply = server.post("/search", json={"text": "a cat"})
+
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "storage_failed")
+    assert (
+        "search /search failed: The index cannot be used: file is not a database."
+        in (tmp_path / "log").read_text()
+    )
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 @pytest.mark.parametrize("path", ["/", "/search", "/search?q=a", "/similar?uri=x"])
 def test_a_browser_gets_the_page(server: Server, path: str) -> None:
     reply = server.get(path, headers=HTML)

@@ -7,6 +7,7 @@ from functools import cache
 from functions.config import Settings
 from functions.errors import CallerError
 from functions.inputs.sources import Stored
+from functions.logs import logger
 from functions.storage.buckets import (
     Bucket,
     NotFoundError,
@@ -36,7 +37,8 @@ def read_object(source: Stored, settings: Settings) -> bytes:
         raise CallerError(413, "image_too_large", f"The image has more than {limit:,} bytes.") from None
     except TransientError:
         raise CallerError(422, "fetch_failed", "The bucket does not answer now; try again.") from None
-    except StorageError:
+    except StorageError as error:
+        logger.error("a gs:// object cannot be read: %s", error)
         raise CallerError(422, "fetch_failed", "The object cannot be read by this deployment.") from None
 
 

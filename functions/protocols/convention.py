@@ -138,8 +138,6 @@ class Convention:
     write: Callable[[Ask, Answer], Mapping[str, Any]]
     # Its name in PROTOCOL_MODELS.
     protocol: str = "native"
-    # `model` and `normalize` come in the query string, not in the body.
-    query: bool = False
 
 
 JSON = ("application/json",)

@@ -30,7 +30,7 @@ from functions.protocols.convention import (
     single,
     vectors_and_errors,
 )
-from functions.protocols.options import query_options, text_item
+from functions.protocols.options import text_item
 
 
 class Options(msgspec.Struct, kw_only=True):
@@ -129,7 +129,7 @@ def parse_raw(request: Request, limits: Limits) -> Ask:
     data = read_bytes(request, limits.image_bytes)
     if not data:
         raise CallerError(400, "image_empty", "The body is empty: send the picture's bytes.")
-    return Ask(images=[Blob(data)], **query_options(request.args))
+    return Ask(images=[Blob(data)])
 
 
 def write_texts(ask: Ask, answer: Answer) -> Mapping[str, Any]:
@@ -228,5 +228,4 @@ RAW = Convention(
     reply=VectorReply,
     parse=parse_raw,
     write=write_raw,
-    query=True,
 )

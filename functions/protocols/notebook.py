@@ -24,7 +24,7 @@ from functions.protocols.convention import (
     labels,
     single,
 )
-from functions.protocols.options import query_options, text_item
+from functions.protocols.options import text_item
 
 # A form is what curl -d sends when no content type is named.
 USE_JSON = " If it is JSON, send Content-Type: application/json."
@@ -64,7 +64,7 @@ class FileReply(Labels, kw_only=True):
 def parse_text(request: Request, limits: Limits) -> Ask:
     """Form field `text`."""
     text = text_item(fit(dict(read_form(request, limits)), TextForm, USE_JSON).text, limits)
-    return Ask(texts=[text], echo={"text": text}, **query_options(request.args))
+    return Ask(texts=[text], echo={"text": text})
 
 
 def write_text(ask: Ask, answer: Answer) -> Mapping[str, Any]:
@@ -86,7 +86,7 @@ def parse_file(request: Request, limits: Limits) -> Ask:
         raise CallerError(413, "image_too_large", f"The image has more than {limits.image_bytes:,} bytes.")
     if not data:
         raise CallerError(400, "image_empty", "The uploaded file is empty.")
-    return Ask(images=[Blob(data)], echo={"filename": file.filename or ""}, **query_options(request.args))
+    return Ask(images=[Blob(data)], echo={"filename": file.filename or ""})
 
 
 def write_file(ask: Ask, answer: Answer) -> Mapping[str, Any]:
@@ -104,7 +104,6 @@ TEXT = Convention(
     parse=parse_text,
     write=write_text,
     protocol="notebook",
-    query=True,
 )
 IMAGE = Convention(
     operation="embed_image_file",
@@ -115,5 +114,4 @@ IMAGE = Convention(
     parse=parse_file,
     write=write_file,
     protocol="notebook",
-    query=True,
 )

@@ -1,27 +1,29 @@
-"""What may accompany a request: `model` and `normalize` in a query string; and what a text may be."""
+"""What may accompany every request: `model` and `normalize` in the query string; and what a text may be."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
+from dataclasses import replace
 
 from functions.config import Limits
 from functions.errors import CallerError
+from functions.protocols.convention import Ask
 
 
-class Options(TypedDict):
-    """The fields of `Ask` that do not depend on the convention."""
+def with_query(ask: Ask, query: Mapping[str, str]) -> Ask:
+    """`ask` with what the query string says of `model` and `normalize`; it outdoes the body.
 
-    model: str | None
-    normalize: bool
-
-
-def query_options(query: Mapping[str, str]) -> Options:
-    """`model` and `normalize` of a query string. Raises CallerError 400 if one is neither."""
-    normalize = query.get("normalize", "true").lower()
-    if normalize not in ("true", "false", "1", "0"):
-        raise CallerError(400, "normalize_invalid", "`normalize` must be true or false.")
-    return Options(model=query.get("model"), normalize=normalize in ("true", "1"))
+    Raises:
+        CallerError: 400 if `normalize` is neither true nor false.
+    """
+    if "model" in query:
+        ask = replace(ask, model=query["model"])
+    if "normalize" in query:
+        normalize = query["normalize"].lower()
+        if normalize not in ("true", "false", "1", "0"):
+            raise CallerError(400, "normalize_invalid", "`normalize` must be true or false.")
+        ask = replace(ask, normalize=normalize in ("true", "1"))
+    return ask
 
 
 def text_item(value: object, limits: Limits) -> str:

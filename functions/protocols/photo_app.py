@@ -24,7 +24,6 @@ from functions.protocols.convention import (
     single,
 )
 from functions.protocols.notebook import USE_JSON
-from functions.protocols.options import query_options
 
 
 class UploadForm(msgspec.Struct):
@@ -43,7 +42,7 @@ class UploadReply(Labels, kw_only=True):
 def parse(request: Request, limits: Limits) -> Ask:
     """Form field `imageUrl`."""
     form = fit(dict(read_form(request, limits)), UploadForm, USE_JSON)
-    return Ask(images=[parse_url(form.imageUrl, limits.image_bytes)], **query_options(request.args))
+    return Ask(images=[parse_url(form.imageUrl, limits.image_bytes)])
 
 
 def write(ask: Ask, answer: Answer) -> Mapping[str, Any]:
@@ -65,5 +64,4 @@ UPLOAD = Convention(
     parse=parse,
     write=write,
     protocol="photo-app",
-    query=True,
 )

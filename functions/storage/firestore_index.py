@@ -316,7 +316,8 @@ def _connect(project: str) -> Any:
         from google.cloud import firestore
     except ImportError:
         raise StorageError(
-            "A firestore:// index needs the package google-cloud-firestore, which is not installed."
+            "A firestore:// index needs the package google-cloud-firestore, which is not installed: "
+            "pip install -r functions/storage/requirements-photos.txt."
         ) from None
     try:
         return firestore.Client(project=project)

@@ -159,7 +159,8 @@ def _connect() -> Any:
         from google.cloud import storage
     except ImportError:
         raise StorageError(
-            "A gs:// bucket needs the package google-cloud-storage, which is not installed."
+            "A gs:// bucket needs the package google-cloud-storage, which is not installed: "
+            "pip install -r functions/storage/requirements.txt."
         ) from None
     # Else every "no such object" makes a thread that asks for the bucket itself, for traces nobody takes.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")

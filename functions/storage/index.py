@@ -6,6 +6,7 @@ what is older, and a removed object leaves a tombstone, so that what is older do
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -142,10 +143,11 @@ def open_index(url: str, *, tombstone_ttl: float = IndexSettings.tombstone_ttl) 
     return FirestoreIndex(parts.netloc, parts.path.removeprefix("/"), tombstone_ttl)
 
 
-def default_url() -> str:
-    """A file among the temporary ones, of this user."""
+def default_url(bucket: str | None) -> str:
+    """A file among the temporary ones, of this user and for this bucket's URL."""
     folder = Path(tempfile.gettempdir()) / f"clip-index-{os.getuid()}"
-    return f"sqlite://{(folder / 'photos.sqlite').as_uri().removeprefix('file://')}"
+    digest = hashlib.sha256((bucket or "").encode()).hexdigest()[:16]
+    return f"sqlite://{(folder / f'{digest}.sqlite').as_uri().removeprefix('file://')}"
 
 
 def uri_of(bucket: str, name: str) -> str:

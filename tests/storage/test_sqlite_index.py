@@ -48,8 +48,10 @@ def test_urls_and_the_default(tmp_path: Path) -> None:
 
     assert (tmp_path / "with blank" / "x.sqlite").is_file()
     assert (tmp_path / "with blank").stat().st_mode & 0o777 == 0o700
-    assert default_url().endswith(f"/clip-index-{os.getuid()}/photos.sqlite")
-    open_index(default_url())
+    mine = default_url("file:///photos")
+    assert f"/clip-index-{os.getuid()}/" in mine
+    assert len({mine, default_url("gs://photos"), default_url(None)}) == 3
+    open_index(mine)
 
 
 def process(kind: str, path: Path, *arguments: object) -> subprocess.Popen[bytes]:
