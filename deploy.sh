@@ -740,20 +740,21 @@ main() {
         break
         ;;
       --*)
+        name=${option%%=*}
+        name=${name#--}
+        [[ $name =~ ^[a-z-]+$ ]] && name=$(tr a-z- A-Z_ <<<"$name")
+        [[ $option == --env* && $name == ENV || " ${OPTIONS//$'\n'/ } " == *" $name "* ]] ||
+          die "there is no option $(printf %q "$option"); see --help."
         value=${option#*=}
         if [[ $option != *=* ]]; then
           (($#)) || die "$option needs a value."
           value=$1
           shift
         fi
-        name=${option%%=*}
-        name=${name#--}
-        if [[ $name == env ]]; then
+        if [[ $name == ENV ]]; then
           environment "$value"
           continue
         fi
-        [[ $name =~ ^[a-z-]+$ ]] && name=$(tr a-z- A-Z_ <<<"$name")
-        [[ " ${OPTIONS//$'\n'/ } " == *" $name "* ]] || die "there is no option $(printf %q "$option"); see --help."
         [[ -n $value ]] || die "${option%%=*} is empty."
         printf -v "$name" '%s' "$value"
         ;;

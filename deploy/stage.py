@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from functions.engine.manifest import TOWERS, Manifest, ModelError, load_manifest, locate, sha256_of, slug
+from model_cache import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_CACHE = ROOT / "model_cache"
@@ -180,7 +181,7 @@ def report(out: Path) -> str:
 def describe(function: Function, models: Sequence[str], *, assume: bool) -> str:
     """`NAME,... DIMENSIONS MEMORY`: the models, the first one's, and the Cloud Run setting that holds all.
 
-    With `assume`, a model that is not baked is taken for an int8 ViT-B/32.
+    With `assume`, a model that is not baked has the catalogue's dimensions and the size of an int8 ViT-B/32.
     """
     names, dimensions, sizes = [], [], []
     for model in models:
@@ -189,8 +190,9 @@ def describe(function: Function, models: Sequence[str], *, assume: bool) -> str:
         except ModelError:
             if not assume:
                 raise
-            names.append(slug(model))
-            dimensions.append(TYPICAL_DIMENSIONS)
+            entry = catalogue.find(model)
+            names.append(slug(entry.name if entry else model))
+            dimensions.append(entry.dimensions if entry else TYPICAL_DIMENSIONS)
             sizes += [TYPICAL[tower] for tower in function.towers]
         else:
             names.append(slug(manifest.name))

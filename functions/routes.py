@@ -148,7 +148,7 @@ def _wrong_method(request: Request, routes: Sequence[Route], path: str) -> Calle
     instead = " or ".join(allowed)
     if request.method == "POST":
         posts = sorted({route.path for route in routes if route.method == "POST"})
-        instead = f"POST to {', '.join(posts)}"
+        instead += f", or POST to {', '.join(posts)}"
     return CallerError(
         405, "method_not_allowed", f"{request.method[:20]} is not allowed at this path; use {instead}."
     )

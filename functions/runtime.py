@@ -14,7 +14,7 @@ from functions.config import MODEL_CACHE, ConfigError, Settings, load_settings, 
 from functions.engine.cpus import usable_cpus
 from functions.engine.gate import Gate
 from functions.engine.lazy import Lazy
-from functions.engine.manifest import ModelError, fingerprint, locate, slug
+from functions.engine.manifest import ModelError, fingerprint, locate
 from functions.engine.model import Model, check_canary, load_model
 from functions.errors import CallerError
 from functions.logs import logger, setup_logging
@@ -50,8 +50,9 @@ class Runtime:
         if name is None:
             name = self.protocol_models.get(protocol)
             return self.models[name] if name else self.settings_model()
-        if slug(name) in self.models:
-            return self.models[slug(name)]
+        for model in self.models.values():
+            if model.manifest.is_called(name):
+                return model
         served = ", ".join(self.models)
         message = f"The model {name[:100]!r} is not served here; there is {served}."
         raise CallerError(404, "model_unknown", message)
@@ -157,9 +158,10 @@ def make_runtime(name: str, towers: tuple[str, ...], settings: Settings, *, part
 
 
 def _served(models: Mapping[str, Model], name: str) -> str:
-    if slug(name) not in models:
-        raise ConfigError(f"PROTOCOL_MODELS names {name!r}, which is not in MODEL or MODELS.")
-    return slug(name)
+    for key, model in models.items():
+        if model.manifest.is_called(name):
+            return key
+    raise ConfigError(f"PROTOCOL_MODELS names {name!r}, which is not in MODEL or MODELS.")
 
 
 def model_folder(model: str) -> Path:

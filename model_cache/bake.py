@@ -124,7 +124,8 @@ def bake(
                 {tower: result.precision for tower, (result, _) in baked.items()},
             )
         )
-        _write_manifest(folder, target.name, loaded, {tower: result for tower, (result, _) in baked.items()})
+        towers_baked = {tower: result for tower, (result, _) in baked.items()}
+        _write_manifest(folder, target.name, entry.aliases if entry else (), loaded, towers_baked)
     print(f"baked {target}: serve it with MODEL={target.name if target.parent == HERE else target}")
     return target
 
@@ -186,7 +187,9 @@ def _choose(precision: str, figures: dict[str, Parity]) -> tuple[str, str]:
     return "fp32", f"because int8 is too coarse here: its {measured}"
 
 
-def _write_manifest(folder: Path, name: str, checkpoint: Checkpoint, towers: dict[str, Tower]) -> Manifest:
+def _write_manifest(
+    folder: Path, name: str, aliases: tuple[str, ...], checkpoint: Checkpoint, towers: dict[str, Tower]
+) -> Manifest:
     from functions.engine.manifest import Manifest, to_json
 
     manifest = Manifest(
@@ -199,6 +202,7 @@ def _write_manifest(folder: Path, name: str, checkpoint: Checkpoint, towers: dic
         normalize=checkpoint.normalize,
         towers=towers,
         tools={tool: version(tool) for tool in TOOLS},
+        aliases=aliases,
     )
     (folder / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
     return manifest

@@ -148,7 +148,7 @@ def test_a_bad_item_keeps_its_place_and_costs_the_others_nothing(ask: Ask, site:
         ("data:image/png,abc", "data_uri_invalid"),
         ("data:image/png;base64", "data_uri_invalid"),
         ("data:image/png;base64,", "image_empty"),
-        ("data:image/png;base64,!", "image_reference_invalid"),
+        ("data:image/png;base64,!", "data_uri_invalid"),
         (in_base64(b"hello"), "image_unsupported"),
         (in_base64(b"<html>"), "image_unsupported"),
         (in_base64(picture()[:500]), "image_undecodable"),

@@ -30,7 +30,9 @@ SERVED = "demo, second, pictures"
 def models(tmp_path_factory: pytest.TempPathFactory) -> str:
     """MODELS: the bundled one, one whose vectors are not normalised, one without a text tower."""
     root = tmp_path_factory.mktemp("models")
-    second = copy_model(root / "second", space="another space", normalize=False)
+    second = copy_model(
+        root / "second", space="another space", normalize=False, aliases=["Zweites", "number-two"]
+    )
     return f"demo,{second},{copy_model(root / 'pictures', ('image',))}"
 
 
@@ -40,7 +42,7 @@ def server(models: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         "gateway",
         tmp_path_factory.mktemp("several") / "log",
         MODELS=models,
-        PROTOCOL_MODELS="encoder=second, photo-app=pictures",
+        PROTOCOL_MODELS="encoder=number-two, photo-app=pictures",
         JOBS_URL=tmp_path_factory.mktemp("jobs").as_uri(),
         FETCH_PRIVATE_HOSTS="127.0.0.1",
     ) as running:
@@ -66,10 +68,12 @@ def test_all_are_listed(server: Server) -> None:
 def test_the_first_answers_unless_another_is_named(server: Server) -> None:
     unnamed = server.post("/embed/text", json={"texts": ["a cat"]}).json()
     named = server.post("/embed/text", json={"texts": ["a cat", "b"], "model": "Second"}).json()
+    aliased = server.post("/embed/text", json={"texts": ["a cat", "b"], "model": "zweites"}).json()
 
     assert unnamed["model"] == "demo"
     assert_texts(unnamed["embeddings"], "a cat")
     _assert_second(named["embeddings"], named, "a cat", "b")
+    assert aliased == named
 
 
 def test_the_query_names_one_for_forms_and_raw_pictures(server: Server) -> None:

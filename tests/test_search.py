@@ -129,7 +129,7 @@ def test_more_like_an_object(server: Server, album: Album) -> None:
 # Each request, what is wrong with it, and the words that help.
 BAD = [
     ({}, 400, "query_missing", "either `text` or `image`"),
-    ({"text": "a", "image": "b"}, 400, "query_missing", "either"),
+    ({"text": "a", "image": "b"}, 400, "query_ambiguous", "not both"),
     ({"text": " \n"}, 400, "text_empty", "what to look for"),
     ({"text": 5}, 400, "body_invalid", "$.text"),
     ({"text": "a" * 10_001}, 413, "text_too_long", "10,000"),

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +109,12 @@ class Manifest:
     normalize: bool
     towers: Mapping[str, Tower]
     tools: Mapping[str, str]
+    # Other names by which requests may ask for it.
+    aliases: tuple[str, ...] = ()
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name` means this model."""
+        return slug(name) in map(slug, (self.name, *self.aliases))
 
 
 def load_manifest(folder: Path, towers: Sequence[str] = (), *, partial: bool = False) -> Manifest:
@@ -163,6 +170,7 @@ def from_json(text: str) -> Manifest:
     if data.pop("format") != FORMAT:
         raise ValueError("made by another version of this package")
     data["towers"] = {name: _tower(tower) for name, tower in data["towers"].items()}
+    data["aliases"] = tuple(data.get("aliases", ()))
     return Manifest(**data)
 
 
@@ -184,10 +192,17 @@ def _tower(data: dict[str, Any]) -> Tower:
 
 
 def locate(model: str, cache: Path) -> Path:
-    """Where `model` is: a folder, or the name of one that was baked into `cache`."""
+    """Where `model` is: a folder, or the name or alias of one that was baked into `cache`."""
     given = Path(model)
-    is_folder = given.is_absolute() or (given / "manifest.json").is_file()
-    return given if is_folder else cache / slug(model)
+    if given.is_absolute() or (given / "manifest.json").is_file():
+        return given
+    if not (cache / slug(model)).is_dir():
+        for path in sorted(cache.glob("*/manifest.json")):
+            # What cannot be read is told of when it is asked for.
+            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                if from_json(path.read_text(encoding="utf-8")).is_called(model):
+                    return path.parent
+    return cache / slug(model)
 
 
 def slug(name: str) -> str:

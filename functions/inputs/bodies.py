@@ -44,9 +44,7 @@ def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise CallerError(400, "json_invalid", f"The body is not valid JSON: {error}.") from None
     if not isinstance(body, dict):
-        raise CallerError(
-            400, "json_not_an_object", 'The body must be a JSON object, like {"texts": ["a cat"]}.'
-        )
+        raise CallerError(400, "json_not_an_object", 'The body must be a JSON object: {"name": value, ...}.')
     return body
 
 

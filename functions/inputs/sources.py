@@ -35,6 +35,8 @@ class Stored:
 
 Source = Url | Blob | Stored
 
+SCHEMES = ("http", "https", "gs", "data")
+
 
 def parse_url(value: object, max_bytes: int) -> Source:
     """A string that must be a URL: http, https, gs or data.
@@ -43,9 +45,9 @@ def parse_url(value: object, max_bytes: int) -> Source:
         CallerError: not a string (400), another scheme (400), or a data URI as in `parse_image`.
     """
     text = _text(value)
-    if _scheme(text) is None:
+    if _scheme(text) not in SCHEMES:
         raise CallerError(
-            400, "url_invalid", "This is not a URL: it must start with http://, https:// or data:."
+            400, "url_invalid", "This is no URL: it must start with http://, https://, gs:// or data:."
         )
     return parse_image(text, max_bytes)
 
@@ -70,7 +72,10 @@ def parse_image(value: object, max_bytes: int) -> Source:
             "url_invalid",
             f"`{scheme}:` is not a scheme served here; use http://, https://, gs://, data: or bare base64.",
         )
-    return Blob(_base64(text, max_bytes))
+    wrong = CallerError(
+        400, "image_reference_invalid", "The image is neither a URL, nor a data URI, nor base64."
+    )
+    return Blob(_base64(text, max_bytes, wrong))
 
 
 def _text(value: object) -> str:
@@ -101,25 +106,22 @@ def _stored(text: str) -> Stored:
 def _data_uri(text: str, max_bytes: int) -> bytes:
     # RFC 2397: data:[<mediatype>][;base64],<data>. The media type is the sender's claim: ignored.
     head, comma, body = text.partition(",")
+    wrong = CallerError(
+        400, "data_uri_invalid", "A data URI must have the form data:image/jpeg;base64,... and hold base64."
+    )
     if not comma or not head.lower().rstrip().endswith(";base64"):
-        raise CallerError(
-            400,
-            "data_uri_invalid",
-            "A data URI must have the form data:image/jpeg;base64,... and hold base64.",
-        )
-    return _base64(body, max_bytes)
+        raise wrong
+    return _base64(body, max_bytes, wrong)
 
 
-def _base64(text: str, max_bytes: int) -> bytes:
+def _base64(text: str, max_bytes: int, wrong: CallerError) -> bytes:
     compact = "".join(text.split()).translate(URLSAFE).rstrip("=")
     if len(compact) * 3 // 4 > max_bytes:
         raise CallerError(413, "image_too_large", f"The image has more than {max_bytes:,} bytes.")
     try:
         data = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise CallerError(
-            400, "image_reference_invalid", "The image is neither a URL, nor a data URI, nor base64."
-        ) from None
+        raise wrong from None
     if not data:
         raise CallerError(400, "image_empty", "The image has no bytes.")
     return data

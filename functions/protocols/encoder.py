@@ -38,8 +38,10 @@ def parse_text(request: Request, limits: Limits) -> Ask:
 def parse_picture(request: Request, limits: Limits) -> Ask:
     """`{"image_url": str}` or `{"image_b64": str}`."""
     body = fit(read_json(request, limits), ImageBody)
-    if (body.image_url is None) == (body.image_b64 is None):
+    if body.image_url is None and body.image_b64 is None:
         raise CallerError(400, "image_missing", "Send either `image_url` or `image_b64`.")
+    if body.image_url is not None and body.image_b64 is not None:
+        raise CallerError(400, "image_ambiguous", "Send either `image_url` or `image_b64`, not both.")
     if body.image_url is not None:
         image = parse_url(body.image_url, limits.image_bytes)
     else:

@@ -99,8 +99,10 @@ class Search:
 def parse_body(request: Request, limits: Limits) -> Search:
     """`{"text": str}` or `{"image": str}`, and what may accompany it."""
     body = fit(read_json(request, limits), SearchBody)
-    if (body.text is None) == (body.image is None):
+    if body.text is None and body.image is None:
         raise CallerError(400, "query_missing", "Send either `text` or `image`.")
+    if body.text is not None and body.image is not None:
+        raise CallerError(400, "query_ambiguous", "Send either `text` or `image`, not both.")
     if body.text is not None:
         return Search(Ask(texts=[_text(body.text, limits)], model=body.model), body)
     return Search(Ask(images=[parse_image(body.image, limits.image_bytes)], model=body.model), body)

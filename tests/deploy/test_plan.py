@@ -134,6 +134,15 @@ def test_removed_photos_are_forgotten(tmp_path: Path) -> None:
     assert {"expires", "--collection-group=holidays", "--enable-ttl"} <= {*forget}
 
 
+def test_a_model_that_is_not_baked_has_the_catalogues_dimensions(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "--model=clip-vit-large-patch14", "deploy", "search")
+
+    indexes = [call for call in calls if call[:4] == ["firestore", "indexes", "composite", "create"]]
+    assert len(indexes) == 2
+    for index in indexes:
+        assert '"dimension":"768"' in " ".join(index)
+
+
 def test_event_functions_are_never_public(tmp_path: Path) -> None:
     calls = plan(tmp_path, "--allow-unauthenticated", "deploy", "all")
 
@@ -277,6 +286,8 @@ def test_odd_values_are_refused(value: str, tmp_path: Path) -> None:
         (("deploy", "--", "-rf"), "there is no function -rf"),
         (("explode",), "there is no command explode"),
         (("--modle", "x", "deploy", "all"), "there is no option --modle"),
+        (("--modle",), "there is no option --modle"),
+        (("--ENV=A=1",), "there is no option --ENV"),
         (("-x",), "there is no option -x"),
         (("deploy", "--model"), "--model needs a value"),
         (("--model=", "deploy"), "--model is empty"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from functions.config import MODEL_CACHE
-from functions.engine.manifest import ModelError, from_json, load_manifest, sha256_of, slug, to_json
+from functions.engine.manifest import ModelError, from_json, load_manifest, locate, sha256_of, slug, to_json
+from tests.models import copy_model
 
 DEMO = MODEL_CACHE / "demo"
 BAKED = ("manifest.json", "text.onnx", "text.data", "tokenizer.json", "image.onnx", "image.data")
@@ -97,3 +98,13 @@ def test_damage_is_refused_with_a_sentence(
 )
 def test_a_name_becomes_one_folder(name: str, folder: str) -> None:
     assert slug(name) == folder
+
+
+def test_a_model_is_found_by_its_alias(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    baked = copy_model(tmp_path / "vit-b-32", aliases=["clip-ViT-B-32"])
+
+    assert locate("vit-b-32", tmp_path) == locate("Clip-ViT-B-32", tmp_path) == baked
+    assert locate("another", tmp_path) == tmp_path / "another"
+    assert locate(str(baked), Path("elsewhere")) == baked

@@ -177,6 +177,7 @@ def test_a_family_is_its_own_implementation(
         assert min_cosine(engine_images(family.folder, pictures), family.images(pictures)) >= 0.9999
     manifest = load_manifest(family.folder)
     assert manifest.normalize is (family.texts is not None)
+    assert manifest.is_called("small ml") is (make is multilingual)
     assert manifest.towers["image"].convolutional is (make is mobileclip)
     assert list(manifest.towers) == (["text", "image"] if family.texts else ["image"])
 
