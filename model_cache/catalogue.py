@@ -142,7 +142,7 @@ CATALOGUE: tuple[Entry, ...] = (
     Entry(
         name="mobileclip2-s0",
         source="MobileCLIP2-S0/dfndr2b",
-        about="Apple's MobileCLIP2 S0: the smallest, and the cheapest image tower in float32",
+        about="Apple's MobileCLIP2 S0: the cheapest image tower in float32",
         licence="Apple AMLR (research)",
         megabytes=300,
         dimensions=512,
