@@ -771,6 +771,7 @@ main() {
   : "${COLLECTION:=photos}" "${BUILD_DIR:=build}"
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
     die "Python 3.11 or newer is needed; name one with PYTHON=python3.11."
+  "$PYTHON" -B -m deploy.settings ${ENV[@]+"${ENV[@]}"} || exit 1
   ((${#rest[@]})) || { usage >&2 && exit 2; }
   set -- "${rest[@]}"
   local command=$1

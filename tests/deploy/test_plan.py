@@ -295,6 +295,7 @@ def test_odd_values_are_refused(value: str, tmp_path: Path) -> None:
         (("--env", "MODELS=one,two", "deploy", "all"), "use the option for MODELS"),
         (("--env", "lower=1", "deploy", "all"), "use NAME=VALUE"),
         (("--env", "API_KEY=hunter2hunter2hunter2", "deploy", "all"), "Secret Manager"),
+        (("--env", "MAX_ITEMS=abc", "deploy", "all"), "--env MAX_ITEMS='abc' is not valid"),
         (("jobs", "run", "embed_text"), "is no Cloud Run job"),
         (("jobs",), "use jobs deploy or jobs run"),
     ],
