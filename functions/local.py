@@ -51,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command += ["--host", host, "--port", port]
     os.environ |= {"MODEL": _model(manifest), "BUCKET_URL": bucket}
     os.chdir(ROOT)
-    greeting = _greeting(manifest, f"{_reached(host)}:{port}", bucket)
+    reached = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
+    shown = "localhost" if reached == "127.0.0.1" else reached
+    url, greeting = f"http://{reached}:{port}", _greeting(manifest, f"{shown}:{port}", bucket)
     if options.reload:
-        return _reloading(command, f"http://{_reached(host)}:{port}", greeting)
+        return _reloading(command, url, greeting)
     server = subprocess.Popen(command)
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    if _wait_until_ready(f"http://{_reached(host)}:{port}", lambda: server.poll() is None):
+    if _wait_until_ready(url, lambda: server.poll() is None):
         print(greeting, flush=True)
     status = server.wait()
     return 0 if status in (0, -signal.SIGTERM, -signal.SIGINT) else status
@@ -97,11 +99,6 @@ def _own_folder() -> str:
     except OSError as error:
         raise ConfigError(f"the folder photos/ cannot be made ({error.strerror}): set BUCKET_URL.") from None
     return PHOTOS.as_uri()
-
-
-def _reached(host: str) -> str:
-    """Where this machine reaches what listens on `host`."""
-    return "localhost" if host in ("0.0.0.0", "127.0.0.1") else host  # noqa: S104
 
 
 def _check_free(host: str, port: str) -> None:
