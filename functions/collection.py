@@ -33,14 +33,13 @@ def open_collection(settings: Settings) -> Collection:
     photos = settings.photos
     if photos.url is None:
         raise ConfigError("BUCKET_URL is not set: use gs://bucket or file:///folder.")
-    if photos.url.startswith("gs:"):
+    bucket, index = open_bucket(photos.url, foreign=True), open_own_index(settings)
+    if not isinstance(bucket, FileBucket):
         need_package("BUCKET_URL", "google.cloud.storage")
-    bucket = open_bucket(photos.url, foreign=True)
-    in_cloud = not isinstance(bucket, FileBucket)
-    if isinstance(bucket, FileBucket) and not bucket.folder.is_dir():
+        return Collection(bucket, index, bucket.url.removeprefix("gs://").rstrip("/"), photos.prefix)
+    if not bucket.folder.is_dir():
         raise ConfigError(f"BUCKET_URL names {bucket.folder}, which is not a folder.")
-    name = bucket.url.removeprefix("gs://").rstrip("/") if in_cloud else bucket.url
-    return Collection(bucket, open_own_index(settings), name, photos.prefix, returning=not in_cloud)
+    return Collection(bucket, index, bucket.url, photos.prefix, returning=True)
 
 
 def open_own_index(settings: Settings) -> Index:

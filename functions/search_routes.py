@@ -25,6 +25,8 @@ from functions.storage.index import Entry, Hit, Index
 # a photo wants it gone.
 KEEP = 24 * 3600
 
+EMPTY = "The index is empty: put pictures into the bucket, and they can be found a moment later."
+
 
 @dataclass(frozen=True)
 class Photos:
@@ -187,12 +189,13 @@ def _small(photos: Photos, entry: Entry, size: int, call: Call) -> bytes:
 def _notice(photos: Photos, space: str) -> str | None:
     """Why a search of `space` found nothing, if that is not for lack of likeness."""
     index = photos.index
-    nothing = photos.folder is not None and next(index.generations(photos.folder.url), None) is None
-    if not nothing and index.count(space):
+    if photos.folder and next(index.generations(photos.folder.url), None) is None:
+        return EMPTY
+    if index.count(space):
         return None
-    if not nothing and (others := index.count()):
+    if others := index.count():
         return (
             f"The index was made with another model (pictures in it: {others:,}), and vectors of two models "
             "cannot be compared. Run `python -m functions.backfill` with the model that is served now."
         )
-    return "The index is empty: put pictures into the bucket, and they can be found a moment later."
+    return EMPTY
