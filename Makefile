@@ -16,10 +16,10 @@ help:
 	@echo "make clean      remove the virtual environments and everything built"
 
 serve: $(SERVE)/installed
-	@PORT=$(PORT) $(SERVE)/bin/python -m functions.local
+	@PORT=$(PORT) $(SERVE)/bin/python -m dev.server
 
 dev: $(SERVE)/installed
-	@PORT=$(PORT) $(SERVE)/bin/python -m functions.local --reload
+	@PORT=$(PORT) $(SERVE)/bin/python -m dev.server --reload
 
 test: lint
 	$(TEST)/bin/python -m pytest -m "not full" -n 2 --dist loadfile
@@ -39,13 +39,13 @@ clean:
 	rm -rf $(SERVE) $(TEST) build .mypy_cache .ruff_cache .pytest_cache
 
 # A stamp is written only when an installation went through, so an interrupted one is done again.
-$(SERVE)/installed: requirements.txt requirements-local.txt
+$(SERVE)/installed: requirements.txt dev/requirements.txt
 	@echo "installing what serving needs into $(SERVE) ..."
 	@$(PYTHON) -m venv $(SERVE)
-	@$(SERVE)/bin/pip install --quiet --disable-pip-version-check -r requirements-local.txt
+	@$(SERVE)/bin/pip install --quiet --disable-pip-version-check -r dev/requirements.txt
 	@touch $@
 
-$(TEST)/installed: requirements.txt requirements-local.txt model_cache/requirements.txt tests/requirements.txt
+$(TEST)/installed: requirements.txt dev/requirements.txt model_cache/requirements.txt tests/requirements.txt
 	@echo "installing what the tests need into $(TEST) (torch is large) ..."
 	@$(PYTHON) -m venv $(TEST)
 	@$(TEST)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt

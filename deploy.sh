@@ -10,13 +10,13 @@ FUNCTIONS="
 embed_text   http              text        requirements.txt                            -
 embed_image  http              image       requirements.txt                            -
 embed_mixed  http              text,image  requirements.txt                            -
-jobs         http              text,image  functions/storage/requirements.txt          jobs
-run_job      jobs:finalized    text,image  functions/storage/requirements.txt          jobs
-search       http              text,image  functions/storage/requirements-photos.txt   photos,index
-on_upload    photos:finalized  image       functions/storage/requirements-photos.txt   photos,index
-on_delete    photos:deleted    -           functions/storage/requirements-photos.txt   photos,index
-backfill     task              image       functions/storage/requirements-photos.txt   photos,index
-gateway      http              text,image  functions/storage/requirements-photos.txt   jobs,photos,index
+jobs         http              text,image  requirements/cloud-storage.txt          jobs
+run_job      jobs:finalized    text,image  requirements/cloud-storage.txt          jobs
+search       http              text,image  requirements/firestore.txt   photos,index
+on_upload    photos:finalized  image       requirements/firestore.txt   photos,index
+on_delete    photos:deleted    -           requirements/firestore.txt   photos,index
+backfill     task              image       requirements/firestore.txt   photos,index
+gateway      http              text,image  requirements/firestore.txt   jobs,photos,index
 "
 
 usage() {
@@ -194,7 +194,7 @@ row() {
   while read -r name TRIGGER TOWERS REQUIREMENTS GIVEN; do
     if [[ -n $name && $name == "$1" ]]; then
       [[ -z $ALLOWED_BUCKETS || $REQUIREMENTS != requirements.txt || $TOWERS != *image* ]] ||
-        REQUIREMENTS=functions/storage/requirements.txt
+        REQUIREMENTS=requirements/cloud-storage.txt
       return
     fi
   done <<<"$FUNCTIONS"

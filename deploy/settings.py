@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from functions.config import ConfigError, load_settings
+from clip_embeddings.config import ConfigError, load_settings
 
 
 def main(arguments: Sequence[str]) -> int:

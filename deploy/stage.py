@@ -17,8 +17,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from functions.engine.manifest import TOWERS, Manifest, ModelError, load_manifest, locate, sha256_of, slug
-from model_cache import catalogue
+from clip_embeddings.engine.manifest import (
+    TOWERS,
+    Manifest,
+    ModelError,
+    load_manifest,
+    locate,
+    sha256_of,
+    slug,
+)
+from model_cache.baking import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_CACHE = ROOT / "model_cache"
@@ -138,7 +146,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _code() -> Iterator[Path]:
-    for path in sorted((ROOT / "functions").rglob("*")):
+    for path in sorted([*(ROOT / "functions").rglob("*"), *(ROOT / "clip_embeddings").rglob("*")]):
         kept = path.suffix != ".pyc" and not re.fullmatch(r"requirements.*\.txt|\..*", path.name)
         if path.is_file() and kept:
             yield path

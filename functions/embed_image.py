@@ -3,9 +3,9 @@
 import functions_framework
 from flask import Request, Response
 
-from functions.protocols import encoder, native, notebook, photo_app
-from functions.runtime import start
-from functions.service import make_service, serve
+from clip_embeddings.http.service import make_service, serve
+from clip_embeddings.protocols import encoder, native, notebook, photo_app
+from clip_embeddings.runtime import start
 
 SERVICE = make_service(
     runtime=start("embed_image", towers=("image",)),

@@ -3,12 +3,12 @@
 import functions_framework
 from flask import Request, Response
 
-from functions.job_routes import job_routes, open_jobs
-from functions.photo_folder import open_folder
-from functions.protocols import encoder, native, notebook, photo_app
-from functions.runtime import explained, start
-from functions.search_routes import open_photos, search_routes
-from functions.service import make_service, serve
+from clip_embeddings.http.service import make_service, serve
+from clip_embeddings.jobs.routes import job_routes, open_jobs
+from clip_embeddings.photos.watcher import open_folder
+from clip_embeddings.protocols import encoder, native, notebook, photo_app
+from clip_embeddings.runtime import explained, start
+from clip_embeddings.search.routes import open_photos, search_routes
 
 RUNTIME = start("gateway", towers=("text", "image"), partial=True)
 JOBS = open_jobs(RUNTIME)

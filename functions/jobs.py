@@ -3,9 +3,9 @@
 import functions_framework
 from flask import Request, Response
 
-from functions.job_routes import job_routes, open_jobs
-from functions.runtime import start
-from functions.service import make_service, serve
+from clip_embeddings.http.service import make_service, serve
+from clip_embeddings.jobs.routes import job_routes, open_jobs
+from clip_embeddings.runtime import start
 
 RUNTIME = start("jobs", towers=("text", "image"), partial=True)
 JOBS = open_jobs(RUNTIME)

@@ -3,9 +3,9 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from functions.collection import open_collection
-from functions.photo_events import deleted
-from functions.runtime import explained, start_logging
+from clip_embeddings.photos.collection import open_collection
+from clip_embeddings.photos.events import deleted
+from clip_embeddings.runtime import explained, start_logging
 
 # No model: it needs none.
 with explained("on_delete"):

@@ -3,10 +3,10 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from functions.collection import open_collection
-from functions.indexing import open_indexer
-from functions.photo_events import finalized
-from functions.runtime import explained, start
+from clip_embeddings.photos.collection import open_collection
+from clip_embeddings.photos.events import finalized
+from clip_embeddings.photos.indexer import open_indexer
+from clip_embeddings.runtime import explained, start
 
 RUNTIME = start("on_upload", towers=("image",))
 with explained("on_upload"):

@@ -3,10 +3,10 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from functions.job_routes import compute, open_jobs
-from functions.job_runner import handle_event
-from functions.logs import logger
-from functions.runtime import start
+from clip_embeddings.jobs.routes import compute, open_jobs
+from clip_embeddings.jobs.runner import handle_event
+from clip_embeddings.logs import logger
+from clip_embeddings.runtime import start
 
 RUNTIME = start("run_job", towers=("text", "image"), partial=True)
 JOBS = open_jobs(RUNTIME)

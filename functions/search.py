@@ -3,9 +3,9 @@
 import functions_framework
 from flask import Request, Response
 
-from functions.runtime import start
-from functions.search_routes import open_photos, search_routes
-from functions.service import make_service, serve
+from clip_embeddings.http.service import make_service, serve
+from clip_embeddings.runtime import start
+from clip_embeddings.search.routes import open_photos, search_routes
 
 RUNTIME = start("search", towers=("text", "image"))
 SERVICE = make_service(RUNTIME, conventions=(), routes=search_routes(open_photos(RUNTIME)), root="/search")

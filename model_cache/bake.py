@@ -21,14 +21,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from functions.engine.manifest import TOWERS
-from model_cache import catalogue
-from model_cache.errors import BakeError
+from clip_embeddings.engine.manifest import TOWERS
+from model_cache.baking import catalogue
+from model_cache.baking.errors import BakeError
 
 if TYPE_CHECKING:
-    from functions.engine.manifest import Manifest, Tower
-    from model_cache.checkpoints import Checkpoint
-    from model_cache.parity import Parity
+    from clip_embeddings.engine.manifest import Manifest, Tower
+    from model_cache.baking.checkpoints import Checkpoint
+    from model_cache.baking.parity import Parity
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = "ViT-B-32/laion400m_e32"
@@ -93,7 +93,7 @@ def bake(
     Raises:
         BakeError: the model cannot be baked as asked, or the export is not open_clip's model.
     """
-    from functions.engine.manifest import slug
+    from clip_embeddings.engine.manifest import slug
 
     for tool in ("torch", "open_clip", "onnx"):
         # Before anything is downloaded for them.
@@ -105,14 +105,14 @@ def bake(
         if entry and not config:
             loaded = catalogue.load(entry, checkpoint, quick_gelu)
         else:
-            from model_cache import from_open_clip
+            from model_cache.baking import from_open_clip
 
             loaded = from_open_clip.load(name, checkpoint, config, quick_gelu)
     if towers is None:
         towers = [tower for tower in TOWERS if getattr(loaded, tower)]
     with _atomic_folder(target) as folder:
         baked = {tower: _bake_tower(tower, loaded, precision, folder) for tower in towers}
-        from model_cache.parity import table
+        from model_cache.baking.parity import table
 
         print(
             table(
@@ -134,9 +134,9 @@ def _bake_tower(
     tower: str, checkpoint: Checkpoint, precision: str, folder: Path
 ) -> tuple[Tower, dict[str, Parity]]:
     """Export one tower, compare each precision with PyTorch, keep the one that is wanted."""
-    from model_cache import towers as tower_files
-    from model_cache.export import optimise
-    from model_cache.quantise import quantise
+    from model_cache.baking import towers as tower_files
+    from model_cache.baking.export import optimise
+    from model_cache.baking.quantise import quantise
 
     # ONNX files name the one that holds their weights, so each precision gets a folder of its own.
     work = {precision: folder / f"{tower}-{precision}" for precision in ("raw", "raw8", "fp32", "int8")}
@@ -190,7 +190,7 @@ def _choose(precision: str, figures: dict[str, Parity]) -> tuple[str, str]:
 def _write_manifest(
     folder: Path, name: str, aliases: tuple[str, ...], checkpoint: Checkpoint, towers: dict[str, Tower]
 ) -> Manifest:
-    from functions.engine.manifest import Manifest, to_json
+    from clip_embeddings.engine.manifest import Manifest, to_json
 
     manifest = Manifest(
         name=name,
@@ -255,8 +255,8 @@ def print_known(which: str) -> None:
     if which == "catalogue":
         print(f"{catalogue.table()}\n\nAny ARCH/PRETRAINED of open_clip bakes too: --list all names them.")
         return
-    from model_cache.from_open_clip import needs_quick_gelu
-    from model_cache.torch_setup import import_open_clip
+    from model_cache.baking.from_open_clip import needs_quick_gelu
+    from model_cache.baking.torch_setup import import_open_clip
 
     open_clip = import_open_clip()
     lines = []

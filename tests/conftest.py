@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import Server, serving
-from tests.storage import firestore_emulator
+from tests.support import firestore_emulator
+from tests.support.serving import Server, serving
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from functions.config import MODEL_CACHE
-from functions.engine.model import normalized
+from clip_embeddings.config import MODEL_CACHE
+from clip_embeddings.engine.model import normalized
 from model_cache.demo.gallery import Emoji, load_gallery
-from tests.vectors import model, raw_texts
+from tests.support.vectors import model, raw_texts
 
 DEMO = MODEL_CACHE / "demo"
 

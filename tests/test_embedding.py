@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from functions.config import FetchSettings, Settings
-from functions.embedding import embed
-from functions.errors import CallerError
-from functions.inputs.sources import Blob, Url
-from functions.logs import Timings
-from functions.protocols.convention import Ask
-from functions.runtime import Runtime, make_runtime
-from tests.inputs.servers import Server, serving
-from tests.photos import photos
+from clip_embeddings.config import FetchSettings, Settings
+from clip_embeddings.embedding import embed
+from clip_embeddings.errors import CallerError
+from clip_embeddings.images.sources import Blob, Url
+from clip_embeddings.logs import Timings
+from clip_embeddings.protocols.base import Ask
+from clip_embeddings.runtime import Runtime, make_runtime
+from tests.support.image_servers import Server, serving
+from tests.support.photographs import photos
 
 FETCH = FetchSettings(private_hosts=frozenset({"127.0.0.1"}))
 

@@ -6,19 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import data_uri, picture, web
-from tests.serving import ROOT, Server, serving
+from tests.support.pictures import data_uri, picture, web
+from tests.support.serving import ROOT, Server, serving, worker
 
 NEVER = {"torch", "open_clip", "transformers", "timm", "torchvision", "scipy"}
 PICTURES = {"PIL", "pillow_heif", "requests"}
 TEXTS = {"tokenizers", "ftfy", "regex"}
-
-
-def worker(server: Server) -> int:
-    """The process that answers, forked from the one that was started."""
-    pid = server.process.pid
-    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(child)
 
 
 def libraries(server: Server) -> set[str]:

@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from functions.config import MODEL_CACHE
-from functions.runtime import start
-from tests.engine.test_manifest import BAKED
-from tests.serving import ROOT, Server, environment, serving
-from tests.test_config import BAD
-
-
-def refusal(target: str = "embed_text", **settings: str) -> str:
-    """What a function that must not start prints; asserts that it ends by itself, and in one line."""
-    command = [
-        sys.executable,
-        "-m",
-        "functions_framework",
-        "--target",
-        target,
-        "--source",
-        "main.py",
-        "--port",
-        "0",
-    ]
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment(settings), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    assert ended.stderr.count("\n") == 1, ended.stderr
-    assert ended.stderr.startswith(f"{target} cannot start: ")
-    return ended.stderr
+from clip_embeddings.config import MODEL_CACHE
+from clip_embeddings.runtime import start
+from tests.support.models import BAKED
+from tests.support.serving import Server, refusal, serving
+from tests.support.settings import BAD
 
 
 @pytest.fixture

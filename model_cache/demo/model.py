@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model_cache.torch_setup import import_open_clip
+from model_cache.baking.torch_setup import import_open_clip
 
 CONFIG = Path(__file__).parent / "config.json"
 

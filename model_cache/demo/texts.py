@@ -9,8 +9,8 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from model_cache.baking.torch_setup import import_open_clip
 from model_cache.demo.emoji import DrawnEmoji, Labels
-from model_cache.torch_setup import import_open_clip
 
 # No upper-case variants: the tokenizer lower-cases everything.
 TEMPLATES = (

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from model_cache.catalogue import CATALOGUE
+from model_cache.baking.catalogue import CATALOGUE
 from tests.bench import backfill, calls, gate, index, measure, models, services, weights
 from tests.bench.measure import Key, Samples
 from tests.bench.report import Memory, Results, table, verdicts
 from tests.bench.services import Running, Service
-from tests.photos import detailed_12mp_jpeg
+from tests.support.photographs import detailed_12mp_jpeg
 
 EMPTY: Key = ("start", "empty")
 

@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from functions.collection import Collection
-from functions.config import Settings
-from functions.indexing import Indexer, Report, apply, open_indexer
-from functions.reconcile import differences
-from functions.runtime import make_runtime
-from functions.storage.buckets import Stat, open_bucket
-from functions.storage.index import Entry
-from functions.storage.sqlite_index import SqliteIndex
+from clip_embeddings.config import Settings
+from clip_embeddings.index.sqlite import SqliteIndex
+from clip_embeddings.index.types import Entry
+from clip_embeddings.photos.collection import Collection
+from clip_embeddings.photos.indexer import Indexer, Report, apply, open_indexer
+from clip_embeddings.photos.reconcile import differences
+from clip_embeddings.runtime import make_runtime
+from clip_embeddings.storage.factory import open_bucket
+from clip_embeddings.storage.types import Stat
 from tests.bench.measure import Samples
-from tests.photos import crops
+from tests.support.photographs import crops
 
 LEAST = 0.9
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from random import Random
 
 from tests.bench.services import Call
-from tests.photos import photo
+from tests.support.photographs import photo
 
 SHORT_TEXT = "a photo of a cat"
 WORDS = ("cat", "dog", "red", "house")

@@ -7,7 +7,7 @@ from fastapi import FastAPI, UploadFile
 from PIL import Image
 from pydantic import BaseModel
 
-from model_cache.torch_setup import import_open_clip
+from model_cache.baking.torch_setup import import_open_clip
 
 open_clip = import_open_clip()
 model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32", pretrained=os.environ["CHECKPOINT"])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from functions.engine.cpus import usable_cpus
-from functions.engine.gate import Gate
-from functions.engine.model import load_model
+from clip_embeddings.cpus import usable_cpus
+from clip_embeddings.engine.model import load_model
+from clip_embeddings.semaphore import Gate
 from tests.bench import calls
 
 CLIENTS = 2

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from functions.storage.sqlite_index import SqliteIndex
+from clip_embeddings.index.sqlite import SqliteIndex
 from tests.bench.services import kilobytes
-from tests.storage.entries import entry
+from tests.support.entries import entry
 
 DIMENSIONS = 512
 BATCH = 500

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.stage import Function, memory
-from model_cache import catalogue
+from model_cache.baking import catalogue
 from tests.bench import calls, services
 from tests.bench.measure import Say, block, stages
 from tests.bench.weights import BUILD, state
-from tests.serving import ROOT
+from tests.support.serving import ROOT
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _baked(entry: catalogue.Entry, say: Say) -> dict[str, Path]:
     folders = {precision: BUILD / "models" / f"{entry.name}-{precision}" for precision in ("int8", "fp32")}
     stamp = BUILD / "models" / f"{entry.name}.stamp"
     if not stamp.exists() or stamp.read_text() != state():
-        from tests.model_cache.full_size import publish
-        from tests.model_cache.hub import serving_hub
+        from tests.support.baking.full_size import publish
+        from tests.support.baking.hub import serving_hub
 
         say(f"{entry.name}: making random weights")
         with tempfile.TemporaryDirectory() as work:

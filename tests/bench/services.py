@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 
-from tests.serving import ROOT, environment, free_port
+from tests.support.serving import ROOT, environment, free_port
 
 START_SECONDS = 120
 REPLY_SECONDS = 120

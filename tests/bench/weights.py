@@ -7,13 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.serving import ROOT
+from tests.support.serving import ROOT
 
 BUILD = ROOT / "build" / "bench"
 ARCHITECTURE = "ViT-B-32"
 PRECISIONS = ("int8", "fp32")
 # What decides the baked files, beside the weights.
-SOURCES = ("model_cache/*.py", "model_cache/requirements.txt", "functions/engine/*.py", "requirements.txt")
+SOURCES = (
+    "model_cache/*.py",
+    "model_cache/baking/*.py",
+    "model_cache/requirements.txt",
+    "clip_embeddings/engine/*.py",
+    "requirements.txt",
+)
 
 
 def checkpoint() -> Path:
@@ -23,7 +29,7 @@ def checkpoint() -> Path:
         print("making random weights ...", file=sys.stderr)
         import torch
 
-        from model_cache.torch_setup import import_open_clip
+        from model_cache.baking.torch_setup import import_open_clip
 
         open_clip = import_open_clip()
         torch.manual_seed(0)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.script import deploy_sh
-from tests.serving import ROOT, environment, free_port
+from tests.support.deploy_script import deploy_sh
+from tests.support.serving import ROOT, environment, free_port
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 

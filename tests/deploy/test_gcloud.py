@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.google_apis import AGENT, NUMBER, PROJECT, GoogleApis, playing
-from tests.deploy.script import deploy_sh, flag, gcloud_environment, needs_gcloud, paste
+from tests.support.deploy_script import deploy_sh, flag, gcloud_environment, needs_gcloud, paste
+from tests.support.google_apis import AGENT, NUMBER, PROJECT, GoogleApis, playing
 
 pytestmark = needs_gcloud
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.script import deploy_sh, flag, gcloud_environment, needs_gcloud, paste
-from tests.serving import ROOT
+from tests.support.deploy_script import deploy_sh, flag, gcloud_environment, needs_gcloud, paste
+from tests.support.serving import ROOT
 
 HTTP = ("embed-text", "embed-image", "embed-mixed", "jobs", "search")
 EVENTS = {
@@ -154,7 +154,9 @@ def test_event_functions_are_never_public(tmp_path: Path) -> None:
 
 def test_a_dry_run_touches_nothing(tmp_path: Path) -> None:
     def state() -> set[Path]:
-        below = (path for name in ("deploy", "functions") for path in (ROOT / name).rglob("*"))
+        below = (
+            path for name in ("deploy", "functions", "clip_embeddings") for path in (ROOT / name).rglob("*")
+        )
         return {*ROOT.iterdir(), *(ROOT / "build").glob("*"), *below}
 
     before = state()
@@ -208,7 +210,7 @@ def parsed(calls: list[tuple[str, ...]], folder: Path) -> list[int]:
     root, python = subprocess.run(
         info, env=environment, capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()
-    script = Path(__file__).with_name("parse_commands.py")
+    script = ROOT / "tests/support/parse_commands.py"
     ended = subprocess.run(
         [python, "-S", str(script), root],
         input=json.dumps(calls),

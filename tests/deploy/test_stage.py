@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.deploy.script import FUNCTIONS, deploy_sh
-from tests.models import copy_model
-from tests.serving import ROOT, environment, free_port
+from tests.support.deploy_script import FUNCTIONS, deploy_sh
+from tests.support.models import copy_model
+from tests.support.serving import ROOT, environment, free_port
 
 DEMO = ROOT / "model_cache" / "demo"
 CAKE = DEMO / "pictures" / "birthday-cake.png"
@@ -75,10 +75,13 @@ def test_an_artifact_holds_what_its_function_needs(
     assert (staged / name / "main.py").read_text() == f"from functions.{name} import {name}\n"
     model = {path.removeprefix("model_cache/demo/") for path in found if path.startswith("model_cache/")}
     assert model == {"manifest.json", *towers}
-    rest = {path for path in found if not path.startswith(("functions/", "model_cache/"))}
+    rest = {path for path in found if not path.startswith(("clip_embeddings/", "functions/", "model_cache/"))}
     assert rest == {"main.py", "requirements.txt", ".gcloudignore"}
-    assert {path for path in found if path.startswith("functions/") and path.endswith(".py")} == {
-        path.relative_to(ROOT).as_posix() for path in (ROOT / "functions").rglob("*.py")
+    assert {
+        path for path in found if path.startswith(("functions/", "clip_embeddings/")) and path.endswith(".py")
+    } == {
+        path.relative_to(ROOT).as_posix()
+        for path in [*(ROOT / "functions").rglob("*.py"), *(ROOT / "clip_embeddings").rglob("*.py")]
     }
     assert not [path for path in found if "__pycache__" in path or path.endswith(".pyc")]
     installed = {line.partition("==")[0] for line in (staged / name / "requirements.txt").read_text().split()}
@@ -176,7 +179,7 @@ def test_the_content_hash_changes_with_content_only(staged: Path, tmp_path: Path
 def test_gcloud_would_upload_the_model(staged: Path, tmp_path: Path) -> None:
     if shutil.which("gcloud") is None:
         pytest.skip("gcloud is not installed")
-    from tests.deploy.script import gcloud_environment
+    from tests.support.deploy_script import gcloud_environment
 
     listed = subprocess.run(
         ["gcloud", "meta", "list-files-for-upload", str(staged / "embed_text")],

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from functions.config import MODEL_CACHE
-from functions.engine.manifest import ModelError, from_json, load_manifest, locate, sha256_of, slug, to_json
-from tests.models import copy_model
+from clip_embeddings.config import MODEL_CACHE
+from clip_embeddings.engine.manifest import (
+    ModelError,
+    from_json,
+    load_manifest,
+    locate,
+    sha256_of,
+    slug,
+    to_json,
+)
+from tests.support.models import BAKED, copy_model
 
 DEMO = MODEL_CACHE / "demo"
-BAKED = ("manifest.json", "text.onnx", "text.data", "tokenizer.json", "image.onnx", "image.data")
 
 
 @pytest.fixture

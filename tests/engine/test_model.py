@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from functions.config import MODEL_CACHE
-from functions.engine.canary import IMAGE, canary_image
-from functions.engine.gate import Gate
-from functions.engine.manifest import Canary, ModelError
-from functions.engine.model import Model, check_canary, load_model, normalized
-from functions.engine.session import run
-from tests.engine.test_manifest import BAKED
+from clip_embeddings.config import MODEL_CACHE
+from clip_embeddings.engine.canary import IMAGE, canary_image
+from clip_embeddings.engine.manifest import Canary, ModelError
+from clip_embeddings.engine.model import Model, check_canary, load_model, normalized
+from clip_embeddings.engine.session import run
+from clip_embeddings.semaphore import Gate
+from tests.support.models import BAKED
 
 TEXTS = ["a cat", "", "a very long caption about a birthday cake on a table " * 9, "dog", "two red hearts"]
 
@@ -54,7 +54,7 @@ def test_long_texts_do_not_pad_short_ones(model: Model, monkeypatch: pytest.Monk
         sizes.append(batch.size)
         return run(session, batch)
 
-    monkeypatch.setattr("functions.engine.model.run", counting)
+    monkeypatch.setattr("clip_embeddings.engine.model.run", counting)
     together = tower.embed(texts).vectors
 
     tokens = sum(len(text.split()) + 2 for text in texts)

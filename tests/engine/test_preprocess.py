@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from functions.config import ROOT
-from functions.engine.manifest import Preprocess
-from functions.engine.preprocess import to_pixels
-from model_cache.torch_setup import import_open_clip
-from tests.photos import photo, photos
+from clip_embeddings.config import ROOT
+from clip_embeddings.engine.manifest import Preprocess
+from clip_embeddings.engine.preprocess import to_pixels
+from model_cache.baking.torch_setup import import_open_clip
+from tests.support.photographs import photo, photos
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLIP = Preprocess((224, 224), MEAN, STD)

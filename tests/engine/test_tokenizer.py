@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from functions.engine.manifest import ModelError, TextSpec
-from functions.engine.tokenizer import load_tokenizer, pad, tokenize
-from model_cache.samples import captions
-from model_cache.tokenizer_file import write_clip
-from model_cache.torch_setup import import_open_clip
+from clip_embeddings.engine.manifest import ModelError, TextSpec
+from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
+from model_cache.baking.samples import captions
+from model_cache.baking.tokenizer_file import write_clip
+from model_cache.baking.torch_setup import import_open_clip
 
 START, END = 49406, 49407
 # First and last code point: Latin to Greek with combining marks, Cyrillic to Thai, Hangul jamo, Ethiopic to

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from functions.engine.gate import Gate
-from functions.engine.manifest import ModelError, load_manifest, sha256_of
-from functions.engine.model import check_canary, load_model
-from model_cache import bake, parity
-from tests.model_cache.conftest import Outcome, Run
-from tests.model_cache.tiny import Tiny
+from clip_embeddings.engine.manifest import ModelError, load_manifest, sha256_of
+from clip_embeddings.engine.model import check_canary, load_model
+from clip_embeddings.semaphore import Gate
+from model_cache import bake
+from model_cache.baking import parity
+from tests.support.baking.command import Outcome, Run
+from tests.support.baking.tiny import Tiny
 
 TABLE = re.compile(
     r"^(text|image) +(fp32|int8) +(0\.\d{7}|1\.0{7}) +(0\.\d{7}|1\.0{7})( +[\d.]+){3}(  taken)?$"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from functions.config import PROTOCOLS
-from functions.engine.manifest import slug
-from model_cache import catalogue
-from model_cache.catalogue import CATALOGUE
-from tests.model_cache.conftest import Run, command_line
-from tests.model_cache.hub import hub_environment
-from tests.serving import free_port
+from clip_embeddings.config import PROTOCOLS
+from clip_embeddings.engine.manifest import slug
+from model_cache.baking import catalogue
+from model_cache.baking.catalogue import CATALOGUE
+from tests.support.baking.command import Run, command_line
+from tests.support.baking.hub import hub_environment
+from tests.support.serving import free_port
 
 
 def test_names_are_folder_names_and_nobody_elses() -> None:
@@ -46,7 +46,7 @@ def test_every_protocol_has_one_model() -> None:
 
 
 def test_open_clip_has_what_the_catalogue_says() -> None:
-    from model_cache.torch_setup import import_open_clip
+    from model_cache.baking.torch_setup import import_open_clip
 
     open_clip = import_open_clip()
     for entry in CATALOGUE:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from functions.engine.manifest import load_manifest
-from model_cache import samples
-from tests.model_cache.conftest import Run
-from tests.model_cache.tiny import (
+from clip_embeddings.engine.manifest import load_manifest
+from model_cache.baking import samples
+from tests.support.baking.command import Run
+from tests.support.baking.tiny import (
     engine_images,
     engine_texts,
     make,

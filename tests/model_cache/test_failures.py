@@ -16,15 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from functions.engine.gate import Gate
-from functions.engine.manifest import ModelError, load_manifest
-from functions.engine.model import check_canary, load_model
-from model_cache import bake, export
-from model_cache.errors import BakeError
-from tests.model_cache.conftest import Outcome, Run, command_line
-from tests.model_cache.hub import hub_environment
-from tests.model_cache.tiny import Tiny, make
-from tests.serving import ROOT, environment, free_port
+from clip_embeddings.engine.manifest import ModelError, load_manifest
+from clip_embeddings.engine.model import check_canary, load_model
+from clip_embeddings.semaphore import Gate
+from model_cache import bake
+from model_cache.baking import export
+from model_cache.baking.errors import BakeError
+from tests.support.baking.command import Outcome, Run, command_line
+from tests.support.baking.hub import hub_environment
+from tests.support.baking.tiny import Tiny, make
+from tests.support.serving import ROOT, environment, free_port
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
@@ -202,7 +203,7 @@ def test_nothing_to_bake_with(run: Run, out: Path, monkeypatch: pytest.MonkeyPat
     def missing() -> None:
         raise ModuleNotFoundError(name="torchvision")
 
-    monkeypatch.setattr("model_cache.from_open_clip.import_open_clip", missing)
+    monkeypatch.setattr("model_cache.baking.from_open_clip.import_open_clip", missing)
 
     sentence = fails(run, out)
 
@@ -223,7 +224,7 @@ def test_an_export_that_is_not_the_model(
     def skewed(encode: object, items: object) -> object:
         return torch.nn.functional.normalize(torch.ones(50, 32)).numpy()
 
-    monkeypatch.setattr("model_cache.parity.reference", skewed)
+    monkeypatch.setattr("model_cache.baking.parity.reference", skewed)
     before = snapshot(out.parent)
 
     outcome = run(*tiny.arguments, "--towers", "image", "--out", out)

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from functions.engine.gate import Gate
-from functions.engine.manifest import load_manifest
-from functions.engine.model import load_model
-from model_cache import catalogue, samples
-from tests.model_cache import families
-from tests.model_cache.conftest import Run, command_line
-from tests.model_cache.full_size import publish
-from tests.model_cache.hub import serving_hub
-from tests.model_cache.tiny import (
+from clip_embeddings.engine.manifest import load_manifest
+from clip_embeddings.engine.model import load_model
+from clip_embeddings.semaphore import Gate
+from model_cache.baking import catalogue, samples
+from tests.support.baking import families
+from tests.support.baking.command import Run, command_line
+from tests.support.baking.full_size import publish
+from tests.support.baking.hub import serving_hub
+from tests.support.baking.tiny import (
     TEXT,
     VISION,
     Tiny,

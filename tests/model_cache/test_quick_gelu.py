@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from functions.engine.manifest import load_manifest
-from model_cache import samples
-from model_cache.from_open_clip import needs_quick_gelu
-from model_cache.torch_setup import import_open_clip
-from tests.model_cache.conftest import Outcome, Run, command_line
-from tests.model_cache.hub import serving_hub
-from tests.model_cache.tiny import (
+from clip_embeddings.engine.manifest import load_manifest
+from model_cache.baking import samples
+from model_cache.baking.from_open_clip import needs_quick_gelu
+from model_cache.baking.torch_setup import import_open_clip
+from tests.support.baking.command import Outcome, Run, command_line
+from tests.support.baking.hub import serving_hub
+from tests.support.baking.tiny import (
     Tiny,
     engine_images,
     engine_texts,
@@ -30,7 +30,7 @@ from tests.model_cache.tiny import (
     torch_images,
     torch_texts,
 )
-from tests.serving import ROOT, environment
+from tests.support.serving import ROOT, environment
 
 TAGS = {
     "quick": {"hf_hub": "team/tiny/", "quick_gelu": True},
@@ -55,7 +55,7 @@ def downloads(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Downloads
     save_file(tiny.model.state_dict(), weights)
     runs = [[f"tiny/{tag}", "--precision", "fp32", "--out", str(folder / tag)] for tag in TAGS]
     with serving_hub({"team/tiny/open_clip_model.safetensors": weights}, broken="team/broken") as hub:
-        command = [sys.executable, "-m", "tests.model_cache.tagged", str(tiny.config)]
+        command = [sys.executable, "-m", "tests.support.baking.tagged", str(tiny.config)]
         done = subprocess.run(
             [*command, json.dumps(TAGS), json.dumps(runs)],
             cwd=ROOT,

@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from model_cache import samples
-from tests.model_cache.tiny import (
+from model_cache.baking import samples
+from tests.support.baking.tiny import (
     Tiny,
     engine_images,
     engine_texts,

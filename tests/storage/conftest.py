@@ -1,31 +1,5 @@
 """The same tests for a folder and for Cloud Storage."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from tests.support.buckets import bucket, gcs, server
 
-import pytest
-
-from functions.storage.buckets import Bucket
-from functions.storage.files import FileBucket
-from functions.storage.gcs import GcsBucket
-from tests.storage.gcs_server import GcsServer, connected, serving
-
-
-@pytest.fixture
-def server() -> Iterator[GcsServer]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture
-def gcs(server: GcsServer) -> Iterator[GcsBucket]:
-    with connected(server.url, "jobs") as bucket:
-        yield bucket
-
-
-@pytest.fixture(params=["file", "gcs"])
-def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Bucket:
-    if request.param == "file":
-        return FileBucket(tmp_path / "bucket")
-    found: GcsBucket = request.getfixturevalue("gcs")
-    return found
+__all__ = ["bucket", "gcs", "server"]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from functions.storage.buckets import Bucket, ChangedError, NotFoundError, TooLargeError, open_bucket
-from functions.storage.files import FileBucket
-from functions.storage.gcs import GcsBucket
+from clip_embeddings.storage.factory import open_bucket
+from clip_embeddings.storage.file import FileBucket
+from clip_embeddings.storage.gcs import GcsBucket
+from clip_embeddings.storage.types import Bucket, ChangedError, NotFoundError, TooLargeError
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from functions.storage.buckets import BadNameError, NotFoundError, StorageError, TransientError
-from functions.storage.files import FileBucket
-from tests.serving import ROOT
+from clip_embeddings.storage.file import FileBucket
+from clip_embeddings.storage.types import BadNameError, NotFoundError, StorageError, TransientError
+from tests.support.serving import ROOT
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_folder_that_may_not_be_written_needs_a_person(
 
 def test_of_eight_processes_one_creates(bucket: FileBucket) -> None:
     code = (
-        "import sys; from pathlib import Path; from functions.storage.files import FileBucket\n"
+        "import sys; from pathlib import Path; from clip_embeddings.storage.file import FileBucket\n"
         "bucket = FileBucket(Path(sys.argv[1])); print('ready', flush=True); sys.stdin.readline()\n"
         "print(sum(bucket.create(f'{n}/x', sys.argv[2].encode()) for n in range(50)))"
     )
@@ -262,7 +262,7 @@ def test_of_eight_processes_one_creates(bucket: FileBucket) -> None:
 
 def test_writers_that_are_killed_leave_whole_objects_and_what_tidy_removes(bucket: FileBucket) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from functions.storage.files import FileBucket\n"
+        "import os, sys; from pathlib import Path; from clip_embeddings.storage.file import FileBucket\n"
         "bucket = FileBucket(Path(sys.argv[1])); print('ready', flush=True); n = 0\n"
         "data = bytes(300_000)\n"
         "while True: bucket.create(f'{os.getpid()}/{n}', data); bucket.write('a', data); n += 1"
@@ -324,7 +324,7 @@ def test_a_hold_ends_with_its_block_and_with_its_process(bucket: FileBucket) -> 
     with bucket.hold("a") as first, bucket.hold("a") as second:
         assert (first, second) == (True, False)
     code = (
-        "import sys; from pathlib import Path; from functions.storage.files import FileBucket\n"
+        "import sys; from pathlib import Path; from clip_embeddings.storage.file import FileBucket\n"
         "with FileBucket(Path(sys.argv[1])).hold('a') as held: print(held, flush=True); sys.stdin.readline()"
     )
     process = _python(code, str(bucket.folder))

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from functions.storage import gcs as module
-from functions.storage.buckets import (
+from clip_embeddings.storage import gcs as module
+from clip_embeddings.storage.gcs import GcsBucket
+from clip_embeddings.storage.types import (
     BadNameError,
     NotFoundError,
     StorageError,
     TooLargeError,
     TransientError,
 )
-from functions.storage.gcs import GcsBucket
-from tests.serving import ROOT, free_port
-from tests.storage.gcs_server import BUCKET, Fault, GcsServer, connected
+from tests.support.gcs_server import BUCKET, Fault, GcsServer, connected
+from tests.support.serving import ROOT, free_port
 
 SMALL, LARGE = b"small", bytes(9_000_000)
 
@@ -150,7 +150,7 @@ def test_names_that_cloud_storage_refuses(gcs: GcsBucket, server: GcsServer, nam
 def test_without_the_package_only_gs_buckets_fail_and_say_why() -> None:
     code = (
         "import sys; sys.modules['google.cloud.storage'] = None\n"
-        "from functions.storage.buckets import open_bucket\n"
+        "from clip_embeddings.storage.factory import open_bucket\n"
         "open_bucket(sys.argv[1]).stat('a'); open_bucket('gs://bucket').stat('a')"
     )
     ended = subprocess.run(
@@ -162,9 +162,9 @@ def test_without_the_package_only_gs_buckets_fail_and_say_why() -> None:
 
 def test_a_folder_imports_nothing_of_google() -> None:
     code = (
-        "import sys, functions.job_runner\n"
-        "from functions.storage.jobs import JobStore\n"
-        "from functions.storage.buckets import open_bucket\n"
+        "import sys, clip_embeddings.jobs.runner\n"
+        "from clip_embeddings.jobs.store import JobStore\n"
+        "from clip_embeddings.storage.factory import open_bucket\n"
         "open_bucket('gs://bucket'); JobStore(open_bucket(sys.argv[1])).unfinished()\n"
         "late = ('google.cloud.storage', 'requests', 'numpy')\n"
         "sys.exit(any(name.startswith(late) for name in sys.modules))"

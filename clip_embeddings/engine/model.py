@@ -1,0 +1,187 @@
+"""A baked model in a serving process: towers load at first use, turn texts and pictures into vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_embeddings.engine import canary
+from clip_embeddings.engine.manifest import Manifest, ModelError, Preprocess, TextSpec, Tower, load_manifest
+from clip_embeddings.engine.session import open_session, run
+from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
+from clip_embeddings.lazy import Lazy
+from clip_embeddings.semaphore import Gate
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+    from PIL import Image
+    from tokenizers import Tokenizer
+
+# Rows of one model run: enough to fill the CPU, few enough to bound memory and the wait of others.
+TEXT_ROWS = 32
+IMAGE_ROWS = 8
+# Of a text run, at most so many tokens are padding: a run costs about as much more than its tokens.
+PADDING = 32
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """`vectors`: (n, d) float32; `truncated`: indices of the texts cut at the context length."""
+
+    vectors: np.ndarray
+    truncated: list[int]
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """An open text tower."""
+
+    tower: Tower
+    spec: TextSpec
+    tokenizer: Tokenizer
+    session: ort.InferenceSession
+    gate: Gate
+
+    def embed(self, texts: Sequence[str], *, patient: bool = False) -> TextVectors:
+        """Raw projections of `texts`, in their order. Raises OverloadedError unless `patient`."""
+        tokens = tokenize(self.tokenizer, self.spec, texts)
+        # Texts of like length run together: a long one never pads the short ones.
+        order = sorted(range(len(texts)), key=lambda index: len(tokens.ids[index]))
+        vectors: np.ndarray | None = None
+        lengths = [len(ids) for ids in tokens.ids] if self.spec.trim else [0] * len(texts)
+        for rows in _alike(order, lengths):
+            batch = pad([tokens.ids[index] for index in rows], self.spec)
+            with self.gate.hold(patient=patient):
+                projection = run(self.session, batch)
+            if vectors is None:
+                vectors = np.empty((len(texts), projection.shape[1]), np.float32)
+            vectors[rows] = projection
+        assert vectors is not None, "embed needs at least one text"
+        return TextVectors(vectors, tokens.truncated)
+
+
+@dataclass(frozen=True)
+class ImageTower:
+    """An open image tower."""
+
+    tower: Tower
+    preprocess: Preprocess
+    session: ort.InferenceSession
+    gate: Gate
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """`image` as the tower's input: (3, h, w) float32."""
+        # Imported late, like all of Pillow: a process without an image tower needs none of it.
+        from clip_embeddings.engine.preprocess import to_pixels
+
+        return to_pixels(image, self.preprocess)
+
+    def embed(self, pixels: Sequence[np.ndarray], *, patient: bool = False) -> np.ndarray:
+        """Raw projections of pictures in `pixels` form: (n, d) float32.
+
+        Raises OverloadedError unless `patient`.
+        """
+        parts = []
+        for rows in _slices(range(len(pixels)), IMAGE_ROWS):
+            batch = np.stack([pixels[index] for index in rows])
+            with self.gate.hold(patient=patient):
+                parts.append(run(self.session, batch))
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A baked model and the holders of its two towers."""
+
+    manifest: Manifest
+    text: Lazy[TextTower]
+    image: Lazy[ImageTower]
+
+
+def load_model(
+    folder: Path, towers: Sequence[str], *, threads: int, gate: Gate, partial: bool = False
+) -> Model:
+    """The model baked in `folder`. Checks the files of `towers` now, opens them at first use.
+
+    With `partial`, the model may lack some of `towers`.
+
+    Raises:
+        ModelError: now, or at first use, when the artifact is missing or damaged.
+    """
+    manifest = load_manifest(folder, towers, partial=partial)
+    return Model(
+        manifest,
+        Lazy(lambda: _open_text(folder, manifest, threads, gate)),
+        Lazy(lambda: _open_image(folder, manifest, threads, gate)),
+    )
+
+
+def normalized(vectors: np.ndarray) -> np.ndarray:
+    """`vectors` scaled to length 1, row by row: (n, d) float32. A zero row stays zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    result: np.ndarray = vectors / np.maximum(lengths, np.float32(1e-12))
+    return result
+
+
+def check_canary(model: Model, name: str) -> None:
+    """Load the tower `name` and run its canary. Raises ModelError if the vector is not the baked one."""
+    tower = model.manifest.towers[name]
+    if name == "text":
+        vector = model.text.get().embed([tower.canary.input]).vectors
+    else:
+        image_tower = model.image.get()
+        vector = image_tower.embed([image_tower.pixels(canary.canary_image(tower.canary.input))])
+    cosine = float(normalized(vector)[0] @ np.array(tower.canary.vector, np.float32))
+    if not cosine >= canary.MINIMUM[tower.precision]:
+        raise ModelError(
+            f"The {name} tower of {model.manifest.name} does not work on this CPU: its canary has cosine "
+            f"{cosine:.4f} to the baked vector, at least {canary.MINIMUM[tower.precision]} is needed. "
+            "Bake with --precision fp32."
+        )
+
+
+def _open_text(folder: Path, manifest: Manifest, threads: int, gate: Gate) -> TextTower:
+    tower = _tower(manifest, "text")
+    assert tower.text is not None
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
+        tokenizer = pool.submit(load_tokenizer, folder / "tokenizer.json")
+        session = open_session(folder, tower.files, threads)
+        return TextTower(tower, tower.text, tokenizer.result(), session, gate)
+
+
+def _open_image(folder: Path, manifest: Manifest, threads: int, gate: Gate) -> ImageTower:
+    tower = _tower(manifest, "image")
+    assert tower.preprocess is not None
+    session = open_session(folder, tower.files, threads, convolutional=tower.convolutional)
+    return ImageTower(tower, tower.preprocess, session, gate)
+
+
+def _tower(manifest: Manifest, name: str) -> Tower:
+    if name not in manifest.towers:
+        raise ModelError(f"The model {manifest.name} has no {name} tower.")
+    return manifest.towers[name]
+
+
+def _alike(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """`order`, which goes by length, in runs of little padding."""
+    run: list[int] = []
+    padding = 0
+    for row in order:
+        grown = len(run) * (lengths[row] - lengths[run[-1]]) if run else 0
+        if run and (len(run) == TEXT_ROWS or padding + grown > PADDING):
+            yield run
+            run, padding, grown = [], 0, 0
+        run.append(row)
+        padding += grown
+    if run:
+        yield run
+
+
+def _slices(rows: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(rows), size):
+        yield list(rows[start : start + size])

@@ -1,0 +1,124 @@
+"""Pixels to the model's input tensor, equal to open_clip's evaluation transform to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clip_embeddings.engine.manifest import Preprocess
+
+# Beyond this ratio of the sides, the resized picture that open_clip crops from would be mostly thrown
+# away and has no bound (a 20 x 10,000 picture would grow to 224 x 112,000).
+_EXTREME = 32
+
+
+def to_pixels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """Resize, crop or pad, convert to RGB, normalise.
+
+    Equal to `open_clip.transform.image_transform(..., is_train=False)` bit for bit, with one exception
+    that keeps memory bounded: with `shortest`, of a picture with one side more than 32 times the other
+    only the part that stays is resized. Photos then differ by 2/255 at most; where pixels have nothing to
+    do with their neighbours, clipping between Pillow's two passes can make that 15/255, and nearly
+    transparent pixels may hide any colour. (`longest` also takes pictures so narrow that open_clip fails.)
+
+    Args:
+        image: of mode 1, L, LA, P, RGB, RGBA or CMYK.
+
+    Returns:
+        (3, height, width) float32.
+    """
+    height, width = preprocess.size
+    resample = (
+        Image.Resampling.BILINEAR if preprocess.interpolation == "bilinear" else Image.Resampling.BICUBIC
+    )
+    if preprocess.resize_mode == "squash":
+        image = image.resize((width, height), resample)
+    elif preprocess.resize_mode == "longest":
+        image = image.resize(_keep_ratio(image.size, (width, height), max), resample)
+        image = _center(image, (width, height), preprocess.fill_color)
+    else:
+        if width == height:
+            resized = _shortest(image.size, preprocess.resize or width)
+        else:
+            # open_clip does not hand its interpolation to the resize of this case.
+            resized, resample = _keep_ratio(image.size, (width, height), min), Image.Resampling.BICUBIC
+        if max(image.size) > _EXTREME * min(image.size):
+            image = _resize_center(image, resized, (width, height), resample)
+        else:
+            image = _center(image.resize(resized, resample), (width, height), 0)
+    # open_clip drops transparency too; still written down here it would only earn a warning.
+    image.info.pop("transparency", None)
+    return _normalise(image.convert("RGB"), preprocess)
+
+
+def _shortest(size: tuple[int, int], target: int) -> tuple[int, int]:
+    # torchvision.transforms.functional._compute_resized_output_size
+    width, height = size
+    if width <= height:
+        return target, int(target * height / width)
+    return int(target * width / height), target
+
+
+def _keep_ratio(
+    size: tuple[int, int], target: tuple[int, int], side: Callable[[float, float], float]
+) -> tuple[int, int]:
+    # open_clip.transform.ResizeKeepRatio, which lets the short side become 0 and then fails.
+    ratio = side(size[1] / target[1], size[0] / target[0])
+    return max(1, round(size[0] / ratio)), max(1, round(size[1] / ratio))
+
+
+def _center(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
+    """Crop or pad to `size` (width, height) around the centre: open_clip.transform.center_crop_or_pad."""
+    padded = max(size[0], image.width), max(size[1], image.height)
+    if padded != image.size:
+        bands = len(image.getbands())
+        canvas = Image.new(image.mode, padded, fill if bands == 1 else (fill,) * bands)
+        canvas.paste(image, ((padded[0] - image.width) // 2, (padded[1] - image.height) // 2))
+        if image.mode == "P":
+            canvas.putpalette(image.getpalette() or [])
+        image = canvas
+    left, top = round((image.width - size[0]) / 2), round((image.height - size[1]) / 2)
+    return image.crop((left, top, left + size[0], top + size[1]))
+
+
+def _resize_center(
+    image: Image.Image, resized: tuple[int, int], size: tuple[int, int], resample: Image.Resampling
+) -> Image.Image:
+    """The centre `size` of `image` as it would be after a resize to `resized`, from the pixels it needs."""
+    window, box = [], []
+    for source, whole, part in zip(image.size, resized, size, strict=True):
+        scale = source / whole
+        start = round((whole - part) / 2) * scale
+        stop = start + part * scale
+        # A bicubic kernel reaches two pixels to each side, of whichever picture is the coarser.
+        reach = 2 * max(scale, 1.0) + 1
+        first, last = max(0, int(start - reach)), min(source, ceil(stop + reach))
+        window.append((first, last))
+        # Pillow takes the box in single precision: count from the window, not from the far edge.
+        box.append((start - first, min(stop - first, last - first)))
+    (left, right), (top, bottom) = window
+    (x0, x1), (y0, y1) = box
+    return image.crop((left, top, right, bottom)).resize(size, resample, box=(x0, y0, x1, y1))
+
+
+def _normalise(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    pixels = np.asarray(image)
+    tensor = np.empty((3, *pixels.shape[:2]), np.float32)
+    for channel, table in enumerate(_tables(preprocess.mean, preprocess.std)):
+        np.take(table, pixels[..., channel], out=tensor[channel], mode="clip")
+    return tensor
+
+
+@lru_cache
+def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> npt.NDArray[np.float32]:
+    """What each of the 256 values of a byte becomes, per channel: (3, 256) float32."""
+    # torchvision's order of operations, all in float32: to_tensor divides by 255, then normalize.
+    unit = np.arange(256, dtype=np.float32) / np.float32(255)
+    mean_, std_ = np.asarray(mean, np.float32)[:, None], np.asarray(std, np.float32)[:, None]
+    tables: npt.NDArray[np.float32] = (unit - mean_) / std_
+    return tables

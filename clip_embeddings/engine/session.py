@@ -1,0 +1,75 @@
+"""A tower's ONNX Runtime session: verified, opened, run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip_embeddings.engine.manifest import ModelError, ModelFile, sha256_of
+from clip_embeddings.logs import logger
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime as ort
+
+
+def open_session(
+    folder: Path, files: tuple[ModelFile, ...], threads: int, *, convolutional: bool = False
+) -> ort.InferenceSession:
+    """Open the graph `files[0]` while the SHA-256 of every file is checked beside it.
+
+    Call it in the process that serves: a session made before a fork loses its threads.
+
+    Raises:
+        ModelError: a file's bytes are not the baked ones, or ONNX Runtime cannot open the graph.
+    """
+    with ThreadPoolExecutor(2, thread_name_prefix="verify") as pool:
+        checks = [pool.submit(_verify, folder / file.path, file.sha256) for file in files]
+        try:
+            session = _open(folder / files[0].path, threads, convolutional)
+        finally:
+            # A damaged file explains a failed open better than ONNX Runtime does.
+            for check in checks:
+                check.result()
+    return session
+
+
+def _verify(path: Path, sha256: str) -> None:
+    if sha256_of(path) != sha256:
+        raise ModelError(f"{path} is damaged: its SHA-256 is not the manifest's. Bake the model again.")
+
+
+def _open(path: Path, threads: int, convolutional: bool) -> ort.InferenceSession:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads burn billed CPU time between requests.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # bake has optimised the graph already. Left is the order of tensors in memory, which depends on the CPU:
+    # it takes a third off the runs of a convolutional network, and only adds to the start of others.
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if convolutional else levels.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        providers = _providers(ort.get_available_providers())
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot open {path}: {error}") from error
+    # The first one that the session got: without a device, ONNX Runtime falls back to the CPU.
+    logger.info("%s runs on %s", path.name, session.get_providers()[0].removesuffix("ExecutionProvider"))
+    return session
+
+
+def _providers(available: Sequence[str]) -> list[str]:
+    """CUDA where onnxruntime-gpu is installed, else, and as its fallback, the CPU."""
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+
+
+def run(session: ort.InferenceSession, batch: np.ndarray) -> np.ndarray:
+    """The raw projection of `batch`: (n, d) float32."""
+    (projection,) = session.run(None, {session.get_inputs()[0].name: batch})
+    return projection  # type: ignore[no-any-return]

@@ -1,0 +1,145 @@
+"""Text to token ids, exactly as the model's own tokenizer makes them.
+
+For CLIP, open_clip cleans a text, splits it into words and merges byte pairs. Cleaning and splitting are
+here, with the libraries open_clip uses; merging is in the baked `tokenizer.json`, run by the `tokenizers`
+library (whose own regular expressions know an older Unicode and would split 17,000 characters differently).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clip_embeddings.engine.manifest import ModelError, TextSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# The word pattern and the special tokens of CLIP's tokenizer: open_clip.tokenizer.SimpleTokenizer.
+SPECIAL = frozenset({"<start_of_text>", "<end_of_text>"})
+WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# The same for lower-case ASCII, without the `regex` library.
+ASCII_WORDS = re.compile(r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
+# More words than any context length: each word is at least one token.
+MAX_WORDS = 4096
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`ids`: one row of token ids per text, start and end included; `truncated`: indices of cut texts."""
+
+    ids: list[list[int]]
+    truncated: list[int]
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The baked tokenizer. Raises ModelError if the file is not one."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise ModelError(f"{path} is not a tokenizer file: {error}") from error
+
+
+def tokenize(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
+    """Token ids of each text, cut at the context length with the end token last."""
+    clean = CLEANERS[spec.clean]
+    cleaned = [clean(text) for text in texts]
+    return _library(tokenizer, cleaned) if spec.kind == "library" else _clip(tokenizer, spec, cleaned)
+
+
+def _library(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
+    encodings = tokenizer.encode_batch(texts)
+    truncated = [index for index, encoding in enumerate(encodings) if encoding.overflowing]
+    return Tokens([encoding.ids for encoding in encodings], truncated)
+
+
+def _clip(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
+    rows, truncated = [], []
+    for index, ids in enumerate(_merge(tokenizer, [_split(text) for text in texts])):
+        row = [spec.start_id, *ids, spec.end_id]
+        if len(row) > spec.context_length:
+            row = [*row[: spec.context_length - 1], spec.end_id]
+            truncated.append(index)
+        rows.append(row)
+    return Tokens(rows, truncated)
+
+
+def pad(rows: Sequence[Sequence[int]], spec: TextSpec) -> np.ndarray:
+    """`rows` as an (n, length) int64 array; `length` is the longest row's where the tower allows trimming."""
+    length = max(map(len, rows)) if spec.trim else spec.context_length
+    batch = np.full((len(rows), length), spec.pad_id, np.int64)
+    for index, row in enumerate(rows):
+        start = length - len(row) if spec.pad_side == "left" else 0
+        batch[index, start : start + len(row)] = row
+    return batch
+
+
+def _split(text: str) -> list[str]:
+    if text.isascii() and text == text.lower():
+        return [match.group() for match in islice(ASCII_WORDS.finditer(text), MAX_WORDS)]
+    # Imported late: a process without a text tower needs none of it.
+    import regex
+
+    return [match.group() for match in islice(regex.finditer(WORDS, text, regex.IGNORECASE), MAX_WORDS)]
+
+
+def _merge(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[list[int]]:
+    encodings = tokenizer.encode_batch_fast(texts, is_pretokenized=True, add_special_tokens=False)
+    return [
+        encoding.ids if SPECIAL.isdisjoint(words) else _merge_special(tokenizer, words)
+        for words, encoding in zip(texts, encodings, strict=True)
+    ]
+
+
+def _merge_special(tokenizer: Tokenizer, words: Sequence[str]) -> list[int]:
+    """A text that spells a special token out gets that token, as in open_clip."""
+    ids: list[int] = []
+    for word in words:
+        if word in SPECIAL:
+            ids.append(tokenizer.token_to_id(word) or 0)
+        else:
+            ids += tokenizer.encode([word], is_pretokenized=True, add_special_tokens=False).ids
+    return ids
+
+
+def _clean_whitespace(text: str) -> str:
+    return " ".join(_unescape(text).split())
+
+
+def _clean_lower(text: str) -> str:
+    return _clean_whitespace(text).lower()
+
+
+_NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+
+
+def _clean_canonicalize(text: str) -> str:
+    return " ".join(_unescape(text).translate(_NO_PUNCTUATION).lower().split())
+
+
+def _unescape(text: str) -> str:
+    # Printable ASCII without an entity is as it should be: most texts need not wait for ftfy.
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text.strip()
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+
+
+# open_clip's rules by its own names for them (open_clip.tokenizer.get_clean_fn), and none.
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "lower": _clean_lower,
+    "whitespace": _clean_whitespace,
+    "canonicalize": _clean_canonicalize,
+    "none": str,
+}

@@ -1,0 +1,149 @@
+"""The search convention: a text, a picture or an object of the index in, the nearest objects out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import msgspec
+from flask import Request
+from msgspec import Meta
+
+from clip_embeddings.config import Limits
+from clip_embeddings.errors import CallerError
+from clip_embeddings.http.bodies import read_json
+from clip_embeddings.images.sources import parse_image
+from clip_embeddings.index.types import Hit
+from clip_embeddings.protocols.base import Ask, fit
+from clip_embeddings.protocols.options import text_item
+
+K = Annotated[int, Meta(ge=1, le=100, description="At most so many results.")]
+Prefix = Annotated[str, Meta(max_length=1024, description="Only objects whose names start with this.")]
+MinScore = Annotated[float, Meta(ge=-1, le=1, description="Only results with at least this cosine.")]
+Uri = Annotated[str, Meta(description="An object of the index, as in a result's `uri`.")]
+# Pixels of a thumbnail's longer side. Few enough that one costs little more than reading the picture.
+Size = Annotated[int, Meta(ge=16, le=1280, description="Pixels of the longer side, at most.")]
+
+
+class Nearest(msgspec.Struct, kw_only=True):
+    """How many results, and which."""
+
+    k: K = 10
+    prefix: Prefix = ""
+    min_score: MinScore | None = None
+
+
+class SearchBody(Nearest, kw_only=True):
+    """What to look for: either `text` or `image`."""
+
+    text: str | None = None
+    image: Annotated[str | None, Meta(description="An http(s) or gs:// URL, a data URI or bare base64.")] = (
+        None
+    )
+    model: str | None = None
+
+
+class TextQuery(Nearest, kw_only=True):
+    """The same in a link."""
+
+    q: Annotated[str, Meta(min_length=1, description="What to look for.")]
+    model: str | None = None
+
+
+class SimilarQuery(Nearest, kw_only=True):
+    """More like an object of the index."""
+
+    uri: Uri
+
+
+class ThumbnailQuery(msgspec.Struct, kw_only=True):
+    """A small picture of an object of the index."""
+
+    uri: Uri
+    size: Size = 320
+    generation: Annotated[
+        int | None, Meta(description="The generation meant: the reply may then be kept for long.")
+    ] = None
+
+
+class Result(msgspec.Struct, kw_only=True):
+    """An object, and how near it is."""
+
+    uri: str
+    score: Annotated[float, Meta(description="Cosine.")]
+    generation: int
+    content_type: str
+    metadata: dict[str, str]
+    thumbnail: Annotated[str, Meta(description="Path of a small picture; `&size=` sets its longer side.")]
+
+
+class SearchReply(msgspec.Struct, kw_only=True):
+    """The nearest objects, best first."""
+
+    results: list[Result]
+    model: Annotated[str | None, Meta(description="The model asked; null if none here makes this space.")]
+    space: str
+    notice: Annotated[str | None, Meta(description="Why there can be no results, for a person.")]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to embed, and which of its neighbours are wanted."""
+
+    ask: Ask
+    nearest: Nearest
+
+
+def parse_body(request: Request, limits: Limits) -> Search:
+    """`{"text": str}` or `{"image": str}`, and what may accompany it."""
+    body = fit(read_json(request, limits), SearchBody)
+    if body.text is None and body.image is None:
+        raise CallerError(400, "query_missing", "Send either `text` or `image`.")
+    if body.text is not None and body.image is not None:
+        raise CallerError(400, "query_ambiguous", "Send either `text` or `image`, not both.")
+    if body.text is not None:
+        return Search(Ask(texts=[_text(body.text, limits)], model=body.model), body)
+    return Search(Ask(images=[parse_image(body.image, limits.image_bytes)], model=body.model), body)
+
+
+def parse_query(request: Request, limits: Limits) -> Search:
+    """`?q=...`, and what may accompany it."""
+    query = fit(request.args.to_dict(), TextQuery, where="query string")
+    return Search(Ask(texts=[_text(query.q, limits)], model=query.model), query)
+
+
+def parse_similar(request: Request) -> SimilarQuery:
+    """`?uri=...`, and what may accompany it."""
+    return fit(request.args.to_dict(), SimilarQuery, where="query string")
+
+
+def parse_thumbnail(request: Request) -> ThumbnailQuery:
+    """`?uri=...`, and what may accompany it."""
+    return fit(request.args.to_dict(), ThumbnailQuery, where="query string")
+
+
+def write(hits: Sequence[Hit], model: str | None, space: str, notice: str | None) -> Mapping[str, Any]:
+    """`{"results": [{"uri", "score", ...}], "model", "space"}`."""
+    return {"results": [_result(hit) for hit in hits], "model": model, "space": space, "notice": notice}
+
+
+def _result(hit: Hit) -> Mapping[str, Any]:
+    entry = hit.entry
+    return {
+        "uri": entry.uri,
+        "score": round(float(hit.score), 6),
+        "generation": entry.generation,
+        "content_type": entry.content_type,
+        "metadata": dict(entry.metadata),
+        # A link, so that no client has to carry a generation: JavaScript cannot hold those of files exactly.
+        "thumbnail": f"/thumbnail?uri={quote(entry.uri, safe='')}&generation={entry.generation}",
+    }
+
+
+def _text(value: object, limits: Limits) -> str:
+    text = text_item(value, limits)
+    if not text.strip():
+        raise CallerError(400, "text_empty", "The text is empty: say what to look for.")
+    return text

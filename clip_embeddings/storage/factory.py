@@ -1,0 +1,32 @@
+"""Opens the bucket that a URL names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from clip_embeddings.config import BUCKET_NAME
+from clip_embeddings.storage.types import Bucket
+
+
+def open_bucket(url: str, *, foreign: bool = False) -> Bucket:
+    """The bucket at `file:///folder` or `gs://bucket/prefix`; nothing is touched or connected to yet.
+
+    With `foreign`, others than this package write there: see FileBucket.
+
+    Raises:
+        ValueError: the URL is neither; the message says what to use.
+    """
+    parts = urlsplit(url)
+    if not parts.query and not parts.fragment:
+        if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+            from clip_embeddings.storage.file import FileBucket
+
+            return FileBucket(Path(unquote(parts.path)), foreign)
+        if parts.scheme == "gs" and re.fullmatch(BUCKET_NAME, parts.netloc):
+            from clip_embeddings.storage.gcs import GcsBucket
+
+            prefix = parts.path.strip("/")
+            return GcsBucket(parts.netloc, f"{prefix}/" if prefix else "")
+    raise ValueError("use file:///folder or gs://bucket/prefix")

@@ -1,0 +1,129 @@
+"""Who may call: the API key, and the origins of browsers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from tests.support.serving import KEY, Server, serving
+
+ORIGIN = "https://photos.example"
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("closed") / "log"
+    with serving("gateway", log, API_KEY=KEY, ALLOWED_ORIGINS=f"{ORIGIN},http://localhost:3000") as server:
+        yield server
+
+
+def _operations(server: Server) -> list[tuple[str, str]]:
+    document = server.get("/openapi.json", headers={"X-API-Key": KEY}).json()
+    return [(method, path) for path, found in document["paths"].items() for method in found]
+
+
+def test_without_the_key_only_health_answers(closed: Server) -> None:
+    operations = _operations(closed)
+    assert len(operations) > 8
+
+    for method, path in operations:
+        reply = closed.ask(method.upper(), path.replace("{", "").replace("}", ""))
+        if path == "/health":
+            assert reply.status_code == 200
+        else:
+            assert reply.status_code == 401, path
+            assert reply.json().keys() <= {"error", "detail"}
+            assert reply.headers["WWW-Authenticate"] == "Bearer"
+    methods = closed.ask("OPTIONS", "/embed/text")
+    assert (methods.status_code, "Allow" in methods.headers) == (401, False)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-API-Key": KEY},
+        {"x-api-key": KEY},
+        {"Authorization": f"Bearer {KEY}"},
+        {"Authorization": f"bearer  {KEY} "},
+    ],
+)
+def test_the_key_opens(closed: Server, headers: dict[str, str]) -> None:
+    assert closed.post("/embed/text", json={"texts": ["a"]}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-API-Key": KEY[:-1]},
+        {"X-API-Key": KEY + "0"},
+        {"X-API-Key": ""},
+        {"X-API-Key": "schlüssel".encode()},
+        {"Authorization": KEY},
+        {"Authorization": f"Basic {KEY}"},
+        {"Authorization": "Bearer"},
+    ],
+)
+def test_anything_else_does_not(closed: Server, headers: dict[str, str]) -> None:
+    assert closed.post("/embed/text", json={"texts": ["a"]}, headers=headers).status_code == 401
+
+
+def test_the_key_is_in_no_log(closed: Server) -> None:
+    closed.post("/embed/text", json={"texts": ["a"]}, headers={"X-API-Key": KEY})
+
+    assert KEY not in closed.log.read_text()
+
+
+def test_a_short_key_stops_start_up_and_is_not_shown(log: object) -> None:
+    with pytest.raises(AssertionError) as caught, serving("gateway", log, API_KEY="hunter2"):  # type: ignore[arg-type]
+        pass
+
+    assert "API_KEY is shorter" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_preflight_needs_no_key_and_may_be_kept(closed: Server) -> None:
+    reply = _preflight(closed, ORIGIN)
+
+    assert reply.status_code == 204
+    assert reply.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert "POST" in reply.headers["Access-Control-Allow-Methods"]
+    assert "content-type" in reply.headers["Access-Control-Allow-Headers"].lower()
+    assert "x-api-key" in reply.headers["Access-Control-Allow-Headers"].lower()
+    assert int(reply.headers["Access-Control-Max-Age"]) > 0
+    assert "Origin" in reply.headers["Vary"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", f"{ORIGIN}.evil.example", "http://photos.example", "null"]
+)
+def test_other_origins_are_allowed_nothing(closed: Server, origin: str) -> None:
+    reply = _preflight(closed, origin)
+
+    assert not [name for name in reply.headers if name.startswith("Access-Control")]
+
+
+def test_replies_and_errors_can_be_read_by_an_allowed_origin(closed: Server) -> None:
+    good = closed.post("/embed/text", json={"texts": ["a"]}, headers={"Origin": ORIGIN, "X-API-Key": KEY})
+    bad = closed.post("/embed/text", json={"texts": ["a"]}, headers={"Origin": ORIGIN})
+
+    assert (good.status_code, bad.status_code) == (200, 401)
+    assert good.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert bad.headers["Access-Control-Allow-Origin"] == ORIGIN
+
+
+def test_cors_is_closed_by_default(gateway: Server) -> None:
+    reply = _preflight(gateway, ORIGIN)
+
+    assert not [name for name in reply.headers if name.startswith("Access-Control")]
+
+
+def test_any_origin_may_be_allowed(log: object) -> None:
+    with serving("embed_image", log, ALLOWED_ORIGINS="*") as server:  # type: ignore[arg-type]
+        assert _preflight(server, "https://any.example").headers["Access-Control-Allow-Origin"] == "*"
+
+
+def _preflight(server: Server, origin: str) -> requests.Response:
+    headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    return server.ask("OPTIONS", "/upload", headers=headers)

@@ -1,0 +1,361 @@
+"""Backfill as a process: what it embeds, what it leaves, and that being killed costs it nothing."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clip_embeddings.config import TaskSettings
+from clip_embeddings.index.factory import open_index
+from clip_embeddings.index.types import Index
+from clip_embeddings.photos.reconcile import is_mine
+from clip_embeddings.storage.factory import open_bucket
+from clip_embeddings.storage.types import Bucket
+from tests.support import gcs_server
+from tests.support.photographs import crops
+from tests.support.pictures import picture
+from tests.support.serving import ROOT, environment
+from tests.support.vectors import assert_images
+
+COMMAND = (sys.executable, "-m", "functions.backfill")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A bucket, its index, and the settings that name both."""
+
+    bucket: Bucket
+    # As entries have it.
+    name: str
+    index: Index
+    settings: Mapping[str, str]
+
+    def run(self, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a backfill to its end."""
+        env = environment({**self.settings, **more})
+        return subprocess.run(
+            [*COMMAND, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+        )
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start a backfill."""
+        return subprocess.Popen(
+            COMMAND,
+            cwd=ROOT,
+            env=environment(self.settings),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def held(self) -> dict[str, int]:
+        """The generations in the index, by name."""
+        return {name: generation for name, generation, _ in self.index.generations(self.name)}
+
+    def check(self, pictures: Mapping[str, bytes]) -> None:
+        """The index has exactly these, in their present generations, with their vectors."""
+        assert self.held() == {
+            name: stat.generation for name, stat in self.bucket.stats() if name in pictures
+        }
+        assert set(self.held()) == set(pictures)
+        assert self.index.count() == len(pictures)
+        names = list(pictures)
+        for start in range(0, len(names), 50):
+            some = names[start : start + 50]
+            entries = [self.index.get(self.name, name) for name in some]
+            vectors = [entry.vector for entry in entries if entry]
+            assert_images(vectors, *(pictures[name] for name in some))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Place]:
+    url, index_url = (tmp_path / "photos").as_uri(), f"sqlite://{tmp_path}/index.sqlite"
+    bucket = open_bucket(url, foreign=True)
+    with closing(open_index(index_url)) as index:
+        yield Place(bucket, bucket.url, index, {"BUCKET_URL": url, "INDEX_URL": index_url, "MODEL": "demo"})
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[tuple[gcs_server.GcsServer, Place]]:
+    index_url = f"sqlite://{tmp_path}/index.sqlite"
+    with (
+        gcs_server.serving() as server,
+        gcs_server.connected(server.url, "") as bucket,
+        closing(open_index(index_url)) as index,
+    ):
+        settings = {
+            "BUCKET_URL": f"gs://{gcs_server.BUCKET}",
+            "STORAGE_EMULATOR_HOST": server.url,
+            "INDEX_URL": index_url,
+            "MODEL": "demo",
+        }
+        yield server, Place(bucket, gcs_server.BUCKET, index, settings)
+
+
+def fill(bucket: Bucket, pictures: Mapping[str, bytes]) -> None:
+    for name, data in pictures.items():
+        bucket.write(name, data)
+
+
+def counts(output: str) -> tuple[int, int, int, int]:
+    """Embedded, removed, skipped, failed: of the summary."""
+    found = re.search(r"embedded ([\d,]+), removed ([\d,]+), skipped ([\d,]+).*, failed ([\d,]+)", output)
+    assert found, output
+    embedded, removed, skipped, failed = (int(number.replace(",", "")) for number in found.groups())
+    return embedded, removed, skipped, failed
+
+
+def wait_for(index: Index, rows: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the index has so many rows, of a process that is not done with it."""
+    end = time.monotonic() + 120
+    while index.count() < rows:
+        assert process.poll() is None, "the backfill ended before it was killed"
+        assert time.monotonic() < end, "the backfill does not get on"
+        time.sleep(0.002)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    assert process.poll() is None, "the backfill ended before it was killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait(20)
+
+
+def test_a_backfill_that_is_killed_goes_on_where_it_was(
+    cloud: tuple[gcs_server.GcsServer, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, place = cloud
+    pictures = crops(60)
+    fill(place.bucket, pictures)
+    # The bytes of one photo do not come, so that the process is killed in the middle however fast it is.
+    stuck, killed, fault = sorted(pictures)[45], threading.Event(), server.fault
+
+    def wait(method: str, path: str) -> gcs_server.Fault | None:
+        if f"/o/{stuck.replace('/', '%2F')}" in path and "alt=media" in path:
+            killed.wait(60)
+        return fault(method, path)
+
+    monkeypatch.setattr(server, "fault", wait)
+    process = place.begin()
+    try:
+        wait_for(place.index, 32, process)
+        kill(process)
+    finally:
+        killed.set()
+        with suppress(ProcessLookupError):
+            process.kill()
+    before = place.index.count()
+    server.requests.clear()
+
+    done = place.run()
+
+    assert (done.returncode, counts(done.stdout)) == (0, (60 - before, 0, before, 0))
+    reads = [path for method, path in server.requests if method == "GET" and "alt=media" in path]
+    assert len(reads) == 60 - before
+    place.check(pictures)
+    again = place.run()
+    assert (again.returncode, counts(again.stdout)) == (0, (0, 0, 60, 0))
+
+
+@pytest.mark.full
+def test_a_thousand_photos_and_two_kills(folder: Place) -> None:
+    pictures = crops(1000)
+    fill(folder.bucket, pictures)
+    for rows in (200, 500):
+        process = folder.begin()
+        wait_for(folder.index, rows, process)
+        kill(process)
+    before = folder.index.count()
+    assert 500 <= before < 1000
+
+    done = folder.run()
+
+    assert (done.returncode, counts(done.stdout)) == (0, (1000 - before, 0, before, 0))
+    folder.check(pictures)
+
+
+def test_what_failed_is_said_with_its_reason(folder: Place) -> None:
+    good, bad = crops(9), picture("coffee")
+    fill(folder.bucket, good)
+    fill(
+        folder.bucket,
+        {"notes.txt": b"no picture", "half.jpg": bad[: len(bad) // 2], "big\n.jpg": bytes(200_000)},
+    )
+
+    done = folder.run(MAX_IMAGE_BYTES="150000")
+
+    too_big = {name for name, data in good.items() if len(data) > 150_000}
+    assert done.returncode == 1
+    assert counts(done.stdout) == (9 - len(too_big), 0, 1, 2 + len(too_big))
+    assert "skipped 1 (1 no picture)" in done.stdout
+    assert "  image_undecodable: 1, such as 'half.jpg'" in done.stdout
+    assert f"  image_too_large: {1 + len(too_big)}, such as " in done.stdout
+    assert r"'big\n.jpg'" in done.stdout
+    folder.check({name: data for name, data in good.items() if name not in too_big})
+
+
+def test_it_makes_the_index_agree_with_the_bucket(folder: Place) -> None:
+    pictures = crops(12)
+    fill(folder.bucket, pictures)
+    assert folder.run().returncode == 0
+    gone, changed, spoilt = list(pictures)[:3]
+    folder.bucket.delete(gone)
+    # Another generation, even if the system's clock for files ticks slowly.
+    time.sleep(0.02)
+    fill(folder.bucket, {changed: picture("coffee"), spoilt: b"no picture", "new.png": picture(kind="PNG")})
+
+    dry = folder.run("--dry-run")
+    assert (dry.returncode, dry.stdout) == (0, "would embed 3, remove 1, skip 9\n")
+    assert len(folder.held()) == 12
+    done = folder.run()
+
+    assert (done.returncode, counts(done.stdout)) == (0, (2, 2, 10, 0))
+    kept = {name: data for name, data in pictures.items() if name not in (gone, spoilt)}
+    folder.check({**kept, changed: picture("coffee"), "new.png": picture(kind="PNG")})
+
+
+def test_what_another_model_made_is_made_again(folder: Place) -> None:
+    pictures = crops(10)
+    fill(folder.bucket, pictures)
+    assert counts(folder.run(EXACT_DECODE="true").stdout) == (10, 0, 0, 0)
+
+    done = folder.run()
+
+    assert counts(done.stdout) == (10, 0, 0, 0)
+    folder.check(pictures)
+
+
+def test_tasks_share_the_work(folder: Place) -> None:
+    pictures = crops(40)
+    fill(folder.bucket, pictures)
+
+    done = [folder.run(CLOUD_RUN_TASK_INDEX=str(task), CLOUD_RUN_TASK_COUNT="2") for task in range(2)]
+
+    shares = [counts(run.stdout)[0] for run in done]
+    assert sum(shares) == 40
+    assert min(shares) > 0
+    folder.check(pictures)
+    # A share is also removed by its own task only.
+    for name in pictures:
+        folder.bucket.delete(name)
+    gone = folder.run(CLOUD_RUN_TASK_INDEX="0", CLOUD_RUN_TASK_COUNT="2")
+    assert counts(gone.stdout) == (0, shares[0], 0, 0)
+
+
+def test_shares_stay_the_same() -> None:
+    names = [f"photos/{number}.jpg" for number in range(1000)]
+    shares = [[name for name in names if is_mine(name, TaskSettings(task, 7))] for task in range(7)]
+
+    assert sorted(chain(*shares)) == sorted(names)
+    assert all(100 < len(share) < 190 for share in shares)
+    # A release that deals them out otherwise would leave some to nobody while two run.
+    assert [next(task for task in range(7) if name in shares[task]) for name in names[:12]] == DEALT
+
+
+DEALT = [5, 5, 6, 2, 0, 6, 5, 0, 1, 5, 1, 3]
+
+
+def test_only_names_with_the_prefix(folder: Place) -> None:
+    pictures = crops(30)
+    fill(folder.bucket, pictures)
+    fill(folder.bucket, {"00.jpg": picture()})
+
+    first, second = folder.run("--prefix", "1/"), folder.run("--prefix=0/0", BUCKET_PREFIX="0/")
+    refused = folder.run("--prefix", "1/", BUCKET_PREFIX="0/")
+
+    assert [counts(first.stdout)[0], counts(second.stdout)[0]] == [3, 3]
+    assert {name[:2] for name in folder.held()} == {"0/", "1/"}
+    assert refused.returncode == 1
+    assert "--prefix must start with BUCKET_PREFIX, '0/'" in refused.stderr
+
+
+def test_a_person_sees_a_bar(folder: Place) -> None:
+    fill(folder.bucket, crops(20))
+
+    with terminal(folder.settings) as (process, screen):
+        shown = screen()
+        assert process.wait(60) == 0
+
+    assert "20/20" in shown
+    assert "photo/s" in shown
+
+
+@contextmanager
+def terminal(settings: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
+    """A backfill on a terminal, and what reads it until it closes."""
+    mine, its = pty.openpty()
+    termios.tcsetwinsize(its, (25, 100))
+    env = environment({**settings, "TERM": "xterm"})
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=env, stdin=its, stdout=its, stderr=its)
+    os.close(its)
+
+    def screen() -> str:
+        parts = []
+        # Linux says EIO at the end.
+        with suppress(OSError):
+            while part := os.read(mine, 65536):
+                parts.append(part)
+        return b"".join(parts).decode()
+
+    try:
+        yield process, screen
+    finally:
+        os.close(mine)
+        process.kill()
+        process.wait()
+
+
+def test_an_interrupted_run_says_so_and_keeps_what_is_done(
+    cloud: tuple[gcs_server.GcsServer, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, place = cloud
+    fill(place.bucket, crops(60))
+    stuck, over, fault = sorted(crops(60))[45], threading.Event(), server.fault
+
+    def wait(method: str, path: str) -> gcs_server.Fault | None:
+        if f"/o/{stuck.replace('/', '%2F')}" in path and "alt=media" in path:
+            over.wait(60)
+        return fault(method, path)
+
+    monkeypatch.setattr(server, "fault", wait)
+    with terminal(place.settings) as (process, screen):
+        wait_for(place.index, 32, process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        over.set()
+        shown = screen()
+        assert process.wait(60) == 130
+
+    assert "backfill: interrupted. Run it again to go on." in shown
+    assert place.index.count() == counts(shown)[0] >= 32
+
+
+@pytest.mark.parametrize(("status", "exit_status"), [(403, 1), (404, 0)])
+def test_a_bucket_that_cannot_be_read(
+    cloud: tuple[gcs_server.GcsServer, Place], status: int, exit_status: int
+) -> None:
+    server, place = cloud
+    fill(place.bucket, {"a": picture(), "b": picture("coffee")})
+    server.faults.append(gcs_server.Fault("GET", "/o/a", status=status))
+
+    done = place.run()
+
+    # Refused, a person must act; gone, there is nothing to embed.
+    assert done.returncode == exit_status
+    assert ("Cloud Storage refused: Forbidden 403. Run it again to go on." in done.stderr) == (status == 403)
+    assert status == 403 or counts(done.stdout) == (1, 0, 1, 0)
+    assert place.run().returncode == 0
+    assert set(place.held()) == {"a", "b"}

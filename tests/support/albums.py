@@ -1,0 +1,90 @@
+"""A folder as the bucket and an index of what is in it, filled in this process with the real engine."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from clip_embeddings.index.factory import open_index
+from clip_embeddings.index.types import Entry, Index
+from clip_embeddings.storage.factory import open_bucket
+from clip_embeddings.storage.types import Bucket
+from model_cache.demo.gallery import load_gallery
+from tests.support.vectors import model, raw_images
+
+
+@dataclass(frozen=True)
+class Album:
+    """Photos in a folder, and their index."""
+
+    bucket: Bucket
+    index: Index
+    # What a server needs to search them.
+    settings: Mapping[str, str]
+
+    def add(self, pictures: Mapping[str, bytes], *, space: str | None = None, **metadata: str) -> None:
+        """Write `pictures` into the folder, by name, and their vectors into the index."""
+        rows = raw_images(*pictures.values())
+        entries = []
+        for (name, data), vector in zip(pictures.items(), rows, strict=True):
+            generation = self.bucket.write(name, data)
+            stat = self.bucket.stat(name)
+            assert stat is not None
+            entries.append(
+                Entry(
+                    bucket=self.bucket.url,
+                    name=name,
+                    generation=generation,
+                    content_type=stat.content_type,
+                    size=stat.size,
+                    updated=datetime.fromtimestamp(stat.updated, UTC),
+                    space=space or model().manifest.space,
+                    fingerprint="of no interest here",
+                    vector=vector,
+                    metadata=metadata,
+                )
+            )
+        assert all(self.index.upsert(entries))
+
+    def uri(self, name: str) -> str:
+        """Where an object is."""
+        return f"{self.bucket.url}{name}"
+
+    def entry(self, name: str) -> Entry:
+        """What the index has of an object."""
+        entry = self.index.get(self.bucket.url, name)
+        assert entry is not None
+        return entry
+
+    def change(self, of: str, /, **changes: object) -> None:
+        """Put an object's entry into the index again, changed."""
+        entry = self.entry(of)
+        assert self.index.upsert([replace(entry, **changes)]) == [True]  # type: ignore[arg-type]
+
+
+def new_album(folder: Path) -> Album:
+    """An empty one below `folder`."""
+    settings = {
+        "BUCKET_URL": (folder / "photos").as_uri(),
+        "INDEX_URL": f"sqlite://{folder}/index.sqlite",
+    }
+    bucket = open_bucket(settings["BUCKET_URL"], foreign=True)
+    return Album(bucket, open_index(settings["INDEX_URL"]), settings)
+
+
+@cache
+def emoji(count: int = 300) -> dict[str, bytes]:
+    """Emoji of the bundled gallery as PNG files, spread over all of it, the birthday cake among them."""
+    gallery = load_gallery()
+    chosen = [*gallery[:: max(1, len(gallery) // count)]]
+    chosen += [one for one in gallery if one.name in ("birthday cake", "cat face", "fire engine")]
+    pictures = {}
+    for one in chosen:
+        file = io.BytesIO()
+        one.image.save(file, "PNG")
+        pictures[f"emoji/{one.name.replace('/', '-')}.png"] = file.getvalue()
+    return pictures

@@ -1,0 +1,79 @@
+"""Ends a process before every single line of submitting and of running a job, each in a folder of its own.
+
+crash_everywhere FOLDER
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from clip_embeddings.jobs.runner import run_job
+from clip_embeddings.jobs.store import JobState, JobStore
+from clip_embeddings.storage.file import FileBucket
+
+OURS = str(Path(run_job.__code__.co_filename).parents[1])
+
+
+def compute(request: dict[str, Any]) -> object:
+    """The answer."""
+    return request["question"] * 2
+
+
+def crashes_at(line: int, step: Callable[[], object]) -> bool:
+    """Run `step` in a process that ends before the given line of this package; False if it got through."""
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    left = iter(range(line, -1, -1))
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if event == "line" and frame.f_code.co_filename.startswith(OURS) and not next(left):
+            os._exit(7)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        step()
+    finally:
+        os._exit(0)
+
+
+def check(store: JobStore, folder: Path, crashed: bool) -> None:
+    """Whatever was left, the job ends well, once, and nothing else stays."""
+    jobs = {name.partition("/")[0] for name in store.bucket.names()}
+    assert crashed or jobs
+    for job in jobs:
+        before = store.read(job)
+        run_job(job, store, compute)
+        assert store.read(job) == JobState("complete", 42)
+        assert before is not None
+        assert before.status != "complete" or before.result == 42
+    store.sweep()
+    assert store.unfinished() == []
+    files = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert files <= {"request.json", "result.json", "1", "2"}, files
+
+
+def main(folder: Path, step: int) -> None:
+    # A process that ends loses nothing that was written; only a machine that stops would.
+    os.fsync = lambda file: None  # type: ignore[assignment]
+    for name in ("submit", "run"):
+        for line in count(0, step):
+            place = folder / f"{name}-{line}"
+            store = JobStore(FileBucket(place))
+            if name == "submit":
+                crashed = crashes_at(line, lambda store=store: store.submit({"question": 21}))
+            else:
+                job = store.submit({"question": 21})
+                crashed = crashes_at(line, lambda store=store, job=job: run_job(job, store, compute))
+            check(store, place, crashed)
+            if not crashed:
+                print(name, line)
+                break
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

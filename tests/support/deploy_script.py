@@ -1,0 +1,123 @@
+"""deploy.sh as a person runs it, and a gcloud that only writes down how it was called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.serving import ROOT
+
+GCLOUD = shutil.which("gcloud")
+needs_gcloud = pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed")
+
+FUNCTIONS = (
+    *("embed_text", "embed_image", "embed_mixed", "jobs", "run_job"),
+    *("search", "on_upload", "on_delete", "backfill", "gateway"),
+)
+
+# What deploy.sh needs beside Python. A machine with these alone has no gcloud.
+TOOLS = ("bash", "env", "cat", "tr", "cksum", "dirname", "mkdir", "sleep")
+
+# Answers where a plan looks something up; everything else prints nothing, so that it does not exist yet.
+RECORDER = """#!/usr/bin/env bash
+printf '%s\\0' "$@" >>"$RECORD"
+printf '\\0' >>"$RECORD"
+case "$*" in
+  *"get-value project"*) echo my-project ;;
+  *"value(projectNumber)"*) echo 123456789012 ;;
+  *"storage service-agent"*) echo service@example.iam.gserviceaccount.com ;;
+  *"location.lower()"*) echo europe-west4 ;;
+  *"status.url"*) echo https://function.example ;;
+  *"triggers list"*"value(name)"*) echo projects/my-project/locations/eu/triggers/run-job ;;
+esac
+"""
+
+
+def deploy_sh(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run deploy.sh from `folder` with nothing in its environment but what is needed, and `environment`."""
+    env = {"PATH": str(bare_path(folder)), "HOME": str(folder), **environment}
+    return subprocess.run(
+        [str(ROOT / "deploy.sh"), *arguments],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def bare_path(folder: Path) -> Path:
+    """A folder with links to what deploy.sh needs, and no gcloud."""
+    tools = folder / "tools"
+    if not tools.exists():
+        tools.mkdir()
+        for tool in TOOLS:
+            (tools / tool).symlink_to(Path(shutil.which(tool) or tool).resolve())
+        # Without installed packages: what deploy.sh runs needs none.
+        python = tools / "python3"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+        python.chmod(0o755)
+    return tools
+
+
+def recorder(folder: Path) -> dict[str, str]:
+    """The environment in which gcloud writes its calls to `folder`/record."""
+    bin_folder = folder / "bin"
+    bin_folder.mkdir(exist_ok=True)
+    (bin_folder / "gcloud").write_text(RECORDER)
+    (bin_folder / "gcloud").chmod(0o755)
+    return {"PATH": f"{bin_folder}:{bare_path(folder)}", "RECORD": str(folder / "record")}
+
+
+def recorded(folder: Path) -> list[list[str]]:
+    """The arguments of each call, in order."""
+    path = folder / "record"
+    if not path.exists():
+        return []
+    return [call.split("\0") for call in path.read_bytes().decode().split("\0\0") if call]
+
+
+def paste(plan: str, folder: Path) -> list[list[str]]:
+    """Run a plan in a shell as a person would paste it; what gcloud and deploy.sh were called with."""
+    for name in FUNCTIONS:
+        for build in ("build", "out"):
+            (folder / build).mkdir(exist_ok=True)
+            (folder / build / f"{name}.hash").write_text("0123456789abcdef\n")
+    environment = recorder(folder)
+    shutil.copy(folder / "bin" / "gcloud", folder / "deploy.sh")
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", plan],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    return recorded(folder)
+
+
+def gcloud_environment(folder: Path) -> dict[str, str]:
+    """gcloud without the person's settings and logins, which asks nothing and reports nothing."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "CLOUDSDK_CONFIG": str(folder / "gcloud"),
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+        "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
+    }
+
+
+def flag(call: Sequence[str], name: str) -> str:
+    """The value of --NAME in a call."""
+    (found,) = [word for word in call if word.startswith(f"--{name}=")]
+    return found.partition("=")[2]

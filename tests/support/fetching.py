@@ -1,0 +1,101 @@
+"""Names, connections and refusals of the fetch tests."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from clip_embeddings.config import FetchSettings
+from clip_embeddings.errors import CallerError
+from clip_embeddings.fetch.client import fetch
+from tests.support.image_servers import Server
+
+PUBLIC = "93.184.215.14"
+OTHER_PUBLIC = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
+METADATA = "169.254.169.254"
+LOCAL = FetchSettings(timeout=5.0, private_hosts=frozenset({"127.0.0.1"}))
+CAP = 1000
+
+# Every address that this process has connected to.
+CONNECTED: list[Any] = []
+
+
+def _record(event: str, arguments: tuple[Any, ...]) -> None:
+    # Sees every connection of the process, whichever library makes it. A hook cannot be removed again.
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        CONNECTED.append(arguments[1][:2] if isinstance(arguments[1], tuple) else arguments[1])
+
+
+sys.addaudithook(_record)
+
+
+@dataclass
+class Names:
+    """A resolver: what each name answers, call by call; the last answer stays."""
+
+    answers: dict[str, list[list[str]]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    delay: Callable[[], object] = lambda: None
+
+    def add(self, name: str, *answers: list[str]) -> None:
+        self.answers[name] = list(answers)
+
+
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Have every name answered by what is returned, and by nobody else."""
+    names = Names()
+    real = socket.getaddrinfo
+
+    def resolve(host: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return real(host, *arguments, **{**options, "flags": socket.AI_NUMERICHOST})
+        except socket.gaierror:
+            pass
+        names.asked.append(host)
+        names.delay()
+        answers = names.answers.get(host)
+        if not answers:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        addresses = answers.pop(0) if len(answers) > 1 else answers[0]
+        return [entry for address in addresses for entry in real(address, *arguments, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return names
+
+
+def detoured(monkeypatch: pytest.MonkeyPatch, server: Server) -> list[tuple[str, int]]:
+    """Have connections to any address reach `server`; holds the addresses asked for."""
+    wanted: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], timeout: float, *arguments: Any, **options: Any) -> socket.socket:
+        wanted.append(address)
+        return socket.create_connection(("127.0.0.1", server.server_port), timeout)
+
+    monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+    return wanted
+
+
+def refused(url: str, settings: FetchSettings = LOCAL, max_bytes: int = CAP) -> CallerError:
+    """The error of a fetch that must fail; asserts that its sentence gives nothing away."""
+    with pytest.raises(CallerError) as caught:
+        fetch(url, settings, max_bytes)
+    error = caught.value
+    for secret in (
+        METADATA,
+        "127.0.0.1",
+        PUBLIC,
+        OTHER_PUBLIC,
+        "10.0.0.1",
+        "secret",
+        ".example",
+        "object at",
+    ):
+        assert secret not in error.message
+    assert error.message.endswith(".")
+    assert error.__cause__ is None
+    return error

@@ -1,0 +1,291 @@
+"""The needed part of Cloud Storage's JSON API, with its semantics: preconditions hold, generations grow.
+
+Faults are injected before or after a request is applied. Events are pushed over HTTP as Eventarc does: to
+every receiver at once, and again until it answers 200.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import google_crc32c
+import pytest
+
+from clip_embeddings.storage.factory import open_bucket
+from clip_embeddings.storage.gcs import GcsBucket
+
+BUCKET = "bucket"
+
+
+@dataclass(frozen=True)
+class Object:
+    """One generation."""
+
+    name: str
+    generation: int
+    data: bytes
+    resource: Mapping[str, Any]
+    updated: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def json(self) -> dict[str, Any]:
+        stamp = self.updated.isoformat().replace("+00:00", "Z")
+        return {
+            "kind": "storage#object",
+            "bucket": BUCKET,
+            "name": self.name,
+            "generation": str(self.generation),
+            "metageneration": "1",
+            "size": str(len(self.data)),
+            "contentType": self.resource.get("contentType", "application/octet-stream"),
+            "metadata": self.resource.get("metadata", {}),
+            "crc32c": _crc32c(self.data),
+            "timeCreated": stamp,
+            "updated": stamp,
+        }
+
+
+@dataclass
+class Fault:
+    """What befalls the next `times` requests of `method` whose path holds `path`."""
+
+    method: str
+    path: str = ""
+    # before: refused with `status`; after: applied, then `status`; cut: applied, then the connection ends.
+    when: str = "before"
+    status: int = 503
+    times: int = 1
+
+
+class GcsServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.lock = threading.Lock()
+        self.objects: dict[str, Object] = {}
+        self.sessions: dict[str, tuple[dict[str, list[str]], dict[str, Any], bytearray]] = {}
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str]] = []
+        # Every write that was accepted, in order.
+        self.written: list[str] = []
+        self.receivers: list[int] = []
+        self.events: queue.Queue[tuple[int, str] | None] = queue.Queue()
+        self._generation = 1_700_000_000_000_000
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients are killed on purpose here."""
+
+    def put(self, query: dict[str, list[str]], resource: dict[str, Any], data: bytes) -> Object | None:
+        """Write if the precondition holds, in one step; None if it does not."""
+        name = resource.get("name") or query["name"][0]
+        with self.lock:
+            if not self._holds(name, query):
+                return None
+            self._generation += 1
+            self.objects[name] = Object(name, self._generation, data, resource)
+            self.written.append(name)
+        for number, _ in enumerate(self.receivers):
+            self.events.put((number, name))
+        return self.objects[name]
+
+    def remove(self, name: str, query: dict[str, list[str]]) -> int:
+        with self.lock:
+            if name not in self.objects:
+                return 404
+            if not self._holds(name, query):
+                return 412
+            del self.objects[name]
+            return 204
+
+    def _holds(self, name: str, query: dict[str, list[str]]) -> bool:
+        expected = query.get("ifGenerationMatch")
+        present = self.objects[name].generation if name in self.objects else 0
+        return expected is None or int(expected[0]) == present
+
+    def age(self, name: str, seconds: float) -> None:
+        """Make an object look as old as that."""
+        found = self.objects[name]
+        then = datetime.fromtimestamp(time.time() - seconds, UTC)
+        self.objects[name] = Object(name, found.generation, found.data, found.resource, then)
+
+    def fault(self, method: str, path: str) -> Fault | None:
+        with self.lock:
+            for fault in self.faults:
+                if fault.times and fault.method == method and fault.path in unquote(path):
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def push_events(self, threads: int = 4) -> None:
+        """Push every event to every port in `receivers`, until each has taken it."""
+        for _ in range(threads):
+            threading.Thread(target=self._push, daemon=True).start()
+
+    def _push(self) -> None:
+        while (event := self.events.get()) is not None:
+            number, name = event
+            connection = http.client.HTTPConnection("127.0.0.1", self.receivers[number], timeout=30)
+            try:
+                connection.request("POST", "/", json.dumps({"bucket": BUCKET, "name": name}))
+                taken = connection.getresponse().status == 200
+            except (OSError, http.client.HTTPException):
+                taken = False
+            finally:
+                connection.close()
+            if not taken:
+                time.sleep(0.05)
+                self.events.put(event)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: GcsServer
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.requests.append((self.command, unquote(self.path)))
+        fault = self.server.fault(self.command, self.path)
+        if fault and fault.when == "before":
+            self._answer(fault.status, {"error": {"code": fault.status, "message": "injected"}})
+            return
+        status, reply, headers = self._apply(body)
+        if fault and fault.when == "cut":
+            self.close_connection = True
+            self.connection.close()
+            return
+        self._answer(fault.status if fault else status, reply, **headers)
+
+    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815
+
+    def _apply(self, body: bytes) -> tuple[int, Any, dict[str, str]]:
+        parts = urlsplit(self.path)
+        query = parse_qs(parts.query)
+        _, _, name = parts.path.partition("/o/")
+        if parts.path.startswith("/upload/"):
+            return self._upload(query, body)
+        if self.command == "DELETE":
+            return self.server.remove(unquote(name), query), {}, {}
+        return self._read(unquote(name), query) if name else self._list(query)
+
+    def _upload(self, query: dict[str, list[str]], body: bytes) -> tuple[int, Any, dict[str, str]]:
+        if query["uploadType"] == ["multipart"]:
+            # The boundary is long and random: no data holds it.
+            boundary = self.headers["Content-Type"].partition('boundary="')[2].rstrip('"').encode()
+            _, described, content, _ = body.split(b"--" + boundary)
+            resource = json.loads(described.partition(b"\r\n\r\n")[2])
+            head, _, data = content.partition(b"\r\n\r\n")
+            resource.setdefault("contentType", head.partition(b":")[2].strip().decode())
+            data = data.removesuffix(b"\r\n")
+            return self._put(query, resource, data)
+        if self.command == "POST":
+            resource = json.loads(body)
+            resource["contentType"] = self.headers.get("X-Upload-Content-Type", "application/octet-stream")
+            number = str(len(self.server.sessions))
+            self.server.sessions[number] = query, resource, bytearray()
+            location = f"{self.server.url}/upload/session/o?uploadType=resumable&upload_id={number}"
+            return 200, {}, {"Location": location}
+        return self._continue(query["upload_id"][0], body)
+
+    def _continue(self, number: str, body: bytes) -> tuple[int, Any, dict[str, str]]:
+        query, resource, held = self.server.sessions[number]
+        place, _, total = self.headers["Content-Range"].removeprefix("bytes ").partition("/")
+        if place != "*":
+            del held[int(place.split("-")[0]) :]
+            held += body
+        done = self.server.objects.get(resource["name"])
+        if done and done.resource is resource:
+            # The session is over: its outcome is said again.
+            return 200, done.json(), {}
+        if total != "*" and len(held) == int(total):
+            return self._put(query, resource, bytes(held))
+        return 308, {}, {"Range": f"bytes=0-{len(held) - 1}"} if held else {}
+
+    def _put(
+        self, query: dict[str, list[str]], resource: dict[str, Any], data: bytes
+    ) -> tuple[int, Any, dict[str, str]]:
+        written = self.server.put(query, resource, data)
+        return (200, written.json(), {}) if written else (412, {"error": {"message": "precondition"}}, {})
+
+    def _read(self, name: str, query: dict[str, list[str]]) -> tuple[int, Any, dict[str, str]]:
+        found = self.server.objects.get(name)
+        wanted = query.get("generation")
+        if found is None or (wanted and int(wanted[0]) != found.generation):
+            return 404, {"error": {"message": f"No such object: {name}"}}, {}
+        if query.get("alt") != ["media"]:
+            return 200, found.json(), {}
+        headers = {"X-Goog-Generation": str(found.generation), "X-Goog-Hash": f"crc32c={_crc32c(found.data)}"}
+        if found.resource.get("contentEncoding") == "gzip":
+            headers |= {"Content-Encoding": "gzip", "X-Goog-Stored-Content-Encoding": "gzip"}
+        return 200, found.data, headers
+
+    def _list(self, query: dict[str, list[str]]) -> tuple[int, Any, dict[str, str]]:
+        (prefix,), (start,) = query.get("prefix", [""]), query.get("pageToken", [""])
+        with self.server.lock:
+            names = sorted(name for name in self.server.objects if name.startswith(prefix) and name > start)
+            page = {"items": [self.server.objects[name].json() for name in names[:50]]}
+        return 200, page | ({"nextPageToken": names[49]} if len(names) > 50 else {}), {}
+
+    def _answer(self, status: int, reply: Any, **headers: str) -> None:
+        body = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(0 if status == 204 else len(body)))
+        self.end_headers()
+        if status != 204:
+            self.wfile.write(body)
+
+
+def _crc32c(data: bytes) -> str:
+    return base64.b64encode(google_crc32c.value(data).to_bytes(4, "big")).decode()
+
+
+@contextmanager
+def serving() -> Iterator[GcsServer]:
+    """A running server with one empty bucket."""
+    server = GcsServer()
+    thread = threading.Thread(target=lambda: server.serve_forever(0.01), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        for _ in range(16):
+            server.events.put(None)
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def connected(url: str, prefix: str) -> Iterator[GcsBucket]:
+    """The bucket at a server, as a process with this STORAGE_EMULATOR_HOST has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", url)
+        bucket = open_bucket(f"gs://{BUCKET}/{prefix}")
+        assert isinstance(bucket, GcsBucket)
+        try:
+            yield bucket
+        finally:
+            if bucket.client.made:
+                bucket.client.get().close()

@@ -1,0 +1,47 @@
+"""Values of settings that no function starts with."""
+
+# Name of the setting, values, what the sentence says is allowed.
+BAD = [
+    ("LOG_LEVEL", ["LOUD", "10"], "DEBUG, INFO, WARNING or ERROR"),
+    ("MODEL_THREADS", ["0", "257", "two", "-1", "1.5", "²"], "a whole number from 1 to 256"),
+    ("MAX_WAITING", ["-1", "10001", "9" * 5000], "a whole number from 0 to 10000"),
+    ("MAX_ITEMS", ["0", "100001", "1e3"], "a whole number from 1 to 100000"),
+    ("MAX_REQUEST_BYTES", ["1023", "32MB", "4294967296"], "a whole number from 1024 to 2147483648"),
+    ("MAX_IMAGE_BYTES", ["0", "20 MiB"], "a whole number from 1024 to 2147483648"),
+    ("MAX_IMAGE_PIXELS", ["0", "50M"], "a whole number from 1 to 2147483648"),
+    ("MAX_TEXT_CHARS", ["0", "many"], "a whole number from 1 to 10000000"),
+    ("EXIF_ORIENTATION", ["maybe", "2"], "true or false"),
+    ("EXACT_DECODE", ["exact", "-"], "true or false"),
+    ("BODY_TIMEOUT", ["0", "-1", "none"], "a number of seconds above 0, at most 3600"),
+    ("FETCH_TIMEOUT", ["0", "-1", "3601", "nan", "inf", "30s"], "a number of seconds above 0, at most 3600"),
+    ("FETCH_PORTS", ["0", "80,", "65536", "http", "80;443"], "ports from 1 to 65535, separated by commas"),
+    ("FETCH_PRIVATE_HOSTS", ["http://localhost", "localhost:80", "a/b", "a b"], "host names or addresses"),
+    ("FETCH_PARALLEL", ["0", "65"], "a whole number from 1 to 64"),
+    ("PROTOCOL_MODELS", ["weaviate=demo", "=demo", "demo", "encoder", "encoder="], "PROTOCOL=MODEL"),
+    (
+        "ALLOWED_ORIGINS",
+        ["photos.example", "https://photos.example/", "https://*.example", "null", "ftp://photos.example"],
+        "*, or origins like https://photos.example",
+    ),
+    ("ALLOWED_BUCKETS", ["gs://photos", "photos/cats", "Photos", "*"], "names of buckets"),
+    (
+        "JOBS_URL",
+        ["jobs", "/var/jobs", "file://jobs", "s3://bucket", "gs://", "gs://b"],
+        "gs://bucket/prefix",
+    ),
+    ("BUCKET_URL", ["photos", "file://photos", "gs://photos/holidays", "s3://photos"], "gs://bucket"),
+    ("BUCKET_PREFIX", ["a\nb", "ü" * 513], "at most 1024 bytes"),
+    ("MAX_EVENT_AGE", ["0", "2678401", "never"], "a number of seconds above 0, at most 2678400"),
+    ("CLOUD_RUN_TASK_INDEX", ["1", "-1"], "a whole number from 0 to 0"),
+    ("CLOUD_RUN_TASK_COUNT", ["0", "10001"], "a whole number from 1 to 10000"),
+    ("INDEX_URL", ["photos.sqlite", "sqlite://photos", "postgres://host/photos"], "sqlite:///folder/file"),
+    (
+        "INDEX_URL",
+        ["sqlite:///", "sqlite:///folder/", "firestore://P/c", "firestore://project"],
+        "firestore://",
+    ),
+    ("TOMBSTONE_TTL", ["0", "a week", "31622401"], "seconds above 0, at most 31622400"),
+    ("JOBS_TTL", ["0", "2678401", "1d"], "a number of seconds above 0, at most 2678400"),
+    ("JOBS_DEADLINE", ["0", "86401", "never"], "a number of seconds above 0, at most 86400"),
+    ("MAX_JOB_ITEMS", ["0", "100001"], "a whole number from 1 to 100000"),
+]

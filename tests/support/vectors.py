@@ -1,0 +1,53 @@
+"""What the engine makes of an input in this process: what a server's reply must equal, whatever the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from clip_embeddings.config import MODEL_CACHE, ImageSettings
+from clip_embeddings.engine.model import Model, load_model, normalized
+from clip_embeddings.images.decoding import decode_image
+from clip_embeddings.semaphore import Gate
+
+
+@cache
+def model() -> Model:
+    """The bundled model."""
+    return load_model(MODEL_CACHE / "demo", ("text", "image"), threads=2, gate=Gate(width=1, queue=64))
+
+
+def raw_texts(*texts: str) -> np.ndarray:
+    """Raw projections of `texts`, embedded together: (n, d) float32."""
+    return model().text.get().embed(texts).vectors
+
+
+def raw_images(*pictures: bytes) -> np.ndarray:
+    """Raw projections of `pictures`, embedded together: (n, d) float32."""
+    tower = model().image.get()
+    target = max(tower.preprocess.size)
+    images = [
+        decode_image(data, settings=ImageSettings(), max_pixels=50_000_000, target=target)
+        for data in pictures
+    ]
+    return tower.embed([tower.pixels(image) for image in images])
+
+
+def assert_texts(found: Sequence[Any], *texts: str) -> None:
+    """`found` holds the unit vectors of `texts` in their order."""
+    _assert_equal(found, normalized(raw_texts(*texts)))
+
+
+def assert_images(found: Sequence[Any], *pictures: bytes) -> None:
+    """`found` holds the unit vectors of `pictures` in their order."""
+    _assert_equal(found, normalized(raw_images(*pictures)))
+
+
+def _assert_equal(found: Sequence[Any], expected: np.ndarray) -> None:
+    vectors = np.array(found, np.float64)
+    assert vectors.shape == expected.shape
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+    assert (vectors * expected).sum(axis=1).min() >= 0.99999
