@@ -1,0 +1,99 @@
+"""The functions of this package: what starts each, which towers it holds, what it needs around it.
+
+The entrypoints, `deploy.sh` and its help, staging and the tests read this table. It needs the standard
+library only, because deploying reads it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+TEXT = ("text",)
+IMAGE = ("image",)
+BOTH = ("text", "image")
+
+# The bucket of jobs (JOBS_URL), the bucket of photos (BUCKET_URL), the index (INDEX_URL).
+Need = Literal["jobs", "photos", "index"]
+
+
+@dataclass(frozen=True)
+class BucketEvent:
+    """An event of a Cloud Storage bucket."""
+
+    bucket: Literal["jobs", "photos"]
+    # The last part of the event's type: google.cloud.storage.object.v1.{kind}.
+    kind: Literal["finalized", "deleted"]
+
+
+# An HTTP request, an event of a bucket, or the execution of a Cloud Run job.
+Trigger = Literal["http", "job"] | BucketEvent
+
+
+@dataclass(frozen=True)
+class Function:
+    """One entrypoint, in `functions/{name}.py`."""
+
+    name: str
+    trigger: Trigger = "http"
+    # The towers of the model that it holds.
+    towers: tuple[str, ...] = ()
+    # Whether it serves a model that lacks one of its towers.
+    allow_missing_towers: bool = False
+    needs: tuple[Need, ...] = ()
+    # POST / means POST to this path.
+    root: str | None = None
+    # Whether "all" on the command line of deploy.sh includes it.
+    in_all: bool = True
+
+    @property
+    def is_http(self) -> bool:
+        """Whether HTTP requests start it."""
+        return self.trigger == "http"
+
+    @property
+    def is_job(self) -> bool:
+        """Whether it is a Cloud Run job: a module that runs and ends."""
+        return self.trigger == "job"
+
+    @property
+    def event(self) -> BucketEvent | None:
+        """The event that starts it, if one does."""
+        return self.trigger if isinstance(self.trigger, BucketEvent) else None
+
+
+FUNCTIONS: tuple[Function, ...] = (
+    Function("embed_text", towers=TEXT, root="/embed/text"),
+    Function("embed_image", towers=IMAGE, root="/embed/image"),
+    Function("embed_mixed", towers=BOTH, root="/embed/mixed"),
+    Function("jobs", towers=BOTH, allow_missing_towers=True, needs=("jobs",)),
+    Function(
+        "run_job",
+        trigger=BucketEvent("jobs", "finalized"),
+        towers=BOTH,
+        allow_missing_towers=True,
+        needs=("jobs",),
+    ),
+    Function("search", towers=BOTH, needs=("photos", "index"), root="/search"),
+    Function(
+        "on_upload", trigger=BucketEvent("photos", "finalized"), towers=IMAGE, needs=("photos", "index")
+    ),
+    Function("on_delete", trigger=BucketEvent("photos", "deleted"), needs=("photos", "index")),
+    Function("backfill", trigger="job", towers=IMAGE, needs=("photos", "index")),
+    # Every route of the others in one process.
+    Function(
+        "gateway",
+        towers=BOTH,
+        allow_missing_towers=True,
+        needs=("jobs", "photos", "index"),
+        in_all=False,
+    ),
+)
+
+
+def find_function(name: str) -> Function:
+    """The function of that name. Raises KeyError if there is none."""
+    for function in FUNCTIONS:
+        if function.name == name:
+            return function
+    raise KeyError(name)
