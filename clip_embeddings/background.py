@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 
-class Background:
+class BackgroundThread:
     """Runs `work` in a thread of low priority, which ends with the process or when `stopping` is set."""
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
@@ -35,11 +35,11 @@ class Background:
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        _give_way()
+        _lower_priority()
         self._work()
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     """Let threads that answer requests go before this one and those it starts; only Linux can."""
     if sys.platform == "linux":
         me = threading.get_native_id()

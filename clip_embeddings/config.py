@@ -71,7 +71,7 @@ class Limits:
     image_pixels: int = 50_000_000
     text_chars: int = 10_000
     # Seconds for which a body that has begun may stand still. nginx gives it 60.
-    body_silence: float = 30.0
+    body_timeout: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             image_bytes=_read(env, "MAX_IMAGE_BYTES", limits.image_bytes, _integer(1024, 2**31)),
             image_pixels=_read(env, "MAX_IMAGE_PIXELS", limits.image_pixels, _integer(1, 2**31)),
             text_chars=_read(env, "MAX_TEXT_CHARS", limits.text_chars, _integer(1, 10_000_000)),
-            body_silence=_read(env, "BODY_TIMEOUT", limits.body_silence, _seconds(3600)),
+            body_timeout=_read(env, "BODY_TIMEOUT", limits.body_timeout, _seconds(3600)),
         ),
         images=ImageSettings(
             exif=_read(env, "EXIF_ORIENTATION", True, _switch),

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from clip_embeddings.engine.model import IMAGE_ROWS, ImageTower, Model, normalized
-from clip_embeddings.errors import CallerError
-from clip_embeddings.images.sources import Blob, Source, Stored
+from clip_embeddings.engine.model import IMAGE_ROWS, ImageTower, Model, normalize_rows
+from clip_embeddings.errors import ApiError
+from clip_embeddings.images.sources import GcsObject, ImageBytes, Source
 from clip_embeddings.logs import Timings
-from clip_embeddings.protocols.base import Answer, Ask, Embedded
+from clip_embeddings.protocols.base import EmbedRequest, EmbedResult, TowerResult
 from clip_embeddings.runtime import Runtime
 
 S = TypeVar("S")
@@ -22,8 +22,13 @@ T = TypeVar("T")
 
 
 def embed(
-    ask: Ask, runtime: Runtime, timings: Timings, protocol: str = "native", *, patient: bool = False
-) -> Answer:
+    ask: EmbedRequest,
+    runtime: Runtime,
+    timings: Timings,
+    protocol: str = "native",
+    *,
+    background: bool = False,
+) -> EmbedResult:
     """The vectors of everything in `ask`, which a client of `protocol` sent.
 
     All downloads share one deadline, so that no list of stalling URLs holds a request for long. With
@@ -37,69 +42,71 @@ def embed(
     model = runtime.choose(ask.model, protocol)
     for tower in (["text"] if ask.texts else []) + (["image"] if ask.images else []):
         _check_tower(model, tower)
-    texts = _embed_texts(ask, model, timings, patient) if ask.texts else None
-    images = _embed_images(ask, model, runtime, timings, patient) if ask.images else None
+    texts = _embed_texts(ask, model, timings, background) if ask.texts else None
+    images = _embed_images(ask, model, runtime, timings, background) if ask.images else None
     for part in (texts, images):
         if part is not None:
             timings.items += len(part.results)
-            timings.failures += [result.code for result in part.results if isinstance(result, CallerError)]
+            timings.failures += [result.code for result in part.results if isinstance(result, ApiError)]
     manifest = model.manifest
-    return Answer(manifest.name, manifest.dimensions, manifest.space, texts, images)
+    return EmbedResult(manifest.name, manifest.dimensions, manifest.space, texts, images)
 
 
 def _check_tower(model: Model, tower: str) -> None:
     if tower not in model.manifest.towers:
         name = model.manifest.name
-        raise CallerError(
+        raise ApiError(
             400, "tower_missing", f"The model {name!r} has no {tower} tower: it cannot embed that."
         )
 
 
-def _embed_texts(ask: Ask, model: Model, timings: Timings, patient: bool) -> Embedded:
+def _embed_texts(ask: EmbedRequest, model: Model, timings: Timings, background: bool) -> TowerResult:
     good = [index for index, text in enumerate(ask.texts) if isinstance(text, str)]
     truncated: list[int] = []
-    results: list[np.ndarray | CallerError] = list(ask.texts)  # type: ignore[arg-type]
+    results: list[np.ndarray | ApiError] = list(ask.texts)  # type: ignore[arg-type]
     if good:
         with timings.measure("load"):
             tower = model.text.get()
         with timings.measure("model"):
-            found = tower.embed([ask.texts[index] for index in good], patient=patient)  # type: ignore[misc]
+            found = tower.embed([ask.texts[index] for index in good], background=background)  # type: ignore[misc]
         for index, vector in zip(good, _finished(found.vectors, ask, model), strict=True):
             results[index] = vector
         truncated = [good[index] for index in found.truncated]
-    return Embedded(results, model.manifest.towers["text"].fingerprint, truncated)
+    return TowerResult(results, model.manifest.towers["text"].fingerprint, truncated)
 
 
-def _embed_images(ask: Ask, model: Model, runtime: Runtime, timings: Timings, patient: bool) -> Embedded:
-    results: list[np.ndarray | CallerError] = []
+def _embed_images(
+    ask: EmbedRequest, model: Model, runtime: Runtime, timings: Timings, background: bool
+) -> TowerResult:
+    results: list[np.ndarray | ApiError] = []
     with timings.measure("load"):
         tower = model.image.get()
     timeout = runtime.settings.fetch.timeout
     end = time.monotonic() + timeout
 
-    def load(source: Source | CallerError) -> np.ndarray | CallerError:
-        if isinstance(source, CallerError):
+    def load(source: Source | ApiError) -> np.ndarray | ApiError:
+        if isinstance(source, ApiError):
             return source
         try:
-            seconds = timeout if patient else max(0.001, end - time.monotonic())
+            seconds = timeout if background else max(0.001, end - time.monotonic())
             data = _bytes_of(source, seconds, runtime, timings)
-            with runtime.decode_gate.hold(), timings.measure("decode"):
+            with runtime.decode_slots.acquire(), timings.measure("decode"):
                 return pixels_of(data, tower, runtime)
-        except CallerError as error:
-            return error.bare()
+        except ApiError as error:
+            return error.without_traceback()
 
     for loaded in _in_runs(ask.images, load, runtime.settings.fetch.parallel):
-        good = [item for item in loaded if not isinstance(item, CallerError)]
+        good = [item for item in loaded if not isinstance(item, ApiError)]
         vectors: Iterator[np.ndarray] = iter(())
         if good:
             with timings.measure("model"):
-                vectors = iter(_finished(tower.embed(good, patient=patient), ask, model))
-        results += [item if isinstance(item, CallerError) else next(vectors) for item in loaded]
-    return Embedded(results, runtime.image_fingerprint(model))
+                vectors = iter(_finished(tower.embed(good, background=background), ask, model))
+        results += [item if isinstance(item, ApiError) else next(vectors) for item in loaded]
+    return TowerResult(results, runtime.image_fingerprint(model))
 
 
-def _finished(vectors: np.ndarray, ask: Ask, model: Model) -> np.ndarray:
-    return normalized(vectors) if ask.normalize and model.manifest.normalize else vectors
+def _finished(vectors: np.ndarray, ask: EmbedRequest, model: Model) -> np.ndarray:
+    return normalize_rows(vectors) if ask.normalize and model.manifest.normalize else vectors
 
 
 def _in_runs(sources: Sequence[S], load: Callable[[S], T], threads: int) -> Iterator[list[T]]:
@@ -123,9 +130,9 @@ def _in_runs(sources: Sequence[S], load: Callable[[S], T], threads: int) -> Iter
 
 
 def _bytes_of(source: Source, seconds: float, runtime: Runtime, timings: Timings) -> bytes:
-    if isinstance(source, Blob):
+    if isinstance(source, ImageBytes):
         return source.data
-    if isinstance(source, Stored):
+    if isinstance(source, GcsObject):
         from clip_embeddings.images.objects import read_object
 
         with timings.measure("fetch"):

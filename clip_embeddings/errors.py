@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class CallerError(Exception):
+class ApiError(Exception):
     """The request, or one item of it, cannot be served as sent.
 
     Raised while a request is read, it becomes the whole reply. Raised for one item of a batch, it
@@ -33,8 +33,6 @@ class CallerError(Exception):
         self.retry_after = retry_after
         self.where = where
 
-    def bare(self) -> CallerError:
+    def without_traceback(self) -> ApiError:
         """The same without its traceback, which holds the item that failed for as long as the error lives."""
-        return CallerError(
-            self.status, self.code, self.message, retry_after=self.retry_after, where=self.where
-        )
+        return ApiError(self.status, self.code, self.message, retry_after=self.retry_after, where=self.where)

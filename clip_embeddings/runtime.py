@@ -14,10 +14,10 @@ from clip_embeddings.config import MODEL_CACHE, ConfigError, Settings, load_sett
 from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine.manifest import ModelError, fingerprint, locate
 from clip_embeddings.engine.model import Model, check_canary, load_model
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.logs import logger, setup_logging
-from clip_embeddings.semaphore import Gate
+from clip_embeddings.semaphore import FairSemaphore
 
 DEMO = "demo"
 
@@ -34,7 +34,7 @@ class Runtime:
     # The names of those that answer a protocol's requests.
     protocol_models: Mapping[str, str]
     # As many pictures are decoded at once as there are CPUs, over all requests: decoding takes memory.
-    decode_gate: Gate
+    decode_slots: FairSemaphore
     ready: Lazy[bool]
 
     def settings_model(self) -> Model:
@@ -55,7 +55,7 @@ class Runtime:
                 return model
         served = ", ".join(self.models)
         message = f"The model {name[:100]!r} is not served here; there is {served}."
-        raise CallerError(404, "model_unknown", message)
+        raise ApiError(404, "model_unknown", message)
 
     def image_fingerprint(self, model: Model) -> str:
         """What makes the vectors of pictures: the tower, and how pictures are decoded."""
@@ -67,14 +67,14 @@ class Runtime:
         return any(model.text.made or model.image.made for model in self.models.values())
 
 
-def start(name: str, towers: tuple[str, ...], *, partial: bool = False) -> Runtime:
+def start(name: str, towers: tuple[str, ...], *, allow_missing_towers: bool = False) -> Runtime:
     """Read the settings and check the models' files; a wrong setup ends the process with a sentence.
 
     With `partial`, the model may lack some of `towers`: requests for it are told so.
     """
-    with explained(name):
-        runtime = make_runtime(name, towers, start_logging(), partial=partial)
-    _give_memory_back()
+    with exit_on_config_error(name):
+        runtime = make_runtime(name, towers, start_logging(), allow_missing_towers=allow_missing_towers)
+    tune_malloc()
     named = os.environ.get("MODEL") or os.environ.get("MODELS")
     if runtime.settings_model().manifest.name == DEMO and not named:
         logger.warning("MODEL is not set: serving the bundled demo model, which knows emoji and little else.")
@@ -82,7 +82,7 @@ def start(name: str, towers: tuple[str, ...], *, partial: bool = False) -> Runti
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def exit_on_config_error(name: str) -> Iterator[None]:
     """Have a wrong setup end the process `name` with a sentence."""
     try:
         yield
@@ -103,7 +103,7 @@ M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
 
 
-def _give_memory_back() -> None:
+def tune_malloc() -> None:
     """Have buffers of 8 MiB or more returned to the system when they are freed, smaller ones shared.
 
     Left alone, glibc raises that size with every large buffer it sees freed, and keeps a heap per thread: a
@@ -118,7 +118,9 @@ def _give_memory_back() -> None:
         mallopt(M_ARENA_MAX, 2)
 
 
-def make_runtime(name: str, towers: tuple[str, ...], settings: Settings, *, partial: bool = False) -> Runtime:
+def make_runtime(
+    name: str, towers: tuple[str, ...], settings: Settings, *, allow_missing_towers: bool = False
+) -> Runtime:
     """A runtime for `settings`.
 
     Raises:
@@ -129,12 +131,18 @@ def make_runtime(name: str, towers: tuple[str, ...], settings: Settings, *, part
         need_package("ALLOWED_BUCKETS", "google.cloud.storage")
     cpus = settings.threads or usable_cpus()
     # One run at a time uses every CPU: measured, two at once on the same CPUs finish no sooner.
-    gate = Gate(width=1, queue=settings.queue)
+    run_slots = FairSemaphore(width=1, queue=settings.queue)
     folders = dict.fromkeys(map(model_folder, (settings.model, *settings.models)))
     models: dict[str, Model] = {}
     for folder in folders:
         # Beside others, any model may lack a tower.
-        model = load_model(folder, towers, threads=cpus, gate=gate, partial=partial or len(folders) > 1)
+        model = load_model(
+            folder,
+            towers,
+            threads=cpus,
+            run_slots=run_slots,
+            allow_missing_towers=allow_missing_towers or len(folders) > 1,
+        )
         if model.manifest.name in models:
             raise ConfigError(f"MODELS names two models called {model.manifest.name}.")
         models[model.manifest.name] = model
@@ -152,7 +160,7 @@ def make_runtime(name: str, towers: tuple[str, ...], settings: Settings, *, part
         settings=settings,
         models=models,
         protocol_models={key: _served(models, value) for key, value in settings.protocol_models.items()},
-        decode_gate=Gate(width=cpus, queue=sys.maxsize),
+        decode_slots=FairSemaphore(width=cpus, queue=sys.maxsize),
         ready=Lazy(check),
     )
 

@@ -12,7 +12,7 @@ class OverloadedError(Exception):
     """Too many callers wait already."""
 
 
-class Gate:
+class FairSemaphore:
     """Admits `width` holders at a time, first come, first served, and at most `queue` in waiting.
 
     threading.Semaphore lets a newcomer overtake those who wait; under load the unlucky would starve.
@@ -25,24 +25,24 @@ class Gate:
         self._lock = threading.Lock()
 
     @contextmanager
-    def hold(self, *, patient: bool = False) -> Iterator[None]:
+    def acquire(self, *, background: bool = False) -> Iterator[None]:
         """Wait for a place and keep it for the block.
 
         Raises:
             OverloadedError: the queue is full, and the caller is not `patient`.
         """
-        self._enter(patient)
+        self._enter(background)
         try:
             yield
         finally:
             self._leave()
 
-    def _enter(self, patient: bool) -> None:
+    def _enter(self, background: bool) -> None:
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
-            if len(self._waiting) >= self._queue and not patient:
+            if len(self._waiting) >= self._queue and not background:
                 raise OverloadedError
             turn = threading.Lock()
             turn.acquire()

@@ -116,7 +116,7 @@ def stage(function: Function, models: Sequence[str], out: Path) -> str:
 def _manifest(function: Function, model: str, models: Sequence[str]) -> Manifest:
     partial = function.name in PARTIAL or len(models) > 1
     try:
-        return load_manifest(locate(model, MODEL_CACHE), function.towers, partial=partial)
+        return load_manifest(locate(model, MODEL_CACHE), function.towers, allow_missing_towers=partial)
     except ModelError as error:
         raise ModelError(f"{function.name}: {error}") from None
 

@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8080")
     try:
-        manifest = load_manifest(model_folder(load_settings().model), ("text", "image"), partial=True)
+        manifest = load_manifest(
+            model_folder(load_settings().model), ("text", "image"), allow_missing_towers=True
+        )
         _check_free(host, port)
         bucket = os.environ.get("BUCKET_URL") or _own_folder()
     except (ConfigError, ModelError) as error:

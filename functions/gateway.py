@@ -7,12 +7,12 @@ from clip_embeddings.http.service import make_service, serve
 from clip_embeddings.jobs.routes import job_routes, open_jobs
 from clip_embeddings.photos.watcher import open_folder
 from clip_embeddings.protocols import encoder, native, notebook, photo_app
-from clip_embeddings.runtime import explained, start
+from clip_embeddings.runtime import exit_on_config_error, start
 from clip_embeddings.search.routes import open_photos, search_routes
 
-RUNTIME = start("gateway", towers=("text", "image"), partial=True)
+RUNTIME = start("gateway", towers=("text", "image"), allow_missing_towers=True)
 JOBS = open_jobs(RUNTIME)
-with explained("gateway"):
+with exit_on_config_error("gateway"):
     FOLDER = open_folder(RUNTIME)
 SERVICE = make_service(
     RUNTIME,

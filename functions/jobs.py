@@ -7,7 +7,7 @@ from clip_embeddings.http.service import make_service, serve
 from clip_embeddings.jobs.routes import job_routes, open_jobs
 from clip_embeddings.runtime import start
 
-RUNTIME = start("jobs", towers=("text", "image"), partial=True)
+RUNTIME = start("jobs", towers=("text", "image"), allow_missing_towers=True)
 JOBS = open_jobs(RUNTIME)
 SERVICE = make_service(RUNTIME, conventions=(), routes=job_routes(JOBS))
 

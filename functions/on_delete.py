@@ -3,14 +3,14 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from clip_embeddings.photos.collection import open_collection
+from clip_embeddings.photos.collection import open_indexed_bucket
 from clip_embeddings.photos.events import deleted
-from clip_embeddings.runtime import explained, start_logging
+from clip_embeddings.runtime import exit_on_config_error, start_logging
 
 # No model: it needs none.
-with explained("on_delete"):
+with exit_on_config_error("on_delete"):
     SETTINGS = start_logging()
-    COLLECTION = open_collection(SETTINGS)
+    COLLECTION = open_indexed_bucket(SETTINGS)
 
 
 @functions_framework.cloud_event

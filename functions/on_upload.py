@@ -3,14 +3,14 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from clip_embeddings.photos.collection import open_collection
+from clip_embeddings.photos.collection import open_indexed_bucket
 from clip_embeddings.photos.events import finalized
 from clip_embeddings.photos.indexer import open_indexer
-from clip_embeddings.runtime import explained, start
+from clip_embeddings.runtime import exit_on_config_error, start
 
 RUNTIME = start("on_upload", towers=("image",))
-with explained("on_upload"):
-    INDEXER = open_indexer(open_collection(RUNTIME.settings), RUNTIME)
+with exit_on_config_error("on_upload"):
+    INDEXER = open_indexer(open_indexed_bucket(RUNTIME.settings), RUNTIME)
 
 
 @functions_framework.cloud_event

@@ -8,7 +8,7 @@ from clip_embeddings.jobs.runner import handle_event
 from clip_embeddings.logs import logger
 from clip_embeddings.runtime import start
 
-RUNTIME = start("run_job", towers=("text", "image"), partial=True)
+RUNTIME = start("run_job", towers=("text", "image"), allow_missing_towers=True)
 JOBS = open_jobs(RUNTIME)
 
 

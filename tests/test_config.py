@@ -17,7 +17,7 @@ from clip_embeddings.config import (
     TaskSettings,
     load_settings,
 )
-from clip_embeddings.photos.collection import open_collection, open_own_index
+from clip_embeddings.photos.collection import open_indexed_bucket, open_own_index
 from tests.support.settings import BAD
 
 KEY = "a-long-random-key-0123456789"
@@ -83,7 +83,7 @@ def test_every_variable() -> None:
         threads=3,
         queue=0,
         limits=Limits(
-            items=10, request_bytes=2048, image_bytes=1024, image_pixels=100, text_chars=20, body_silence=1.5
+            items=10, request_bytes=2048, image_bytes=1024, image_pixels=100, text_chars=20, body_timeout=1.5
         ),
         images=ImageSettings(exif=False, exact=True),
         fetch=FetchSettings(
@@ -162,7 +162,7 @@ def test_places_for_the_index(url: str) -> None:
     ("module", "settings", "use"),
     [
         ("google.cloud.firestore", {"INDEX_URL": "firestore://project/photos"}, open_own_index),
-        ("google.cloud.storage", {"BUCKET_URL": "gs://photos"}, open_collection),
+        ("google.cloud.storage", {"BUCKET_URL": "gs://photos"}, open_indexed_bucket),
     ],
 )
 def test_a_package_that_is_missing_stops_the_start(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clip_embeddings.config import MODEL_CACHE
-from clip_embeddings.engine.model import normalized
+from clip_embeddings.engine.model import normalize_rows
 from model_cache.demo.gallery import Emoji, load_gallery
 from tests.support.vectors import model, raw_texts
 
@@ -29,7 +29,7 @@ def gallery() -> list[Emoji]:
 
 def embed(*images: Image.Image) -> np.ndarray:
     tower = model().image.get()
-    return normalized(tower.embed([tower.pixels(image) for image in images]))
+    return normalize_rows(tower.embed([tower.pixels(image) for image in images]))
 
 
 @cache
@@ -39,7 +39,7 @@ def gallery_vectors() -> np.ndarray:
 
 @cache
 def name_vectors() -> np.ndarray:
-    return normalized(raw_texts(*(emoji.name for emoji in gallery())))
+    return normalize_rows(raw_texts(*(emoji.name for emoji in gallery())))
 
 
 def recall(queries: np.ndarray, answers: np.ndarray, k: int) -> float:
@@ -72,7 +72,7 @@ def test_pictures_find_their_names() -> None:
 
 @pytest.mark.parametrize("text", ["birthday cake", "a photo of a birthday cake", "BIRTHDAY CAKE"])
 def test_birthday_cake_finds_the_cake(text: str) -> None:
-    (query,) = normalized(raw_texts(text))
+    (query,) = normalize_rows(raw_texts(text))
 
     assert best(query, gallery_vectors()).name == "birthday cake"
 
@@ -98,7 +98,7 @@ def test_the_ranking_survives(change: str) -> None:
 
 def test_canonical_vectors() -> None:
     text, values = CANONICAL_TEXT
-    (found,) = normalized(raw_texts(text))
+    (found,) = normalize_rows(raw_texts(text))
     np.testing.assert_allclose(found[: len(values)], values, atol=0.005)
 
     pattern = np.add.outer(np.arange(64) * 3, np.arange(64)).astype(np.uint8)

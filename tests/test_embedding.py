@@ -9,10 +9,10 @@ import pytest
 
 from clip_embeddings.config import FetchSettings, Settings
 from clip_embeddings.embedding import embed
-from clip_embeddings.errors import CallerError
-from clip_embeddings.images.sources import Blob, Url
+from clip_embeddings.errors import ApiError
+from clip_embeddings.images.sources import ImageBytes, ImageUrl
 from clip_embeddings.logs import Timings
-from clip_embeddings.protocols.base import Ask
+from clip_embeddings.protocols.base import EmbedRequest
 from clip_embeddings.runtime import Runtime, make_runtime
 from tests.support.image_servers import Server, serving
 from tests.support.photographs import photos
@@ -30,16 +30,16 @@ def _runtime(**fetch: Any) -> Runtime:
     return make_runtime("test", ("text", "image"), Settings(fetch=replace(FETCH, **fetch)))
 
 
-def _codes(ask: Ask, runtime: Runtime) -> list[str | None]:
+def _codes(ask: EmbedRequest, runtime: Runtime) -> list[str | None]:
     images = embed(ask, runtime, Timings()).images
     assert images is not None
-    return [result.code if isinstance(result, CallerError) else None for result in images.results]
+    return [result.code if isinstance(result, ApiError) else None for result in images.results]
 
 
 def test_good_and_bad_keep_their_places_over_several_runs() -> None:
-    good, bad = Blob(photos()["chelsea"]), Blob(b"not a picture")
+    good, bad = ImageBytes(photos()["chelsea"]), ImageBytes(b"not a picture")
 
-    codes = _codes(Ask(images=[good, bad, CallerError(400, "noted", ""), good] * 6), _runtime())
+    codes = _codes(EmbedRequest(images=[good, bad, ApiError(400, "noted", ""), good] * 6), _runtime())
 
     assert codes == [None, "image_unsupported", "noted", None] * 6
 
@@ -49,7 +49,7 @@ def test_one_deadline_covers_all_downloads_of_a_request(server: Server) -> None:
     runtime.settings_model().image.get()
     started = time.monotonic()
 
-    codes = _codes(Ask(images=[Url(server.url("/silent"))] * 12), runtime)
+    codes = _codes(EmbedRequest(images=[ImageUrl(server.url("/silent"))] * 12), runtime)
 
     assert codes == ["fetch_timeout"] * 12
     assert time.monotonic() - started < 3
@@ -58,16 +58,16 @@ def test_one_deadline_covers_all_downloads_of_a_request(server: Server) -> None:
 def test_downloads_go_side_by_side_up_to_the_setting(server: Server) -> None:
     server.most_in_flight = 0
 
-    codes = _codes(Ask(images=[Url(server.url("/busy/0.1"))] * 8), _runtime(parallel=3))
+    codes = _codes(EmbedRequest(images=[ImageUrl(server.url("/busy/0.1"))] * 8), _runtime(parallel=3))
 
     assert codes == ["image_unsupported"] * 8
     assert server.most_in_flight == 3
 
 
 def test_an_error_does_not_hold_on_to_the_bytes() -> None:
-    answer = embed(Ask(images=[Blob(b"x" * 1000)] * 2), _runtime(), Timings())
+    answer = embed(EmbedRequest(images=[ImageBytes(b"x" * 1000)] * 2), _runtime(), Timings())
 
     assert answer.images is not None
     for error in answer.images.results:
-        assert isinstance(error, CallerError)
+        assert isinstance(error, ApiError)
         assert (error.__traceback__, error.__context__) == (None, None)

@@ -5,16 +5,16 @@ import time
 
 import pytest
 
-from clip_embeddings.semaphore import Gate, OverloadedError
+from clip_embeddings.semaphore import FairSemaphore, OverloadedError
 
 
 def test_no_more_than_width_hold_at_once() -> None:
-    gate, inside, most = Gate(width=2, queue=100), 0, 0
+    semaphore, inside, most = FairSemaphore(width=2, queue=100), 0, 0
     lock = threading.Lock()
 
     def work() -> None:
         nonlocal inside, most
-        with gate.hold():
+        with semaphore.acquire():
             with lock:
                 inside += 1
                 most = max(most, inside)
@@ -28,17 +28,17 @@ def test_no_more_than_width_hold_at_once() -> None:
 
 
 def test_those_who_wait_go_in_the_order_they_came() -> None:
-    gate, order = Gate(width=1, queue=100), []
+    semaphore, order = FairSemaphore(width=1, queue=100), []
 
     def work(number: int) -> None:
-        with gate.hold():
+        with semaphore.acquire():
             order.append(number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(10)]
-    with gate.hold():
+    with semaphore.acquire():
         for count, thread in enumerate(threads, 1):
             thread.start()
-            _wait_for(lambda count=count: len(gate._waiting) == count)
+            _wait_for(lambda count=count: len(semaphore._waiting) == count)
     for thread in threads:
         thread.join()
 
@@ -46,22 +46,22 @@ def test_those_who_wait_go_in_the_order_they_came() -> None:
 
 
 def test_a_full_queue_refuses_and_recovers() -> None:
-    gate = Gate(width=1, queue=0)
+    semaphore = FairSemaphore(width=1, queue=0)
 
-    with gate.hold(), pytest.raises(OverloadedError), gate.hold():
+    with semaphore.acquire(), pytest.raises(OverloadedError), semaphore.acquire():
         pass
 
-    with gate.hold():
+    with semaphore.acquire():
         pass
 
 
 def test_a_failure_inside_gives_the_place_back() -> None:
-    gate = Gate(width=1, queue=0)
+    semaphore = FairSemaphore(width=1, queue=0)
 
-    with pytest.raises(ZeroDivisionError), gate.hold():
+    with pytest.raises(ZeroDivisionError), semaphore.acquire():
         raise ZeroDivisionError
 
-    with gate.hold():
+    with semaphore.acquire():
         pass
 
 

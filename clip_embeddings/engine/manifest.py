@@ -117,7 +117,9 @@ class Manifest:
         return slug(name) in map(slug, (self.name, *self.aliases))
 
 
-def load_manifest(folder: Path, towers: Sequence[str] = (), *, partial: bool = False) -> Manifest:
+def load_manifest(
+    folder: Path, towers: Sequence[str] = (), *, allow_missing_towers: bool = False
+) -> Manifest:
     """Read `folder`/manifest.json and check that every file of `towers` is there in its full size.
 
     With `partial`, the model may lack some of `towers`.
@@ -139,7 +141,7 @@ def load_manifest(folder: Path, towers: Sequence[str] = (), *, partial: bool = F
         ) from None
     for name in towers:
         if name not in manifest.towers:
-            if partial:
+            if allow_missing_towers:
                 continue
             raise ModelError(f"The model {manifest.name} has no {name} tower, which this function needs.")
         for file in manifest.towers[name].files:

@@ -15,7 +15,7 @@ from clip_embeddings.engine.manifest import Manifest, ModelError, Preprocess, Te
 from clip_embeddings.engine.session import open_session, run
 from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
 from clip_embeddings.lazy import Lazy
-from clip_embeddings.semaphore import Gate
+from clip_embeddings.semaphore import FairSemaphore
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -45,9 +45,9 @@ class TextTower:
     spec: TextSpec
     tokenizer: Tokenizer
     session: ort.InferenceSession
-    gate: Gate
+    run_slots: FairSemaphore
 
-    def embed(self, texts: Sequence[str], *, patient: bool = False) -> TextVectors:
+    def embed(self, texts: Sequence[str], *, background: bool = False) -> TextVectors:
         """Raw projections of `texts`, in their order. Raises OverloadedError unless `patient`."""
         tokens = tokenize(self.tokenizer, self.spec, texts)
         # Texts of like length run together: a long one never pads the short ones.
@@ -56,7 +56,7 @@ class TextTower:
         lengths = [len(ids) for ids in tokens.ids] if self.spec.trim else [0] * len(texts)
         for rows in _alike(order, lengths):
             batch = pad([tokens.ids[index] for index in rows], self.spec)
-            with self.gate.hold(patient=patient):
+            with self.run_slots.acquire(background=background):
                 projection = run(self.session, batch)
             if vectors is None:
                 vectors = np.empty((len(texts), projection.shape[1]), np.float32)
@@ -72,7 +72,7 @@ class ImageTower:
     tower: Tower
     preprocess: Preprocess
     session: ort.InferenceSession
-    gate: Gate
+    run_slots: FairSemaphore
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """`image` as the tower's input: (3, h, w) float32."""
@@ -81,7 +81,7 @@ class ImageTower:
 
         return to_pixels(image, self.preprocess)
 
-    def embed(self, pixels: Sequence[np.ndarray], *, patient: bool = False) -> np.ndarray:
+    def embed(self, pixels: Sequence[np.ndarray], *, background: bool = False) -> np.ndarray:
         """Raw projections of pictures in `pixels` form: (n, d) float32.
 
         Raises OverloadedError unless `patient`.
@@ -89,7 +89,7 @@ class ImageTower:
         parts = []
         for rows in _slices(range(len(pixels)), IMAGE_ROWS):
             batch = np.stack([pixels[index] for index in rows])
-            with self.gate.hold(patient=patient):
+            with self.run_slots.acquire(background=background):
                 parts.append(run(self.session, batch))
         return np.concatenate(parts)
 
@@ -104,7 +104,12 @@ class Model:
 
 
 def load_model(
-    folder: Path, towers: Sequence[str], *, threads: int, gate: Gate, partial: bool = False
+    folder: Path,
+    towers: Sequence[str],
+    *,
+    threads: int,
+    run_slots: FairSemaphore,
+    allow_missing_towers: bool = False,
 ) -> Model:
     """The model baked in `folder`. Checks the files of `towers` now, opens them at first use.
 
@@ -113,15 +118,15 @@ def load_model(
     Raises:
         ModelError: now, or at first use, when the artifact is missing or damaged.
     """
-    manifest = load_manifest(folder, towers, partial=partial)
+    manifest = load_manifest(folder, towers, allow_missing_towers=allow_missing_towers)
     return Model(
         manifest,
-        Lazy(lambda: _open_text(folder, manifest, threads, gate)),
-        Lazy(lambda: _open_image(folder, manifest, threads, gate)),
+        Lazy(lambda: _open_text(folder, manifest, threads, run_slots)),
+        Lazy(lambda: _open_image(folder, manifest, threads, run_slots)),
     )
 
 
-def normalized(vectors: np.ndarray) -> np.ndarray:
+def normalize_rows(vectors: np.ndarray) -> np.ndarray:
     """`vectors` scaled to length 1, row by row: (n, d) float32. A zero row stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     result: np.ndarray = vectors / np.maximum(lengths, np.float32(1e-12))
@@ -136,7 +141,7 @@ def check_canary(model: Model, name: str) -> None:
     else:
         image_tower = model.image.get()
         vector = image_tower.embed([image_tower.pixels(canary.canary_image(tower.canary.input))])
-    cosine = float(normalized(vector)[0] @ np.array(tower.canary.vector, np.float32))
+    cosine = float(normalize_rows(vector)[0] @ np.array(tower.canary.vector, np.float32))
     if not cosine >= canary.MINIMUM[tower.precision]:
         raise ModelError(
             f"The {name} tower of {model.manifest.name} does not work on this CPU: its canary has cosine "
@@ -145,20 +150,20 @@ def check_canary(model: Model, name: str) -> None:
         )
 
 
-def _open_text(folder: Path, manifest: Manifest, threads: int, gate: Gate) -> TextTower:
+def _open_text(folder: Path, manifest: Manifest, threads: int, run_slots: FairSemaphore) -> TextTower:
     tower = _tower(manifest, "text")
     assert tower.text is not None
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
         tokenizer = pool.submit(load_tokenizer, folder / "tokenizer.json")
         session = open_session(folder, tower.files, threads)
-        return TextTower(tower, tower.text, tokenizer.result(), session, gate)
+        return TextTower(tower, tower.text, tokenizer.result(), session, run_slots)
 
 
-def _open_image(folder: Path, manifest: Manifest, threads: int, gate: Gate) -> ImageTower:
+def _open_image(folder: Path, manifest: Manifest, threads: int, run_slots: FairSemaphore) -> ImageTower:
     tower = _tower(manifest, "image")
     assert tower.preprocess is not None
     session = open_session(folder, tower.files, threads, convolutional=tower.convolutional)
-    return ImageTower(tower, tower.preprocess, session, gate)
+    return ImageTower(tower, tower.preprocess, session, run_slots)
 
 
 def _tower(manifest: Manifest, name: str) -> Tower:

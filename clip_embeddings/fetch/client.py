@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from clip_embeddings.config import FetchSettings
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -114,13 +114,13 @@ def fetch(url: str, settings: FetchSettings, max_bytes: int) -> bytes:
     deadline = Deadline(time.monotonic() + settings.timeout)
     try:
         for _ in range(settings.max_redirects + 1):
-            with transport.ask(_judge(url, settings, deadline), deadline, max_bytes) as answer:
+            with transport.get(resolve_target(url, settings, deadline), deadline, max_bytes) as answer:
                 location = answer.headers.get("Location") if answer.status in REDIRECTS else None
                 if location is None:
                     return _body(answer, max_bytes)
             url = _join(url, location)
     except TimeoutError:
-        raise CallerError(422, "fetch_timeout", "The image did not arrive in time.") from None
+        raise ApiError(422, "fetch_timeout", "The image did not arrive in time.") from None
     raise failed(f"more than {settings.max_redirects} redirects")
 
 
@@ -130,19 +130,19 @@ def is_public(address: str) -> bool:
     return (ip.version == 4 or ip in _PUBLIC_V6) and not any(ip in network for network in _FORBIDDEN)
 
 
-def invalid(why: str) -> CallerError:
-    return CallerError(400, "url_invalid", f"The image URL is not valid: {why}.")
+def invalid(why: str) -> ApiError:
+    return ApiError(400, "url_invalid", f"The image URL is not valid: {why}.")
 
 
-def forbidden(why: str) -> CallerError:
-    return CallerError(400, "url_forbidden", f"The image URL is not allowed: {why}.")
+def forbidden(why: str) -> ApiError:
+    return ApiError(400, "url_forbidden", f"The image URL is not allowed: {why}.")
 
 
-def failed(why: str) -> CallerError:
-    return CallerError(422, "fetch_failed", f"The image could not be fetched: {why}.")
+def failed(why: str) -> ApiError:
+    return ApiError(422, "fetch_failed", f"The image could not be fetched: {why}.")
 
 
-def _judge(url: str, settings: FetchSettings, deadline: Deadline) -> Target:
+def resolve_target(url: str, settings: FetchSettings, deadline: Deadline) -> Target:
     scheme, host, port, path = _split(url)
     private = host in {name.lower().strip("[].") for name in settings.private_hosts}
     if not private and port not in settings.ports:
@@ -262,5 +262,5 @@ def _body(answer: BaseHTTPResponse, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _too_large(why: str) -> CallerError:
-    return CallerError(413, "image_too_large", f"The image is too large: {why}.")
+def _too_large(why: str) -> ApiError:
+    return ApiError(413, "image_too_large", f"The image is too large: {why}.")

@@ -29,7 +29,7 @@ OVERHEAD = 1024 * 1024
 
 
 @contextmanager
-def ask(target: Target, deadline: Deadline, max_bytes: int) -> Iterator[BaseHTTPResponse]:
+def get(target: Target, deadline: Deadline, max_bytes: int) -> Iterator[BaseHTTPResponse]:
     """Ask `target.address` for `target.path` and give the answer, its body (`max_bytes` at most) unread.
 
     What goes wrong while the body is read inside the `with` is raised the same way.

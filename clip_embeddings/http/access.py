@@ -6,7 +6,7 @@ import hmac
 
 from flask import Request, Response
 
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 
 # What our clients send beside what browsers always allow: https://fetch.spec.whatwg.org/#http-cors-protocol
 ALLOWED_HEADERS = "Content-Type, Authorization, X-API-Key"
@@ -26,7 +26,7 @@ def check_key(request: Request, api_key: str | None) -> None:
     given = token.strip() if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "")
     # As long for a near miss as for a wild guess.
     if not hmac.compare_digest(given.encode(), api_key.encode()):
-        raise CallerError(
+        raise ApiError(
             401, "api_key_required", "Send the API key as Authorization: Bearer KEY or X-API-Key: KEY."
         )
 

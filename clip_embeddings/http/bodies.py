@@ -14,7 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 from clip_embeddings.config import Limits
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 
 MAX_FORM_FIELDS = 1000
 # What the fields of a form may take beside their texts: werkzeug buffers part headers and preambles.
@@ -35,16 +35,14 @@ def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     data = read_bytes(request, limits.request_bytes)
     # Some of these are inside strings: the bound leaves ample room for that.
     if sum(map(data.count, (b",", b"[", b"{"))) > max(MAX_JSON_VALUES, 100 * limits.items):
-        raise CallerError(
-            413, "json_too_complex", "The body holds far more JSON values than a request needs."
-        )
+        raise ApiError(413, "json_too_complex", "The body holds far more JSON values than a request needs.")
     try:
         # RFC 8259, section 8.1, lets a parser ignore a byte order mark. Windows tools write one.
         body = orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:
-        raise CallerError(400, "json_invalid", f"The body is not valid JSON: {error}.") from None
+        raise ApiError(400, "json_invalid", f"The body is not valid JSON: {error}.") from None
     if not isinstance(body, dict):
-        raise CallerError(400, "json_not_an_object", 'The body must be a JSON object: {"name": value, ...}.')
+        raise ApiError(400, "json_not_an_object", 'The body must be a JSON object: {"name": value, ...}.')
     return body
 
 
@@ -92,7 +90,7 @@ def read_file(request: Request, limits: Limits, name: str) -> FileStorage:
     """The file field `name` of a multipart form. Raises CallerError 400 or 413."""
     file = _multipart(request, limits)[1].get(name)
     if file is None:
-        raise CallerError(
+        raise ApiError(
             400,
             "field_missing",
             f"The form has no file in the field `{name}`; with curl: -F {name}=@photo.jpg.",
@@ -100,7 +98,7 @@ def read_file(request: Request, limits: Limits, name: str) -> FileStorage:
     return file
 
 
-def limit_silence(request: Request, seconds: float | None) -> None:
+def set_read_timeout(request: Request, seconds: float | None) -> None:
     """Wait no longer than `seconds` for the next bytes of the body; None waits as long as it takes.
 
     A phone that loses its network in the middle of an upload says nothing, and would keep a thread for ever.
@@ -110,7 +108,7 @@ def limit_silence(request: Request, seconds: float | None) -> None:
         connection.settimeout(seconds)
 
 
-def discard(request: Request) -> None:
+def drain_body(request: Request) -> None:
     """Read what is left of the body, as far as its limit, without keeping it.
 
     A client that still sends would find its connection broken instead of the reply. (functions-framework does
@@ -143,7 +141,7 @@ def _multipart(request: Request, limits: Limits) -> tuple[Mapping[str, str], Map
             stream, request.mimetype, request.content_length, request.mimetype_params
         )
     except RequestEntityTooLarge:
-        raise CallerError(
+        raise ApiError(
             413,
             "request_too_large",
             f"The form is too large: {limits.request_bytes:,} bytes, {text_bytes:,} of them text, "
@@ -168,24 +166,24 @@ def _in_memory(
 
 def _refuse_large(request: Request, max_bytes: int) -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise CallerError(415, "encoding_unsupported", "Send the body without Content-Encoding.")
+        raise ApiError(415, "encoding_unsupported", "Send the body without Content-Encoding.")
     # A declared length is refused before a byte is read, an undeclared one while it is.
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
 
 
-def _unreadable(why: str) -> CallerError:
-    return CallerError(400, "body_unreadable", f"The body could not be read: {why}.")
+def _unreadable(why: str) -> ApiError:
+    return ApiError(400, "body_unreadable", f"The body could not be read: {why}.")
 
 
-def _broken_off(request: Request, error: Exception | None = None) -> CallerError:
+def _broken_off(request: Request, error: Exception | None = None) -> ApiError:
     # Nothing more is to be had from it, which `discard` would otherwise wait for.
     request.stream = io.BytesIO()
     # werkzeug puts an exception of its own around what the socket says.
     if error and isinstance(error.__context__, TimeoutError):
-        return CallerError(408, "body_timeout", "The body stopped coming; send the request again.")
+        return ApiError(408, "body_timeout", "The body stopped coming; send the request again.")
     return _unreadable("it ended early")
 
 
-def _too_large(max_bytes: int) -> CallerError:
-    return CallerError(413, "request_too_large", f"The body has more than {max_bytes:,} bytes.")
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(413, "request_too_large", f"The body has more than {max_bytes:,} bytes.")

@@ -10,15 +10,15 @@ from typing import Any
 from flask import Request, Response
 
 from clip_embeddings.embedding import embed
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.logs import Timings
-from clip_embeddings.protocols.base import NATIVE_ERRORS, Body, Convention, Errors
+from clip_embeddings.protocols.base import NATIVE_ERRORS, Body, Endpoint, Errors
 from clip_embeddings.protocols.options import with_query
 from clip_embeddings.runtime import Runtime
 
 
 @dataclass(frozen=True)
-class Call:
+class RequestContext:
     """One request on its way. `arguments` are what the path's `{names}` stand for."""
 
     request: Request
@@ -36,7 +36,7 @@ class Route:
     path: str
     operation: str
     summary: str
-    answer: Callable[[Call], Any]
+    answer: Callable[[RequestContext], Any]
     # A struct, a type or JSON Schema; None for an empty reply.
     reply: Any
     body: Body | None = None
@@ -70,10 +70,10 @@ class Route:
         )
 
 
-def embedding_route(convention: Convention) -> Route:
+def embedding_route(convention: Endpoint) -> Route:
     """The route that answers a convention: parse, embed, write."""
 
-    def answer(call: Call) -> Any:
+    def answer(call: RequestContext) -> Any:
         # 400 or 413, before any work is done. A bad item is only noted.
         with call.timings.measure("parse"):
             ask = convention.parse(call.request, call.runtime.settings.limits)
@@ -103,7 +103,7 @@ def find(request: Request, routes: Sequence[Route], path: str) -> tuple[Route, M
     here = [(route, found) for route in routes if (found := route.match(path)) is not None]
     if not here:
         shown = ", ".join(sorted({route.path for route in routes}))
-        raise CallerError(404, "route_unknown", f"No such path; there are {shown}.")
+        raise ApiError(404, "route_unknown", f"No such path; there are {shown}.")
     method = "GET" if request.method == "HEAD" else request.method
     meant = [(route, found) for route, found in here if route.method == method]
     if not meant:
@@ -115,7 +115,7 @@ def find(request: Request, routes: Sequence[Route], path: str) -> tuple[Route, M
     given = (
         f"{request.mimetype[:100]!r} is not accepted here" if request.mimetype else "There is no Content-Type"
     )
-    raise CallerError(415, "content_type_unsupported", f"{given}; set Content-Type to one of: {accepted}.")
+    raise ApiError(415, "content_type_unsupported", f"{given}; set Content-Type to one of: {accepted}.")
 
 
 def page_at(request: Request, routes: Iterable[Route], path: str) -> Response | None:
@@ -143,13 +143,13 @@ def methods(routes: Iterable[Route], path: str) -> list[str]:
     return sorted(found | ({"HEAD"} if "GET" in found else set()) | ({"OPTIONS"} if found else set()))
 
 
-def _wrong_method(request: Request, routes: Sequence[Route], path: str) -> CallerError:
+def _wrong_method(request: Request, routes: Sequence[Route], path: str) -> ApiError:
     allowed = [method for method in methods(routes, path) if method != "OPTIONS"]
     instead = " or ".join(allowed)
     if request.method == "POST":
         posts = sorted({route.path for route in routes if route.method == "POST"})
         instead += f", or POST to {', '.join(posts)}"
-    return CallerError(
+    return ApiError(
         405, "method_not_allowed", f"{request.method[:20]} is not allowed at this path; use {instead}."
     )
 

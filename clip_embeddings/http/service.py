@@ -9,13 +9,21 @@ from urllib.parse import quote
 import orjson
 from flask import Request, Response, current_app, has_app_context, request
 
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.http.access import allow_origin, check_key, is_preflight, preflight
-from clip_embeddings.http.bodies import discard, limit_silence
-from clip_embeddings.http.routing import Call, Route, embedding_route, errors_at, find, methods, page_at
+from clip_embeddings.http.bodies import drain_body, set_read_timeout
+from clip_embeddings.http.routing import (
+    RequestContext,
+    Route,
+    embedding_route,
+    errors_at,
+    find,
+    methods,
+    page_at,
+)
 from clip_embeddings.http.status import status_routes
 from clip_embeddings.logs import Timings, logger, trace_field
-from clip_embeddings.protocols.base import Convention, Errors
+from clip_embeddings.protocols.base import Endpoint, Errors
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.semaphore import OverloadedError
 from clip_embeddings.storage.types import StorageError, TransientError
@@ -31,7 +39,7 @@ class Service:
 
 def make_service(
     runtime: Runtime,
-    conventions: tuple[Convention, ...],
+    conventions: tuple[Endpoint, ...],
     routes: tuple[Route, ...] = (),
     root: str | None = None,
 ) -> Service:
@@ -57,7 +65,7 @@ def serve(request: Request, service: Service) -> Response:
     timings = Timings()
     settings = service.runtime.settings
     request.max_content_length = settings.limits.request_bytes
-    limit_silence(request, settings.limits.body_silence)
+    set_read_timeout(request, settings.limits.body_timeout)
     path = request.path.rstrip("/") or "/"
     errors = errors_at(service.routes, path)
     try:
@@ -67,7 +75,7 @@ def serve(request: Request, service: Service) -> Response:
             reply = _answer(request, service, path, timings)
             with timings.measure("write"):
                 response = reply if isinstance(reply, Response) else _json(reply)
-    except CallerError as error:
+    except ApiError as error:
         response = _error(error, errors)
     except OverloadedError:
         response = _error(_overloaded(), errors)
@@ -81,12 +89,12 @@ def serve(request: Request, service: Service) -> Response:
         # What went wrong is for the log; the caller learns only that it was not their fault.
         logger.exception("%s %s failed", service.runtime.name, quote(request.path[:200]))
         response = _error(
-            CallerError(500, "internal", "Something went wrong here; the log has the details."), errors
+            ApiError(500, "internal", "Something went wrong here; the log has the details."), errors
         )
     if response.status_code == 405:
         response.headers["Allow"] = ", ".join(methods(service.routes, path))
-    discard(request)
-    limit_silence(request, None)
+    drain_body(request)
+    set_read_timeout(request, None)
     allow_origin(response, settings.origins, request.headers.get("Origin", ""))
     if any(route.page and route.match(path) is not None for route in service.routes):
         response.vary.add("Accept")
@@ -105,7 +113,7 @@ def _answer(request: Request, service: Service, path: str, timings: Timings) -> 
     if request.method == "OPTIONS" and allowed:
         return Response(status=204, headers={"Allow": ", ".join(allowed)})
     route, arguments = find(request, service.routes, path)
-    return route.answer(Call(request, service.runtime, timings, arguments))
+    return route.answer(RequestContext(request, service.runtime, timings, arguments))
 
 
 def _json(body: Any, status: int = 200) -> Response:
@@ -114,7 +122,7 @@ def _json(body: Any, status: int = 200) -> Response:
     return Response(data, status, mimetype="application/json")
 
 
-def _error(error: CallerError, errors: Errors) -> Response:
+def _error(error: ApiError, errors: Errors) -> Response:
     response = _json(errors.write(error), error.status)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
@@ -123,18 +131,18 @@ def _error(error: CallerError, errors: Errors) -> Response:
     return response
 
 
-def _overloaded() -> CallerError:
+def _overloaded() -> ApiError:
     message = "Too many requests wait for the model; try again in a second."
-    return CallerError(429, "overloaded", message, retry_after=1)
+    return ApiError(429, "overloaded", message, retry_after=1)
 
 
-def _storage_away() -> CallerError:
+def _storage_away() -> ApiError:
     message = "The bucket does not answer now; try again in a few seconds."
-    return CallerError(503, "storage_unavailable", message, retry_after=5)
+    return ApiError(503, "storage_unavailable", message, retry_after=5)
 
 
-def _storage_broken() -> CallerError:
-    return CallerError(500, "storage_failed", "What this deployment keeps cannot be used; the log says why.")
+def _storage_broken() -> ApiError:
+    return ApiError(500, "storage_failed", "What this deployment keeps cannot be used; the log says why.")
 
 
 def _log(request: Request, response: Response, name: str, timings: Timings) -> None:

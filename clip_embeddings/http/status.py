@@ -10,7 +10,7 @@ import orjson
 from flask import Response
 
 from clip_embeddings.engine.manifest import ModelError
-from clip_embeddings.http.routing import Call, Route
+from clip_embeddings.http.routing import RequestContext, Route
 from clip_embeddings.logs import logger
 
 
@@ -41,7 +41,7 @@ class ReadyReply(msgspec.Struct):
 def status_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
     """The routes every function has, beside its own `routes`."""
 
-    def status(call: Call) -> Any:
+    def status(call: RequestContext) -> Any:
         runtime = call.runtime
         return {
             "status": f"{runtime.name} is running",
@@ -50,12 +50,12 @@ def status_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
             "routes": sorted({route.path for route in everything}),
         }
 
-    def openapi(call: Call) -> Any:
+    def openapi(call: RequestContext) -> Any:
         from clip_embeddings.http.openapi import document
 
         return document(everything, call.runtime)
 
-    def docs(call: Call) -> Response:
+    def docs(call: RequestContext) -> Response:
         from clip_embeddings.http.openapi import document, page
 
         return page(document(everything, call.runtime))
@@ -75,7 +75,7 @@ def status_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
     return everything
 
 
-def _health(call: Call) -> Any:
+def _health(call: RequestContext) -> Any:
     runtime = call.runtime
     return {
         "status": "healthy",
@@ -84,7 +84,7 @@ def _health(call: Call) -> Any:
     }
 
 
-def _ready(call: Call) -> Any:
+def _ready(call: RequestContext) -> Any:
     runtime = call.runtime
     model = runtime.settings_model().manifest.name
     try:

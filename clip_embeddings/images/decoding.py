@@ -11,7 +11,7 @@ from importlib import import_module
 from PIL import Image, ImageFile
 
 from clip_embeddings.config import ImageSettings
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 
 Parser = Callable[[io.BytesIO], ImageFile.ImageFile]
 
@@ -99,13 +99,13 @@ def decode_image(data: bytes, *, settings: ImageSettings, max_pixels: int, targe
     parser: Parser = getattr(import_module(module), name)
     try:
         return _decode(kind, parser, data, settings, max_pixels, target)
-    except CallerError:
+    except ApiError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         failure = _too_large(f"more than {max_pixels:,} pixels", max_pixels)
     except Exception:
         # Codecs fail on hostile bytes with nearly every built-in exception there is.
-        failure = CallerError(
+        failure = ApiError(
             422, "image_undecodable", f"The {kind} image is damaged or incomplete and cannot be decoded."
         )
     # Raised out here, the error does not keep the half-decoded picture alive.
@@ -144,7 +144,7 @@ def _sniff(data: bytes) -> str:
     if text.startswith(b"<?xml") and b"<svg" in text:
         what = "an SVG drawing"
     what = next((name for start, name in _NOT_IMAGES if text.startswith(start)), what)
-    raise CallerError(422, "image_unsupported", f"The data is {what}; send {ACCEPTED}.")
+    raise ApiError(422, "image_unsupported", f"The data is {what}; send {ACCEPTED}.")
 
 
 def _brands(data: bytes) -> set[bytes]:
@@ -227,8 +227,8 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise _too_large(f"{image.width:,} x {image.height:,} pixels", max_pixels)
 
 
-def _too_large(size: str, max_pixels: int) -> CallerError:
-    return CallerError(
+def _too_large(size: str, max_pixels: int) -> ApiError:
+    return ApiError(
         413,
         "image_too_many_pixels",
         f"The image has {size}; accepted are at most {max_pixels:,} in all and {_MAX_SIDE:,} on a side.",

@@ -5,35 +5,35 @@ from __future__ import annotations
 from functools import cache
 
 from clip_embeddings.config import Settings
-from clip_embeddings.errors import CallerError
-from clip_embeddings.images.sources import Stored
+from clip_embeddings.errors import ApiError
+from clip_embeddings.images.sources import GcsObject
 from clip_embeddings.logs import logger
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.types import Bucket, NotFoundError, StorageError, TooLargeError, TransientError
 
 
-def read_object(source: Stored, settings: Settings) -> bytes:
+def read_object(source: GcsObject, settings: Settings) -> bytes:
     """The newest bytes of an object.
 
     Raises:
         CallerError: 400 `bucket_forbidden`, 413 `image_too_large`, 422 `object_not_found` or `fetch_failed`.
     """
     if source.bucket not in settings.buckets:
-        raise CallerError(
+        raise ApiError(
             400, "bucket_forbidden", "This bucket is not on the deployment's list (ALLOWED_BUCKETS)."
         )
     limit = settings.limits.image_bytes
     try:
         return _bucket(source.bucket).read(source.name, max_bytes=limit)[0]
     except NotFoundError:
-        raise CallerError(422, "object_not_found", "There is no such object in the bucket.") from None
+        raise ApiError(422, "object_not_found", "There is no such object in the bucket.") from None
     except TooLargeError:
-        raise CallerError(413, "image_too_large", f"The image has more than {limit:,} bytes.") from None
+        raise ApiError(413, "image_too_large", f"The image has more than {limit:,} bytes.") from None
     except TransientError:
-        raise CallerError(422, "fetch_failed", "The bucket does not answer now; try again.") from None
+        raise ApiError(422, "fetch_failed", "The bucket does not answer now; try again.") from None
     except StorageError as error:
         logger.error("a gs:// object cannot be read: %s", error)
-        raise CallerError(422, "fetch_failed", "The object cannot be read by this deployment.") from None
+        raise ApiError(422, "fetch_failed", "The object cannot be read by this deployment.") from None
 
 
 @cache

@@ -6,34 +6,34 @@ import base64
 import binascii
 from dataclasses import dataclass
 
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 
 URLSAFE = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True)
-class Url:
+class ImageUrl:
     """An http or https URL, not judged yet."""
 
     url: str
 
 
 @dataclass(frozen=True)
-class Blob:
+class ImageBytes:
     """Image bytes, not decoded yet."""
 
     data: bytes
 
 
 @dataclass(frozen=True)
-class Stored:
+class GcsObject:
     """An object in Cloud Storage, in a bucket that is not judged yet."""
 
     bucket: str
     name: str
 
 
-Source = Url | Blob | Stored
+Source = ImageUrl | ImageBytes | GcsObject
 
 SCHEMES = ("http", "https", "gs", "data")
 
@@ -46,7 +46,7 @@ def parse_url(value: object, max_bytes: int) -> Source:
     """
     text = _text(value)
     if _scheme(text) not in SCHEMES:
-        raise CallerError(
+        raise ApiError(
             400, "url_invalid", "This is no URL: it must start with http://, https://, gs:// or data:."
         )
     return parse_image(text, max_bytes)
@@ -61,30 +61,28 @@ def parse_image(value: object, max_bytes: int) -> Source:
     text = _text(value)
     scheme = _scheme(text)
     if scheme in ("http", "https"):
-        return Url(text)
+        return ImageUrl(text)
     if scheme == "data":
-        return Blob(_data_uri(text, max_bytes))
+        return ImageBytes(_data_uri(text, max_bytes))
     if scheme == "gs":
         return _stored(text)
     if scheme is not None:
-        raise CallerError(
+        raise ApiError(
             400,
             "url_invalid",
             f"`{scheme}:` is not a scheme served here; use http://, https://, gs://, data: or bare base64.",
         )
-    wrong = CallerError(
+    wrong = ApiError(
         400, "image_reference_invalid", "The image is neither a URL, nor a data URI, nor base64."
     )
-    return Blob(_base64(text, max_bytes, wrong))
+    return ImageBytes(_base64(text, max_bytes, wrong))
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise CallerError(
-            400, "image_not_a_string", "An image must be a string: a URL, a data URI or base64."
-        )
+        raise ApiError(400, "image_not_a_string", "An image must be a string: a URL, a data URI or base64.")
     if not (text := value.strip()):
-        raise CallerError(400, "image_empty", "The image is an empty string.")
+        raise ApiError(400, "image_empty", "The image is an empty string.")
     return text
 
 
@@ -95,18 +93,18 @@ def _scheme(text: str) -> str | None:
     return head.lower()
 
 
-def _stored(text: str) -> Stored:
+def _stored(text: str) -> GcsObject:
     bucket, _, name = text[len("gs://") :].partition("/")
     # Object names have at most 1,024 bytes: https://cloud.google.com/storage/docs/objects#naming
     if not text[:5].lower() == "gs://" or not bucket or not name or len(name.encode()) > 1024:
-        raise CallerError(400, "url_invalid", "A gs:// URL must have the form gs://bucket/object.")
-    return Stored(bucket, name)
+        raise ApiError(400, "url_invalid", "A gs:// URL must have the form gs://bucket/object.")
+    return GcsObject(bucket, name)
 
 
 def _data_uri(text: str, max_bytes: int) -> bytes:
     # RFC 2397: data:[<mediatype>][;base64],<data>. The media type is the sender's claim: ignored.
     head, comma, body = text.partition(",")
-    wrong = CallerError(
+    wrong = ApiError(
         400, "data_uri_invalid", "A data URI must have the form data:image/jpeg;base64,... and hold base64."
     )
     if not comma or not head.lower().rstrip().endswith(";base64"):
@@ -114,14 +112,14 @@ def _data_uri(text: str, max_bytes: int) -> bytes:
     return _base64(body, max_bytes, wrong)
 
 
-def _base64(text: str, max_bytes: int, wrong: CallerError) -> bytes:
+def _base64(text: str, max_bytes: int, wrong: ApiError) -> bytes:
     compact = "".join(text.split()).translate(URLSAFE).rstrip("=")
     if len(compact) * 3 // 4 > max_bytes:
-        raise CallerError(413, "image_too_large", f"The image has more than {max_bytes:,} bytes.")
+        raise ApiError(413, "image_too_large", f"The image has more than {max_bytes:,} bytes.")
     try:
         data = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise wrong from None
     if not data:
-        raise CallerError(400, "image_empty", "The image has no bytes.")
+        raise ApiError(400, "image_empty", "The image has no bytes.")
     return data

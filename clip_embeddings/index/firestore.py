@@ -25,12 +25,12 @@ from clip_embeddings.config import IndexSettings
 from clip_embeddings.index.types import (
     Entry,
     Hit,
-    after,
     check_dimensions,
     check_generation,
     checked,
     is_text,
-    unit,
+    normalize,
+    prefix_end,
     uri_of,
 )
 from clip_embeddings.lazy import Lazy
@@ -116,14 +116,14 @@ class FirestoreIndex:
         prefix: str = "",
         min_score: float | None = None,
     ) -> list[Hit]:
-        wanted = unit(vector)
+        wanted = normalize(vector)
         if not is_text(space, bucket or "", prefix) or (dimensions := self._space_dimensions(space)) is None:
             return []
         check_dimensions(space, dimensions, len(wanted))
         from google.cloud.firestore_v1.base_vector_query import DistanceMeasure
         from google.cloud.firestore_v1.vector import Vector
 
-        with _explained():
+        with _translate_errors():
             among = self._entries().where(filter=_where("space", "==", space))
             if bucket is not None:
                 among = among.where(filter=_where("bucket", "==", bucket))
@@ -137,26 +137,26 @@ class FirestoreIndex:
                 distance_result_field=DISTANCE,
                 distance_threshold=None if min_score is None else 1 - min_score,
             )
-            found = [document.to_dict() for document in nearest.get(**_tries())]
+            found = [document.to_dict() for document in nearest.get(**_retry_options())]
         return [Hit(_entry(each), 1 - each[DISTANCE]) for each in found]
 
     def get(self, bucket: str, name: str) -> Entry | None:
         if not is_text(bucket, name):
             return None
-        with _explained():
-            found = self._entries().document(_id(bucket, name)).get(**_tries()).to_dict()
+        with _translate_errors():
+            found = self._entries().document(_id(bucket, name)).get(**_retry_options()).to_dict()
         return _entry(found) if found and not found["deleted"] else None
 
     def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
         if not is_text(bucket, prefix):
             return
-        with _explained():
+        with _translate_errors():
             query = _starting(self._entries(), "uri", uri_of(bucket, prefix)).order_by("uri").limit(PAGE)
             query = query.select(["uri", "bucket", "name", "generation", "fingerprint", "deleted"])
         page: list[Any] = []
         while True:
-            with _explained():
-                page = list((query.start_after(page[-1]) if page else query).get(**_tries()))
+            with _translate_errors():
+                page = list((query.start_after(page[-1]) if page else query).get(**_retry_options()))
             for document in page:
                 found = document.to_dict()
                 if found["bucket"] == bucket and not found["deleted"]:
@@ -168,9 +168,9 @@ class FirestoreIndex:
         if space is not None and not is_text(space):
             return 0
         wanted = ("deleted", False) if space is None else ("space", space)
-        with _explained():
+        with _translate_errors():
             entries = self._entries()
-            found = entries.where(filter=_where(wanted[0], "==", wanted[1])).count().get(**_tries())
+            found = entries.where(filter=_where(wanted[0], "==", wanted[1])).count().get(**_retry_options())
         return int(found[0][0].value)
 
     def close(self) -> None:
@@ -206,8 +206,8 @@ class FirestoreIndex:
 
         end = time.monotonic() + PATIENCE
         while True:
-            with _explained():
-                read = client.get_all([entries.document(key) for key in keys], **_tries())
+            with _translate_errors():
+                read = client.get_all([entries.document(key) for key in keys], **_retry_options())
                 found = {document.id: document for document in read if document.exists}
                 result, changes = decide(
                     {key: each.to_dict() for key, each in found.items()}, datetime.now(UTC)
@@ -216,7 +216,7 @@ class FirestoreIndex:
                 for key, fields in changes.items():
                     _replace(client, batch, entries.document(key), found.get(key), fields)
                 try:
-                    batch.commit(**_tries())
+                    batch.commit(**_retry_options())
                     return result
                 except (Aborted, AlreadyExists, FailedPrecondition, NotFound):
                     if time.monotonic() > end:
@@ -227,8 +227,8 @@ class FirestoreIndex:
 
     def _space_dimensions(self, space: str) -> int | None:
         if space not in self._dimensions:
-            with _explained():
-                found = self._entries().document(_space_id(space)).get(**_tries()).to_dict()
+            with _translate_errors():
+                found = self._entries().document(_space_id(space)).get(**_retry_options()).to_dict()
             if found is None:
                 return None
             self._dimensions[space] = found["dimensions"]
@@ -239,10 +239,10 @@ class FirestoreIndex:
             return known
         from google.api_core.exceptions import AlreadyExists
 
-        with _explained():
+        with _translate_errors():
             try:
                 reference = self._entries().document(_space_id(entry.space))
-                reference.create({"dimensions": len(entry.vector)}, **_tries())
+                reference.create({"dimensions": len(entry.vector)}, **_retry_options())
             except AlreadyExists:
                 pass
         return self._claim_dimensions(entry)
@@ -260,7 +260,7 @@ def _space_id(space: str) -> str:
 def _starting(query: Any, field: str, prefix: str) -> Any:
     """Documents whose `field` starts with `prefix`."""
     query = query.where(filter=_where(field, ">=", prefix))
-    end = after(prefix)
+    end = prefix_end(prefix)
     return query if end is None else query.where(filter=_where(field, "<", end))
 
 
@@ -325,7 +325,7 @@ def _connect(project: str) -> Any:
         raise StorageError("There are no credentials for Firestore here.") from None
 
 
-def _tries() -> dict[str, Any]:
+def _retry_options() -> dict[str, Any]:
     from google.api_core.exceptions import DeadlineExceeded, InternalServerError, ServiceUnavailable
     from google.api_core.retry import Retry, if_exception_type
 
@@ -336,16 +336,16 @@ def _tries() -> dict[str, Any]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except StorageError:
         raise
     except Exception as error:
-        raise _explanation(error) from error
+        raise _translate(error) from error
 
 
-def _explanation(error: Exception) -> Exception:
+def _translate(error: Exception) -> Exception:
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
 

@@ -23,12 +23,12 @@ from clip_embeddings.index.matrix import Matrix
 from clip_embeddings.index.types import (
     Entry,
     Hit,
-    after,
     check_dimensions,
     check_generation,
     checked,
     is_text,
-    unit,
+    normalize,
+    prefix_end,
 )
 from clip_embeddings.storage.types import StorageError, TransientError
 
@@ -139,7 +139,7 @@ class SqliteIndex:
         prefix: str = "",
         min_score: float | None = None,
     ) -> list[Hit]:
-        wanted = unit(vector)
+        wanted = normalize(vector)
         if not is_text(space, bucket or "", prefix):
             return []
 
@@ -176,7 +176,7 @@ class SqliteIndex:
             return
         start, more = prefix, ">="
         while True:
-            condition, values = _range(bucket, start, more, after(prefix))
+            condition, values = _range(bucket, start, more, prefix_end(prefix))
             select = (
                 f"SELECT name, generation, fingerprint FROM entries WHERE {condition} AND expires IS NULL"
                 f" ORDER BY name LIMIT {PAGE}"
@@ -214,12 +214,12 @@ class SqliteIndex:
                         return _run(file, work, writes)
             except sqlite3.OperationalError as error:
                 if not _is_busy(error):
-                    raise _explanation(error) from error
+                    raise _translate(error) from error
                 if time.monotonic() > end:
                     raise TransientError("The index is busy; try again later.") from error
                 time.sleep(random.uniform(0.001, 0.05))
             except sqlite3.Error as error:
-                raise _explanation(error) from error
+                raise _translate(error) from error
 
 
 def _run(file: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], writes: bool) -> T:
@@ -282,7 +282,7 @@ def _refresh(matrix: Matrix, file: sqlite3.Connection, space: str) -> None:
 
 
 def _among(file: sqlite3.Connection, space: str, bucket: str | None, prefix: str) -> list[int]:
-    condition, values = _range(bucket, prefix, ">=", after(prefix))
+    condition, values = _range(bucket, prefix, ">=", prefix_end(prefix))
     select = f"SELECT id FROM entries INDEXED BY by_name WHERE space = ? AND {condition}"
     return [id_ for (id_,) in file.execute(select, (space, *values))]
 
@@ -351,7 +351,7 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _explanation(error: sqlite3.Error) -> StorageError:
+def _translate(error: sqlite3.Error) -> StorageError:
     # SQLite's own words name neither the file nor what is in it.
     return StorageError(f"The index cannot be used: {error}.")
 

@@ -131,10 +131,10 @@ def checked(entry: Entry) -> Entry:
         raise EntryError("The object's name or type is not text in Unicode.")
     if not is_text(*entry.metadata, *entry.metadata.values()):
         raise EntryError("The object's metadata are not text in Unicode.")
-    return replace(entry, vector=unit(entry.vector))
+    return replace(entry, vector=normalize(entry.vector))
 
 
-def unit(vector: np.ndarray) -> np.ndarray:
+def normalize(vector: np.ndarray) -> np.ndarray:
     """`vector` as (d,) float32 of length 1; one that has it keeps its bits.
 
     Raises:
@@ -169,7 +169,7 @@ def is_text(*values: str) -> bool:
         return False
 
 
-def after(prefix: str) -> str | None:
+def prefix_end(prefix: str) -> str | None:
     """The first string behind all that start with `prefix`, in the order of UTF-8; None: there is none."""
     head = prefix.rstrip("\U0010ffff")
     if not head:

@@ -14,15 +14,15 @@ from flask import Response
 
 from clip_embeddings.config import ROOT, need_package
 from clip_embeddings.embedding import embed
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.http.bodies import read_json
-from clip_embeddings.http.routing import Call, Route
+from clip_embeddings.http.routing import RequestContext, Route
 from clip_embeddings.jobs import schema as fes
 from clip_embeddings.jobs.runner import LocalRunner
 from clip_embeddings.jobs.store import JobStore
 from clip_embeddings.logs import Timings, logger
 from clip_embeddings.protocols.base import JSON, Body
-from clip_embeddings.runtime import Runtime, explained
+from clip_embeddings.runtime import Runtime, exit_on_config_error
 from clip_embeddings.storage.factory import open_bucket
 
 # How results of the other kind begin, by whether a route is for batched jobs.
@@ -53,7 +53,7 @@ def open_jobs(runtime: Runtime) -> Jobs:
     """The jobs of this deployment: in a folder they are run here, in Cloud Storage by `run_job`."""
     settings = runtime.settings.jobs
     if (settings.url or "").startswith("gs:"):
-        with explained(runtime.name):
+        with exit_on_config_error(runtime.name):
             need_package("JOBS_URL", "google.cloud.storage")
     bucket = open_bucket(settings.url or default_url())
     store = JobStore(bucket, ttl=settings.ttl, deadline=settings.deadline)
@@ -116,31 +116,31 @@ def compute(record: Mapping[str, Any], runtime: Runtime) -> Any:
     tower, batched = fes.TASKS[record["task"]], record["batched"]
     items = fes.read_input(record["input"], tower, batched, runtime.settings.jobs.items)
     ask = fes.make_ask(items, tower, record["model"], runtime.settings.limits)
-    return fes.write_result(embed(ask, runtime, Timings(), patient=True), batched)
+    return fes.write_result(embed(ask, runtime, Timings(), background=True), batched)
 
 
 def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
     tower = fes.TASKS[task]
     name = task.replace("-", "_")
 
-    def submit(batched: bool) -> Callable[[Call], Any]:
-        def answer(call: Call) -> Any:
+    def submit(batched: bool) -> Callable[[RequestContext], Any]:
+        def answer(call: RequestContext) -> Any:
             record = _record(call, task, batched)
             return {"id": jobs.submit(record), "status": "starting"}
 
         return answer
 
-    def read(batched: bool) -> Callable[[Call], Any]:
-        def answer(call: Call) -> Any:
+    def read(batched: bool) -> Callable[[RequestContext], Any]:
+        def answer(call: RequestContext) -> Any:
             reply = jobs.store.reply(call.arguments["job"])
             # As it was stored: a result of many vectors is not parsed to be sent.
             if reply is None or reply.startswith(OTHER_KIND[batched]):
-                raise CallerError(404, "job_unknown", "There is no such job, or it has expired.")
+                raise ApiError(404, "job_unknown", "There is no such job, or it has expired.")
             return Response(reply, mimetype="application/json")
 
         return answer
 
-    def legacy(call: Call) -> Any:
+    def legacy(call: RequestContext) -> Any:
         record = _record(call, task, batched=False)
         limits = call.runtime.settings.limits
         ask = fes.make_ask([record["input"][tower]], tower, record["model"], limits)
@@ -204,48 +204,48 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
     )
 
 
-def _record(call: Call, task: str, batched: bool) -> dict[str, Any]:
+def _record(call: RequestContext, task: str, batched: bool) -> dict[str, Any]:
     """A request for a job, checked: what `compute` takes."""
     tower, name = fes.TASKS[task], call.arguments["model"]
     model = call.runtime.choose(name)
     if tower not in model.manifest.towers:
-        raise CallerError(404, "task_unknown", f"The model {name[:100]!r} does not do {task}.")
+        raise ApiError(404, "task_unknown", f"The model {name[:100]!r} does not do {task}.")
     try:
         body = read_json(call.request, call.runtime.settings.limits)
-    except CallerError as error:
+    except ApiError as error:
         status = 422 if error.status == 400 else error.status
-        raise CallerError(status, error.code, error.message) from None
+        raise ApiError(status, error.code, error.message) from None
     items = fes.read_input(body, tower, batched, call.runtime.settings.jobs.items)
     value: Any = items if batched else items[0]
     return {"task": task, "model": model.manifest.name, "batched": batched, "input": {tower: value}}
 
 
-def _models_of_task(call: Call) -> Any:
+def _models_of_task(call: RequestContext) -> Any:
     tower = fes.TASKS.get(call.arguments["task"])
     if tower is None:
-        raise CallerError(404, "task_unknown", f"No such task; there are {', '.join(fes.TASKS)}.")
+        raise ApiError(404, "task_unknown", f"No such task; there are {', '.join(fes.TASKS)}.")
     return [name for name, model in call.runtime.models.items() if tower in model.manifest.towers]
 
 
-def _tasks_of_model(call: Call) -> Any:
+def _tasks_of_model(call: RequestContext) -> Any:
     towers = call.runtime.choose(call.arguments["model"]).manifest.towers
     return [task for task, tower in fes.TASKS.items() if tower in towers]
 
 
-def _model_status(call: Call) -> Any:
+def _model_status(call: RequestContext) -> Any:
     model = call.runtime.choose(call.arguments["model"])
     state = "running" if model.text.made or model.image.made else "stopped"
     return {"status": state, "jobs": []}
 
 
-def _start(call: Call) -> None:
+def _start(call: RequestContext) -> None:
     model = call.runtime.choose(call.arguments["model"])
     for tower, holder in (("text", model.text), ("image", model.image)):
         if tower in model.manifest.towers and tower in call.runtime.towers:
             holder.get()
 
 
-def _stop(call: Call) -> None:
+def _stop(call: RequestContext) -> None:
     model = call.runtime.choose(call.arguments["model"])
     model.text.clear()
     model.image.clear()

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from clip_embeddings.background import Background
-from clip_embeddings.errors import CallerError
+from clip_embeddings.background import BackgroundThread
+from clip_embeddings.errors import ApiError
 from clip_embeddings.jobs.store import JobStore, job_of, short
 from clip_embeddings.logs import logger
 from clip_embeddings.storage.types import NotFoundError
@@ -25,7 +25,7 @@ def run_job(job: str, store: JobStore, compute: Compute) -> bool:
         Exception: whatever `compute` and the bucket raise, CallerError aside. The job is still there to be
             run again, until its attempts or its time are used up.
     """
-    with store.hold(job) as held:
+    with store.try_lock(job) as held:
         # Asked under the hold: who had it before may have finished the job.
         if not held or not store.pending(job):
             return False
@@ -41,7 +41,7 @@ def run_job(job: str, store: JobStore, compute: Compute) -> bool:
             return _ended(job, "failed: request_unreadable", store.fail(job, "request_unreadable", message))
         try:
             result = compute(request)
-        except CallerError as error:
+        except ApiError as error:
             return _ended(job, f"failed: {error.code}", store.fail(job, error.code, error.message))
         return _ended(job, "complete", store.finish(job, result))
 
@@ -84,7 +84,7 @@ class LocalRunner:
         self._look_seconds = look_seconds
         self._sweep_seconds = sweep_seconds
         self._queue: queue.Queue[str | None] = queue.Queue(queue_size)
-        self._thread = Background("jobs", self._work)
+        self._thread = BackgroundThread("jobs", self._work)
 
     def start(self) -> None:
         """Begin with the unfinished jobs. Call it in the process that serves; repeated calls are cheap."""

@@ -12,9 +12,17 @@ from typing import Any
 import msgspec
 
 from clip_embeddings.config import Limits
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import Source, parse_image
-from clip_embeddings.protocols.base import Answer, Ask, Embedded, Errors, each, fit, single
+from clip_embeddings.protocols.base import (
+    EmbedRequest,
+    EmbedResult,
+    Errors,
+    TowerResult,
+    only_vector,
+    parse_each,
+    validate,
+)
 from clip_embeddings.protocols.options import text_item
 
 # Which tower does a task, and which field of the body holds its input.
@@ -173,7 +181,7 @@ REPLIES = {
 }
 
 
-def write_error(error: CallerError) -> Mapping[str, Any]:
+def write_error(error: ApiError) -> Mapping[str, Any]:
     """`{"detail": str}`; with status 422 `{"detail": [{"loc", "msg", "type"}]}`."""
     if error.status != 422:
         return {"detail": error.message}
@@ -193,35 +201,35 @@ def read_input(body: Mapping[str, Any], tower: str, batched: bool, limit: int) -
     """
     struct: Any = INPUTS[tower, batched]
     try:
-        value = getattr(fit(body, struct), tower)
-    except CallerError as error:
-        raise CallerError(422, error.code, error.message, where=error.where) from None
+        value = getattr(validate(body, struct), tower)
+    except ApiError as error:
+        raise ApiError(422, error.code, error.message, where=error.where) from None
     if not value and batched:
-        raise CallerError(422, "list_empty", f"`{tower}` must have at least one item.", where=f"$.{tower}")
+        raise ApiError(422, "list_empty", f"`{tower}` must have at least one item.", where=f"$.{tower}")
     if batched and len(value) > limit:
-        raise CallerError(413, "too_many_items", f"The job has {len(value):,} items; {limit:,} are allowed.")
+        raise ApiError(413, "too_many_items", f"The job has {len(value):,} items; {limit:,} are allowed.")
     return list(value) if batched else [value]
 
 
-def make_ask(items: list[str], tower: str, model: str, limits: Limits) -> Ask:
+def make_ask(items: list[str], tower: str, model: str, limits: Limits) -> EmbedRequest:
     """What a job wants embedded. A bad item stands as the error it deserves."""
     if tower == "text":
-        return Ask(texts=each(items, lambda item: text_item(item, limits)), model=model)
-    images: list[Source | CallerError] = each(items, lambda item: parse_image(item, limits.image_bytes))
-    return Ask(images=images, model=model)
+        return EmbedRequest(texts=parse_each(items, lambda item: text_item(item, limits)), model=model)
+    images: list[Source | ApiError] = parse_each(items, lambda item: parse_image(item, limits.image_bytes))
+    return EmbedRequest(images=images, model=model)
 
 
-def write_result(answer: Answer, batched: bool) -> Any:
+def write_result(answer: EmbedResult, batched: bool) -> Any:
     """`{"embedding": [f]}`, or a list of them. Raises the CallerError of a single item that failed."""
     part = answer.texts or answer.images
     assert part is not None
-    return _outputs(part) if batched else {"embedding": single(part)}
+    return _outputs(part) if batched else {"embedding": only_vector(part)}
 
 
-def _outputs(part: Embedded) -> list[dict[str, Any]]:
+def _outputs(part: TowerResult) -> list[dict[str, Any]]:
     return [
         {"embedding": [], "error": {"code": result.code, "message": result.message}}
-        if isinstance(result, CallerError)
+        if isinstance(result, ApiError)
         else {"embedding": result}
         for result in part.results
     ]

@@ -104,9 +104,9 @@ class JobStore:
         error = {"code": code, "message": message}
         return self._finish(job, {"status": "failed", "result": None, "error": error})
 
-    def hold(self, job: str) -> AbstractContextManager[bool]:
+    def try_lock(self, job: str) -> AbstractContextManager[bool]:
         """Whether nobody else on this machine runs the job, for the block. Always True in the cloud."""
-        return self.bucket.hold(f"{job}/request.json")
+        return self.bucket.try_lock(f"{job}/request.json")
 
     def unfinished(self) -> list[str]:
         """The ids of jobs without a result: those never run come first, then the oldest. For local use."""
@@ -121,7 +121,7 @@ class JobStore:
 
     def sweep(self) -> int:
         """Remove expired jobs, and what dead writers left; returns how many jobs. For local use."""
-        self.bucket.tidy()
+        self.bucket.cleanup()
         jobs = defaultdict(list)
         for name in self.bucket.names():
             if is_id(job := name.partition("/")[0]):

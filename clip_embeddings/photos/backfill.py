@@ -16,10 +16,18 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from clip_embeddings.config import ConfigError
 from clip_embeddings.logs import logger
-from clip_embeddings.photos.collection import open_collection
-from clip_embeddings.photos.indexer import Change, Indexer, Photo, Report, Vanished, apply, open_indexer
+from clip_embeddings.photos.collection import open_indexed_bucket
+from clip_embeddings.photos.indexer import (
+    Change,
+    Deletion,
+    Indexer,
+    ObjectVersion,
+    Report,
+    apply,
+    open_indexer,
+)
 from clip_embeddings.photos.reconcile import differences
-from clip_embeddings.runtime import explained, start
+from clip_embeddings.runtime import exit_on_config_error, start
 from clip_embeddings.storage.types import StorageError
 
 # Seconds between two lines in the log, where there is no progress bar.
@@ -37,15 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 1 if anything failed."""
     options = _parse(argv)
     runtime = start("backfill", towers=("image",))
-    with explained("backfill"):
-        indexer = open_indexer(open_collection(runtime.settings), runtime)
+    with exit_on_config_error("backfill"):
+        indexer = open_indexer(open_indexed_bucket(runtime.settings), runtime)
         prefix = _prefix(options.prefix, indexer.collection.prefix)
     report = Report()
     try:
         if options.dry_run:
             planned = Counter(map(type, _changes(indexer, prefix, report)))
             there = report.skipped["already there"]
-            print(f"would embed {planned[Photo]:,}, remove {planned[Vanished]:,}, skip {there:,}")
+            print(f"would embed {planned[ObjectVersion]:,}, remove {planned[Deletion]:,}, skip {there:,}")
         else:
             try:
                 apply(indexer, _shown(indexer, prefix, report), report)

@@ -13,7 +13,7 @@ from clip_embeddings.storage.types import Bucket
 
 
 @dataclass(frozen=True)
-class Collection:
+class IndexedBucket:
     """A bucket, of which the objects whose names start with `prefix` are wanted, and their index."""
 
     bucket: Bucket
@@ -23,10 +23,10 @@ class Collection:
     prefix: str = ""
     # Whether an object can come back in a generation that it had before, as a file does whose folder is moved
     # away and back. No generation is then older than another, only different.
-    returning: bool = False
+    generations_recur: bool = False
 
 
-def open_collection(settings: Settings) -> Collection:
+def open_indexed_bucket(settings: Settings) -> IndexedBucket:
     """The collection of this deployment; nothing is connected to yet.
 
     Raises:
@@ -35,13 +35,13 @@ def open_collection(settings: Settings) -> Collection:
     photos = settings.photos
     if photos.url is None:
         raise ConfigError("BUCKET_URL is not set: use gs://bucket or file:///folder.")
-    bucket, index = open_bucket(photos.url, foreign=True), open_own_index(settings)
+    bucket, index = open_bucket(photos.url, externally_written=True), open_own_index(settings)
     if not isinstance(bucket, FileBucket):
         need_package("BUCKET_URL", "google.cloud.storage")
-        return Collection(bucket, index, bucket.url.removeprefix("gs://").rstrip("/"), photos.prefix)
+        return IndexedBucket(bucket, index, bucket.url.removeprefix("gs://").rstrip("/"), photos.prefix)
     if not bucket.folder.is_dir():
         raise ConfigError(f"BUCKET_URL names {bucket.folder}, which is not a folder.")
-    return Collection(bucket, index, bucket.url, photos.prefix, returning=True)
+    return IndexedBucket(bucket, index, bucket.url, photos.prefix, generations_recur=True)
 
 
 def open_own_index(settings: Settings) -> Index:

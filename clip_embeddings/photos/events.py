@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from clip_embeddings.index.types import LARGEST, is_text
 from clip_embeddings.logs import logger
-from clip_embeddings.photos.collection import Collection
-from clip_embeddings.photos.indexer import HARMLESS, Indexer, Photo, Refused
+from clip_embeddings.photos.collection import IndexedBucket
+from clip_embeddings.photos.indexer import HARMLESS, Indexer, ObjectVersion, Rejected
 from clip_embeddings.storage.types import BINARY, Stat
 
 # What every time zone can say.
@@ -48,9 +48,9 @@ def finalized(data: object, when: object, indexer: Indexer) -> str:
     if known and (known.generation, known.fingerprint) == (photo.stat.generation, indexer.fingerprint):
         return _done("on_upload", photo, "already there")
     loaded = indexer.load(photo)
-    if isinstance(loaded, Refused):
+    if isinstance(loaded, Rejected):
         # What the object was before is gone, whatever it is now.
-        indexer.outdate(loaded)
+        indexer.tombstone_older(loaded)
         return _done(
             "on_upload", photo, f"{loaded.code}: {loaded.message}", failed=loaded.code not in HARMLESS
         )
@@ -58,7 +58,7 @@ def finalized(data: object, when: object, indexer: Indexer) -> str:
     return _done("on_upload", photo, "embedded" if written else "superseded")
 
 
-def deleted(data: object, when: object, collection: Collection, max_age: float) -> str:
+def deleted(data: object, when: object, collection: IndexedBucket, max_age: float) -> str:
     """Take an object that was removed, or replaced, out of the index; returns what became of it.
 
     Args:
@@ -77,7 +77,7 @@ def deleted(data: object, when: object, collection: Collection, max_age: float) 
     return _done("on_delete", photo, "removed" if removed else "superseded")
 
 
-def read_event(data: object, when: object, collection: Collection, max_age: float) -> Photo:
+def read_event(data: object, when: object, collection: IndexedBucket, max_age: float) -> ObjectVersion:
     """The object that an event is about. Only bucket, name and generation need be there.
 
     Raises:
@@ -96,7 +96,7 @@ def read_event(data: object, when: object, collection: Collection, max_age: floa
         raise DroppedError(f"it is older than {max_age:g} seconds (MAX_EVENT_AGE); backfill makes up for it")
     updated = _seconds(fields.get("updated")) or _seconds(fields.get("timeCreated")) or happened
     claimed, metadata = fields.get("contentType"), fields.get("metadata")
-    return Photo(
+    return ObjectVersion(
         name,
         Stat(
             generation=generation,
@@ -137,7 +137,7 @@ def _texts(metadata: Mapping[Any, object]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if _is_text(key) and _is_text(value)}
 
 
-def _done(function: str, photo: Photo, what: str, *, failed: bool = False) -> str:
+def _done(function: str, photo: ObjectVersion, what: str, *, failed: bool = False) -> str:
     # Quoted, so that no name can write a line of its own.
     log = logger.warning if failed else logger.info
     log("%s %s generation %d: %s", function, quote(photo.name), photo.stat.generation, what)

@@ -12,10 +12,10 @@ import numpy as np
 
 from clip_embeddings.config import ConfigError
 from clip_embeddings.embedding import pixels_of
-from clip_embeddings.engine.model import IMAGE_ROWS, Model, normalized
-from clip_embeddings.errors import CallerError
+from clip_embeddings.engine.model import IMAGE_ROWS, Model, normalize_rows
+from clip_embeddings.errors import ApiError
 from clip_embeddings.index.types import Entry
-from clip_embeddings.photos.collection import Collection
+from clip_embeddings.photos.collection import IndexedBucket
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.storage.types import NotFoundError, Stat, TooLargeError, TransientError
 
@@ -29,7 +29,7 @@ HARMLESS = frozenset({"image_unsupported", "object_gone", "superseded"})
 
 
 @dataclass(frozen=True)
-class Photo:
+class ObjectVersion:
     """One generation of an object, which may or may not be a picture."""
 
     name: str
@@ -37,7 +37,7 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Vanished:
+class Deletion:
     """An entry of the index whose object is gone."""
 
     name: str
@@ -45,14 +45,14 @@ class Vanished:
 
 
 # What makes the index agree with the bucket.
-Change = Photo | Vanished
+Change = ObjectVersion | Deletion
 
 
 @dataclass(frozen=True)
 class Pixels:
     """A photo, ready for the model."""
 
-    photo: Photo
+    photo: ObjectVersion
     # Bytes that were read.
     size: int
     # (3, h, w) float32.
@@ -60,14 +60,14 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """A photo that cannot be embedded, now or ever. `code` and `message` are as in CallerError."""
 
-    photo: Photo
+    photo: ObjectVersion
     code: str
     message: str
     # Whether another try may go better.
-    passing: bool = False
+    transient: bool = False
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Report:
 class Indexer:
     """Embeds photos of `collection` with `model`."""
 
-    collection: Collection
+    collection: IndexedBucket
     model: Model
     runtime: Runtime
 
@@ -106,7 +106,7 @@ class Indexer:
         """What every entry that is written gets: as an embedding's."""
         return self.runtime.image_fingerprint(self.model)
 
-    def load(self, photo: Photo) -> Pixels | Refused:
+    def load(self, photo: ObjectVersion) -> Pixels | Rejected:
         """Read exactly that generation, and decode it.
 
         Raises:
@@ -119,32 +119,32 @@ class Indexer:
             bucket, generation = self.collection.bucket, photo.stat.generation
             data, _ = bucket.read(photo.name, generation=generation, max_bytes=limits.image_bytes)
             tower = self.model.image.get()
-            with self.runtime.decode_gate.hold(patient=True):
+            with self.runtime.decode_slots.acquire(background=True):
                 return Pixels(photo, len(data), pixels_of(data, tower, self.runtime))
         except NotFoundError:
-            refused = Refused(photo, "object_gone", "This generation is not in the bucket any more.")
+            refused = Rejected(photo, "object_gone", "This generation is not in the bucket any more.")
         except TooLargeError:
             message = f"The image has more than {limits.image_bytes:,} bytes."
-            refused = Refused(photo, "image_too_large", message)
-        except CallerError as error:
-            refused = Refused(photo, error.code, error.message)
+            refused = Rejected(photo, "image_too_large", message)
+        except ApiError as error:
+            refused = Rejected(photo, error.code, error.message)
         # Returned out here, the error's traceback does not keep the picture alive.
         return refused
 
     def entries(self, loaded: Sequence[Pixels]) -> list[Entry]:
         """Run the model over at least one photo. Waits for its turn, however long the queue is."""
         tower = self.model.image.get()
-        vectors = normalized(tower.embed([one.pixels for one in loaded], patient=True))
+        vectors = normalize_rows(tower.embed([one.pixels for one in loaded], background=True))
         return [self._entry(one, vector) for one, vector in zip(loaded, vectors, strict=True)]
 
-    def outdate(self, refused: Refused) -> bool:
+    def tombstone_older(self, refused: Rejected) -> bool:
         """Forget what is older than a generation that cannot be embedded; False if the index has a newer one.
 
         Late events of older ones change nothing then. The generation itself may still be embedded, by who
         has other limits.
         """
         photo = refused.photo
-        if refused.passing or refused.code == "object_gone":
+        if refused.transient or refused.code == "object_gone":
             # Either is told of by another event, or another try.
             return False
         return self.collection.index.delete(self.collection.name, photo.name, photo.stat.generation - 1)
@@ -165,7 +165,7 @@ class Indexer:
         )
 
 
-def open_indexer(collection: Collection, runtime: Runtime) -> Indexer:
+def open_indexer(collection: IndexedBucket, runtime: Runtime) -> Indexer:
     """What embeds photos in this process.
 
     Raises:
@@ -181,7 +181,7 @@ def apply(
     indexer: Indexer,
     changes: Iterable[Change],
     report: Report,
-    refused: Callable[[Refused], None] = lambda _: None,
+    refused: Callable[[Rejected], None] = lambda _: None,
 ) -> None:
     """Make many changes to the index: reading and decoding, the model, and writing run beside each other.
 
@@ -208,17 +208,17 @@ def apply(
             writer.write(indexer.entries(batch))
 
 
-def _loaded(indexer: Indexer, changes: Iterable[Change]) -> Iterator[Pixels | Refused | Vanished]:
-    def load(change: Change) -> Pixels | Refused | Vanished:
-        if isinstance(change, Vanished):
+def _loaded(indexer: Indexer, changes: Iterable[Change]) -> Iterator[Pixels | Rejected | Deletion]:
+    def load(change: Change) -> Pixels | Rejected | Deletion:
+        if isinstance(change, Deletion):
             return change
         try:
             return indexer.load(change)
         except TransientError as error:
-            return Refused(change, "storage_unavailable", str(error), passing=True)
+            return Rejected(change, "storage_unavailable", str(error), transient=True)
 
     pool = ThreadPoolExecutor(indexer.runtime.settings.fetch.parallel, thread_name_prefix="photos")
-    ahead: deque[Future[Pixels | Refused | Vanished]] = deque()
+    ahead: deque[Future[Pixels | Rejected | Deletion]] = deque()
     try:
         for change in changes:
             ahead.append(pool.submit(load, change))
@@ -233,7 +233,7 @@ def _loaded(indexer: Indexer, changes: Iterable[Change]) -> Iterator[Pixels | Re
 class _Writer:
     """Writes to the index in a thread of its own, so that the model does not wait for the disk."""
 
-    def __init__(self, indexer: Indexer, report: Report, refused: Callable[[Refused], None]) -> None:
+    def __init__(self, indexer: Indexer, report: Report, refused: Callable[[Rejected], None]) -> None:
         self._indexer = indexer
         self._report = report
         self._refused = refused
@@ -258,8 +258,8 @@ class _Writer:
             self._flush()
             self._wait(1)
 
-    def do(self, what: Refused | Vanished) -> None:
-        step = self._refuse if isinstance(what, Refused) else self._remove
+    def do(self, what: Rejected | Deletion) -> None:
+        step = self._refuse if isinstance(what, Rejected) else self._remove
         self._under_way.append(self._pool.submit(step, what))  # type: ignore[arg-type]
         self._wait(AHEAD)
 
@@ -285,23 +285,23 @@ class _Writer:
             else:
                 self._report.refuse(entry.name, "superseded")
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: Rejected) -> None:
         name, collection = refused.photo.name, self._indexer.collection
         try:
             # A tombstone for every object that is no picture would be many.
-            if not refused.passing and collection.index.get(collection.name, name):
-                self._report.removed += self._indexer.outdate(refused)
+            if not refused.transient and collection.index.get(collection.name, name):
+                self._report.removed += self._indexer.tombstone_older(refused)
         except TransientError:
             self._report.refuse(name, "index_unavailable")
         else:
             self._report.refuse(name, refused.code)
             self._refused(refused)
 
-    def _remove(self, vanished: Vanished) -> None:
+    def _remove(self, vanished: Deletion) -> None:
         collection = self._indexer.collection
         try:
             done = collection.index.delete(
-                collection.name, vanished.name, vanished.generation, forget=collection.returning
+                collection.name, vanished.name, vanished.generation, forget=collection.generations_recur
             )
             self._report.removed += done
         except TransientError:

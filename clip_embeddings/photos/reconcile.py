@@ -8,8 +8,8 @@ from functools import partial
 from typing import TypeVar
 
 from clip_embeddings.config import TaskSettings
-from clip_embeddings.photos.collection import Collection
-from clip_embeddings.photos.indexer import Change, Photo, Report, Vanished
+from clip_embeddings.photos.collection import IndexedBucket
+from clip_embeddings.photos.indexer import Change, Deletion, ObjectVersion, Report
 from clip_embeddings.storage.types import Stat
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ Known = tuple[str, int, str]
 
 
 def differences(
-    collection: Collection,
+    collection: IndexedBucket,
     fingerprint: str,
     report: Report,
     prefix: str = "",
@@ -36,34 +36,34 @@ def differences(
     Raises:
         StorageError: the bucket or the index cannot be listed.
     """
-    mine = partial(is_mine, task=task or TaskSettings())
+    mine = partial(in_shard, task=task or TaskSettings())
     listed = (item for item in collection.bucket.stats(prefix) if mine(item[0]))
     known = (item for item in collection.index.generations(collection.name, prefix) if mine(item[0]))
-    for name, stat, entry in _side_by_side(listed, known):
+    for name, stat, entry in _merge_join(listed, known):
         if stat is None:
             # Written since the bucket was listed, it is there.
             if entry and collection.bucket.stat(name) is None:
-                yield Vanished(name, entry[1])
+                yield Deletion(name, entry[1])
         elif entry and entry[1:] == (stat.generation, fingerprint):
             report.skipped["already there"] += 1
         elif not entry or entry[1] <= stat.generation:
-            yield Photo(name, stat)
-        elif collection.returning:
+            yield ObjectVersion(name, stat)
+        elif collection.generations_recur:
             # The index keeps the newer of two generations unless it has forgotten it.
-            yield Vanished(name, entry[1])
-            yield Photo(name, stat)
+            yield Deletion(name, entry[1])
+            yield ObjectVersion(name, stat)
         else:
             # Written since the bucket was listed.
             report.skipped["already there"] += 1
 
 
-def is_mine(name: str, task: TaskSettings) -> bool:
+def in_shard(name: str, task: TaskSettings) -> bool:
     """Whether an object is this task's: by a hash, so that every run deals them out alike."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest) % task.count == task.index
 
 
-def _side_by_side(
+def _merge_join(
     listed: Iterable[tuple[str, Stat]], known: Iterable[Known]
 ) -> Iterator[tuple[str, Stat | None, Known | None]]:
     """Of two lists in the order of names, each name once, with what either has.

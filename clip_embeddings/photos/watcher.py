@@ -6,10 +6,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from clip_embeddings.background import Background
+from clip_embeddings.background import BackgroundThread
 from clip_embeddings.logs import logger
-from clip_embeddings.photos.collection import open_collection
-from clip_embeddings.photos.indexer import Change, Indexer, Photo, Refused, Report, apply, open_indexer
+from clip_embeddings.photos.collection import open_indexed_bucket
+from clip_embeddings.photos.indexer import (
+    Change,
+    Indexer,
+    ObjectVersion,
+    Rejected,
+    Report,
+    apply,
+    open_indexer,
+)
 from clip_embeddings.photos.reconcile import differences
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.storage.file import FileBucket
@@ -34,7 +42,7 @@ class PhotoFolder:
         self._indexer = indexer
         self._folder = folder
         self._look_seconds = look_seconds
-        self._thread = Background("photos", self._work)
+        self._thread = BackgroundThread("photos", self._work)
         # Generations by name that are no pictures: not worth another try.
         self._refused: dict[str, int] = {}
         self._next_look = 0.0
@@ -98,15 +106,15 @@ class PhotoFolder:
         for change in differences(collection, self._indexer.fingerprint, report, collection.prefix):
             if self._thread.stopping.is_set():
                 return
-            if not isinstance(change, Photo):
+            if not isinstance(change, ObjectVersion):
                 yield change
             elif 0 <= time.time_ns() - change.stat.generation < SETTLE:
                 self._next_look = time.monotonic() + SETTLE / 1e9
             elif self._refused.get(change.name) != change.stat.generation:
                 yield change
 
-    def _refuse(self, refused: Refused) -> None:
-        if not refused.passing:
+    def _refuse(self, refused: Rejected) -> None:
+        if not refused.transient:
             self._refused[refused.photo.name] = refused.photo.stat.generation
 
 
@@ -118,7 +126,7 @@ def open_folder(runtime: Runtime) -> PhotoFolder | None:
     """
     if not (runtime.settings.photos.url or "").startswith("file:"):
         return None
-    indexer = open_indexer(open_collection(runtime.settings), runtime)
+    indexer = open_indexer(open_indexed_bucket(runtime.settings), runtime)
     bucket = indexer.collection.bucket
     assert isinstance(bucket, FileBucket)
     return PhotoFolder(indexer, bucket.folder)

@@ -15,7 +15,7 @@ from flask import Request
 from msgspec import Meta
 
 from clip_embeddings.config import Limits
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import Source
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class ItemError(msgspec.Struct):
     message: str
 
 
-class Labels(msgspec.Struct, kw_only=True):
+class Provenance(msgspec.Struct, kw_only=True):
     """Where the vectors come from."""
 
     model: str
@@ -68,11 +68,11 @@ class ErrorReply(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Ask:
+class EmbedRequest:
     """What a client wants embedded. An item that is wrong in itself stands as the error it deserves."""
 
-    texts: Sequence[str | CallerError] = ()
-    images: Sequence[Source | CallerError] = ()
+    texts: Sequence[str | ApiError] = ()
+    images: Sequence[Source | ApiError] = ()
     model: str | None = None
     normalize: bool = True
     # What the client called its lists: `errors` speaks of them by these names.
@@ -83,23 +83,23 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class TowerResult:
     """One vector (d,) float32 or error per item, in the order of the request."""
 
-    results: Sequence[np.ndarray | CallerError]
+    results: Sequence[np.ndarray | ApiError]
     fingerprint: str
     truncated: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
-class Answer:
+class EmbedResult:
     """The vectors of an `Ask`, and which model made them."""
 
     model: str
     dimensions: int
     space: str
-    texts: Embedded | None = None
-    images: Embedded | None = None
+    texts: TowerResult | None = None
+    images: TowerResult | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Body:
 class Errors:
     """How a protocol words its errors: the reply, and the struct that documents it, by status."""
 
-    write: Callable[[CallerError], Mapping[str, Any]]
+    write: Callable[[ApiError], Mapping[str, Any]]
     schemas: Callable[[int], Any]
 
 
@@ -125,7 +125,7 @@ NATIVE_ERRORS = Errors(
 
 
 @dataclass(frozen=True)
-class Convention:
+class Endpoint:
     """How one kind of client asks for vectors at one path."""
 
     # OpenAPI's operation id.
@@ -134,8 +134,8 @@ class Convention:
     path: str
     body: Body
     reply: Any
-    parse: Callable[[Request, Limits], Ask]
-    write: Callable[[Ask, Answer], Mapping[str, Any]]
+    parse: Callable[[Request, Limits], EmbedRequest]
+    write: Callable[[EmbedRequest, EmbedResult], Mapping[str, Any]]
     # Its name in PROTOCOL_MODELS.
     protocol: str = "native"
 
@@ -144,7 +144,7 @@ JSON = ("application/json",)
 FORM = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
-def fit(value: object, struct: type[T], hint: str = "", *, where: str = "body") -> T:
+def validate(value: object, struct: type[T], hint: str = "", *, where: str = "body") -> T:
     """`value`, read from JSON or a form, as `struct`. In a query string every value is a text.
 
     Raises:
@@ -158,12 +158,12 @@ def fit(value: object, struct: type[T], hint: str = "", *, where: str = "body") 
         place = f" at {path}" if path != "$" else ""
         if (missing := why.removeprefix("Object missing required field ")) != why:
             message = f"The {where}{place} has no field {missing}.{hint}"
-            raise CallerError(400, "field_missing", message, where=path) from None
+            raise ApiError(400, "field_missing", message, where=path) from None
         message = f"The {where} does not fit{place}: {why}."
-        raise CallerError(400, f"{where.partition(' ')[0]}_invalid", message, where=path) from None
+        raise ApiError(400, f"{where.partition(' ')[0]}_invalid", message, where=path) from None
 
 
-def labels(answer: Answer) -> dict[str, Any]:
+def provenance(answer: EmbedResult) -> dict[str, Any]:
     """The keys that say where vectors come from. With two towers, `fingerprint` has one of each."""
     prints = {
         name: part.fingerprint
@@ -178,12 +178,12 @@ def labels(answer: Answer) -> dict[str, Any]:
     }
 
 
-def vectors_and_errors(part: Embedded, field: str) -> tuple[list[Any], list[dict[str, Any]]]:
+def vectors_and_errors(part: TowerResult, field: str) -> tuple[list[Any], list[dict[str, Any]]]:
     """A row per item, `[]` where it failed, and the `errors` entries that say why."""
     rows: list[Any] = []
     errors: list[dict[str, Any]] = []
     for index, result in enumerate(part.results):
-        if isinstance(result, CallerError):
+        if isinstance(result, ApiError):
             rows.append([])
             errors.append({"input": field, "index": index, "code": result.code, "message": result.message})
         else:
@@ -191,20 +191,20 @@ def vectors_and_errors(part: Embedded, field: str) -> tuple[list[Any], list[dict
     return rows, errors
 
 
-def single(part: Embedded) -> np.ndarray:
+def only_vector(part: TowerResult) -> np.ndarray:
     """The vector of the only item. Raises its CallerError if it failed."""
     (result,) = part.results
-    if isinstance(result, CallerError):
-        raise result.bare()
+    if isinstance(result, ApiError):
+        raise result.without_traceback()
     return result
 
 
-def each(values: Sequence[object], parse: Callable[[object], T]) -> list[T | CallerError]:
+def parse_each(values: Sequence[object], parse: Callable[[object], T]) -> list[T | ApiError]:
     """`parse` of each value, or the CallerError that it raises."""
-    parsed: list[T | CallerError] = []
+    parsed: list[T | ApiError] = []
     for value in values:
         try:
             parsed.append(parse(value))
-        except CallerError as error:
-            parsed.append(error.bare())
+        except ApiError as error:
+            parsed.append(error.without_traceback())
     return parsed

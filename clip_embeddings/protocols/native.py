@@ -9,25 +9,25 @@ import msgspec
 from flask import Request
 
 from clip_embeddings.config import Limits
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.http.bodies import read_bytes, read_json
-from clip_embeddings.images.sources import Blob, Source, parse_image, parse_url
+from clip_embeddings.images.sources import ImageBytes, Source, parse_image, parse_url
 from clip_embeddings.protocols.base import (
     JSON,
-    Answer,
-    Ask,
     Body,
-    Convention,
+    EmbedRequest,
+    EmbedResult,
+    Endpoint,
     Images,
     ItemError,
-    Labels,
+    Provenance,
     Texts,
     Vector,
     Vectors,
-    each,
-    fit,
-    labels,
-    single,
+    only_vector,
+    parse_each,
+    provenance,
+    validate,
     vectors_and_errors,
 )
 from clip_embeddings.protocols.options import text_item
@@ -59,7 +59,7 @@ class MixedBody(ImagesBody, kw_only=True):
     texts: Texts
 
 
-class TextsReply(Labels, kw_only=True):
+class TextsReply(Provenance, kw_only=True):
     """A vector per text."""
 
     embeddings: Vectors
@@ -67,7 +67,7 @@ class TextsReply(Labels, kw_only=True):
     truncated: list[int]
 
 
-class ImagesReply(Labels, kw_only=True):
+class ImagesReply(Provenance, kw_only=True):
     """A vector per picture."""
 
     embeddings: Vectors
@@ -87,36 +87,36 @@ class MixedReply(msgspec.Struct, kw_only=True):
     fingerprint: dict[str, str]
 
 
-class VectorReply(Labels, kw_only=True):
+class VectorReply(Provenance, kw_only=True):
     """The vector of the only item."""
 
     embedding: Vector
 
 
-def parse_texts(request: Request, limits: Limits) -> Ask:
+def parse_texts(request: Request, limits: Limits) -> EmbedRequest:
     """`{"texts": [str]}`."""
-    body = fit(read_json(request, limits), TextsBody)
+    body = validate(read_json(request, limits), TextsBody)
     _check_count(limits, body.texts)
-    texts = each(body.texts, lambda item: text_item(item, limits))
-    return Ask(texts=texts, model=body.model, normalize=body.normalize)
+    texts = parse_each(body.texts, lambda item: text_item(item, limits))
+    return EmbedRequest(texts=texts, model=body.model, normalize=body.normalize)
 
 
-def parse_images(request: Request, limits: Limits) -> Ask:
+def parse_images(request: Request, limits: Limits) -> EmbedRequest:
     """`{"urls": [str]}`, or `images` in place of `urls`."""
-    body = fit(read_json(request, limits), ImagesBody)
+    body = validate(read_json(request, limits), ImagesBody)
     field, items = _image_list(body)
     _check_count(limits, items)
     images = _images(field, items, limits)
-    return Ask(images=images, image_field=field, model=body.model, normalize=body.normalize)
+    return EmbedRequest(images=images, image_field=field, model=body.model, normalize=body.normalize)
 
 
-def parse_mixed(request: Request, limits: Limits) -> Ask:
+def parse_mixed(request: Request, limits: Limits) -> EmbedRequest:
     """`{"texts": [str], "urls": [str]}`, or `images` in place of `urls`."""
-    body = fit(read_json(request, limits), MixedBody)
+    body = validate(read_json(request, limits), MixedBody)
     field, items = _image_list(body)
     _check_count(limits, body.texts, items)
-    return Ask(
-        texts=each(body.texts, lambda item: text_item(item, limits)),
+    return EmbedRequest(
+        texts=parse_each(body.texts, lambda item: text_item(item, limits)),
         images=_images(field, items, limits),
         image_field=field,
         model=body.model,
@@ -124,29 +124,29 @@ def parse_mixed(request: Request, limits: Limits) -> Ask:
     )
 
 
-def parse_raw(request: Request, limits: Limits) -> Ask:
+def parse_raw(request: Request, limits: Limits) -> EmbedRequest:
     """A picture as the body itself."""
     data = read_bytes(request, limits.image_bytes)
     if not data:
-        raise CallerError(400, "image_empty", "The body is empty: send the picture's bytes.")
-    return Ask(images=[Blob(data)])
+        raise ApiError(400, "image_empty", "The body is empty: send the picture's bytes.")
+    return EmbedRequest(images=[ImageBytes(data)])
 
 
-def write_texts(ask: Ask, answer: Answer) -> Mapping[str, Any]:
+def write_texts(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
     """`{"embeddings": [[f]]}`."""
     assert answer.texts is not None
     rows, errors = vectors_and_errors(answer.texts, ask.text_field)
-    return {"embeddings": rows, **labels(answer), "errors": errors, "truncated": answer.texts.truncated}
+    return {"embeddings": rows, **provenance(answer), "errors": errors, "truncated": answer.texts.truncated}
 
 
-def write_images(ask: Ask, answer: Answer) -> Mapping[str, Any]:
+def write_images(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
     """`{"embeddings": [[f]]}`."""
     assert answer.images is not None
     rows, errors = vectors_and_errors(answer.images, ask.image_field)
-    return {"embeddings": rows, **labels(answer), "errors": errors}
+    return {"embeddings": rows, **provenance(answer), "errors": errors}
 
 
-def write_mixed(ask: Ask, answer: Answer) -> Mapping[str, Any]:
+def write_mixed(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
     """`{"text_embeddings": [[f]], "image_embeddings": [[f]]}`."""
     assert answer.texts is not None
     assert answer.images is not None
@@ -155,16 +155,16 @@ def write_mixed(ask: Ask, answer: Answer) -> Mapping[str, Any]:
     return {
         "text_embeddings": texts,
         "image_embeddings": images,
-        **labels(answer),
+        **provenance(answer),
         "errors": text_errors + image_errors,
         "truncated": answer.texts.truncated,
     }
 
 
-def write_raw(ask: Ask, answer: Answer) -> Mapping[str, Any]:
+def write_raw(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
     """`{"embedding": [f]}`."""
     assert answer.images is not None
-    return {"embedding": single(answer.images), **labels(answer)}
+    return {"embedding": only_vector(answer.images), **provenance(answer)}
 
 
 def _image_list(body: ImagesBody) -> tuple[str, Sequence[object]]:
@@ -174,26 +174,26 @@ def _image_list(body: ImagesBody) -> tuple[str, Sequence[object]]:
         if not isinstance(value, msgspec.UnsetType)
     ]
     if not lists:
-        raise CallerError(400, "list_missing", "The body has no list `urls` or `images`.")
+        raise ApiError(400, "list_missing", "The body has no list `urls` or `images`.")
     if len(lists) > 1:
-        raise CallerError(400, "list_ambiguous", "Send either `urls` or `images`, not both.")
+        raise ApiError(400, "list_ambiguous", "Send either `urls` or `images`, not both.")
     return lists[0]
 
 
 def _check_count(limits: Limits, *lists: Sequence[object]) -> None:
     count = sum(map(len, lists))
     if count > limits.items:
-        raise CallerError(
+        raise ApiError(
             413, "too_many_items", f"The request has {count:,} items; {limits.items:,} are allowed."
         )
 
 
-def _images(field: str, values: Sequence[object], limits: Limits) -> list[Source | CallerError]:
+def _images(field: str, values: Sequence[object], limits: Limits) -> list[Source | ApiError]:
     parse = parse_url if field == "urls" else parse_image
-    return each(values, lambda value: parse(value, limits.image_bytes))
+    return parse_each(values, lambda value: parse(value, limits.image_bytes))
 
 
-TEXT = Convention(
+TEXT = Endpoint(
     operation="embed_texts",
     summary="Texts to vectors",
     path="/embed/text",
@@ -202,7 +202,7 @@ TEXT = Convention(
     parse=parse_texts,
     write=write_texts,
 )
-IMAGE = Convention(
+IMAGE = Endpoint(
     operation="embed_images",
     summary="Pictures to vectors",
     path="/embed/image",
@@ -211,7 +211,7 @@ IMAGE = Convention(
     parse=parse_images,
     write=write_images,
 )
-MIXED = Convention(
+MIXED = Endpoint(
     operation="embed_mixed",
     summary="Texts and pictures to vectors of one space",
     path="/embed/mixed",
@@ -220,7 +220,7 @@ MIXED = Convention(
     parse=parse_mixed,
     write=write_mixed,
 )
-RAW = Convention(
+RAW = Endpoint(
     operation="embed_raw_image",
     summary="A picture's bytes to a vector",
     path="/embed/image",

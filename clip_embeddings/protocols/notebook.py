@@ -9,20 +9,20 @@ import msgspec
 from flask import Request
 
 from clip_embeddings.config import Limits
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.http.bodies import read_file, read_form
-from clip_embeddings.images.sources import Blob
+from clip_embeddings.images.sources import ImageBytes
 from clip_embeddings.protocols.base import (
     FORM,
-    Answer,
-    Ask,
     Body,
-    Convention,
-    Labels,
+    EmbedRequest,
+    EmbedResult,
+    Endpoint,
+    Provenance,
     Vector,
-    fit,
-    labels,
-    single,
+    only_vector,
+    provenance,
+    validate,
 )
 from clip_embeddings.protocols.options import text_item
 
@@ -46,7 +46,7 @@ FILE_FORM = {
 }
 
 
-class TextReply(Labels, kw_only=True):
+class TextReply(Provenance, kw_only=True):
     """The text and its vector."""
 
     text: str
@@ -54,48 +54,48 @@ class TextReply(Labels, kw_only=True):
     truncated: bool
 
 
-class FileReply(Labels, kw_only=True):
+class FileReply(Provenance, kw_only=True):
     """The uploaded file's name and its vector."""
 
     filename: str
     embedding: Vector
 
 
-def parse_text(request: Request, limits: Limits) -> Ask:
+def parse_text(request: Request, limits: Limits) -> EmbedRequest:
     """Form field `text`."""
-    text = text_item(fit(dict(read_form(request, limits)), TextForm, USE_JSON).text, limits)
-    return Ask(texts=[text], echo={"text": text})
+    text = text_item(validate(dict(read_form(request, limits)), TextForm, USE_JSON).text, limits)
+    return EmbedRequest(texts=[text], echo={"text": text})
 
 
-def write_text(ask: Ask, answer: Answer) -> Mapping[str, Any]:
+def write_text(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
     """`{"text": str, "embedding": [f]}`."""
     assert answer.texts is not None
     return {
         **ask.echo,
-        "embedding": single(answer.texts),
-        **labels(answer),
+        "embedding": only_vector(answer.texts),
+        **provenance(answer),
         "truncated": bool(answer.texts.truncated),
     }
 
 
-def parse_file(request: Request, limits: Limits) -> Ask:
+def parse_file(request: Request, limits: Limits) -> EmbedRequest:
     """Multipart field `file`."""
     file = read_file(request, limits, "file")
     data = file.stream.read(limits.image_bytes + 1)
     if len(data) > limits.image_bytes:
-        raise CallerError(413, "image_too_large", f"The image has more than {limits.image_bytes:,} bytes.")
+        raise ApiError(413, "image_too_large", f"The image has more than {limits.image_bytes:,} bytes.")
     if not data:
-        raise CallerError(400, "image_empty", "The uploaded file is empty.")
-    return Ask(images=[Blob(data)], echo={"filename": file.filename or ""})
+        raise ApiError(400, "image_empty", "The uploaded file is empty.")
+    return EmbedRequest(images=[ImageBytes(data)], echo={"filename": file.filename or ""})
 
 
-def write_file(ask: Ask, answer: Answer) -> Mapping[str, Any]:
+def write_file(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
     """`{"filename": str, "embedding": [f]}`."""
     assert answer.images is not None
-    return {**ask.echo, "embedding": single(answer.images), **labels(answer)}
+    return {**ask.echo, "embedding": only_vector(answer.images), **provenance(answer)}
 
 
-TEXT = Convention(
+TEXT = Endpoint(
     operation="embed_text_form",
     summary="A text to a vector",
     path="/embed/text",
@@ -105,7 +105,7 @@ TEXT = Convention(
     write=write_text,
     protocol="notebook",
 )
-IMAGE = Convention(
+IMAGE = Endpoint(
     operation="embed_image_file",
     summary="An uploaded picture to a vector",
     path="/embed/image",

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from clip_embeddings.config import Limits
-from clip_embeddings.errors import CallerError
-from clip_embeddings.protocols.base import Ask
+from clip_embeddings.errors import ApiError
+from clip_embeddings.protocols.base import EmbedRequest
 
 
-def with_query(ask: Ask, query: Mapping[str, str]) -> Ask:
+def with_query(ask: EmbedRequest, query: Mapping[str, str]) -> EmbedRequest:
     """`ask` with what the query string says of `model` and `normalize`; it outdoes the body.
 
     Raises:
@@ -21,7 +21,7 @@ def with_query(ask: Ask, query: Mapping[str, str]) -> Ask:
     if "normalize" in query:
         normalize = query["normalize"].lower()
         if normalize not in ("true", "false", "1", "0"):
-            raise CallerError(400, "normalize_invalid", "`normalize` must be true or false.")
+            raise ApiError(400, "normalize_invalid", "`normalize` must be true or false.")
         ask = replace(ask, normalize=normalize in ("true", "1"))
     return ask
 
@@ -29,9 +29,9 @@ def with_query(ask: Ask, query: Mapping[str, str]) -> Ask:
 def text_item(value: object, limits: Limits) -> str:
     """A text to embed; the empty string is one. Raises CallerError 400 or 413."""
     if not isinstance(value, str):
-        raise CallerError(400, "text_not_a_string", "A text must be a string.")
+        raise ApiError(400, "text_not_a_string", "A text must be a string.")
     if len(value) > limits.text_chars:
-        raise CallerError(
+        raise ApiError(
             413,
             "text_too_long",
             f"The text has {len(value):,} characters; {limits.text_chars:,} are allowed.",

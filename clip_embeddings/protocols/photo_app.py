@@ -13,15 +13,15 @@ from clip_embeddings.http.bodies import read_form
 from clip_embeddings.images.sources import parse_url
 from clip_embeddings.protocols.base import (
     FORM,
-    Answer,
-    Ask,
     Body,
-    Convention,
-    Labels,
+    EmbedRequest,
+    EmbedResult,
+    Endpoint,
+    Provenance,
     Vector,
-    fit,
-    labels,
-    single,
+    only_vector,
+    provenance,
+    validate,
 )
 from clip_embeddings.protocols.notebook import USE_JSON
 
@@ -32,30 +32,30 @@ class UploadForm(msgspec.Struct):
     imageUrl: str  # noqa: N815 - the client's own name
 
 
-class UploadReply(Labels, kw_only=True):
+class UploadReply(Provenance, kw_only=True):
     """The picture's vector."""
 
     message: str
     embedding: Vector
 
 
-def parse(request: Request, limits: Limits) -> Ask:
+def parse(request: Request, limits: Limits) -> EmbedRequest:
     """Form field `imageUrl`."""
-    form = fit(dict(read_form(request, limits)), UploadForm, USE_JSON)
-    return Ask(images=[parse_url(form.imageUrl, limits.image_bytes)])
+    form = validate(dict(read_form(request, limits)), UploadForm, USE_JSON)
+    return EmbedRequest(images=[parse_url(form.imageUrl, limits.image_bytes)])
 
 
-def write(ask: Ask, answer: Answer) -> Mapping[str, Any]:
+def write(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
     """`{"message": str, "embedding": [f]}`."""
     assert answer.images is not None
     return {
         "message": "Image processed successfully",
-        "embedding": single(answer.images),
-        **labels(answer),
+        "embedding": only_vector(answer.images),
+        **provenance(answer),
     }
 
 
-UPLOAD = Convention(
+UPLOAD = Endpoint(
     operation="upload",
     summary="The picture at a URL to a vector",
     path="/upload",

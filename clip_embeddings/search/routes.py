@@ -11,12 +11,12 @@ import numpy as np
 from flask import Response
 
 from clip_embeddings.embedding import embed
-from clip_embeddings.errors import CallerError
-from clip_embeddings.http.routing import Call, Route
+from clip_embeddings.errors import ApiError
+from clip_embeddings.http.routing import RequestContext, Route
 from clip_embeddings.index.types import Entry, Hit, Index
 from clip_embeddings.photos.collection import open_own_index
-from clip_embeddings.protocols.base import JSON, Body, single
-from clip_embeddings.runtime import Runtime, explained
+from clip_embeddings.protocols.base import JSON, Body, only_vector
+from clip_embeddings.runtime import Runtime, exit_on_config_error
 from clip_embeddings.search import schema
 from clip_embeddings.search.page import page
 from clip_embeddings.storage.factory import open_bucket
@@ -50,7 +50,7 @@ class Photos:
         bucket, name = (base, rest) if self.folder else rest.partition("/")[::2]
         entry = self.index.get(bucket, name) if uri.startswith(base) else None
         if entry is None:
-            raise CallerError(404, "object_unknown", "There is no such object in the index.")
+            raise ApiError(404, "object_unknown", "There is no such object in the index.")
         return entry
 
     def read(self, entry: Entry, max_bytes: int) -> bytes:
@@ -60,11 +60,9 @@ class Photos:
             return bucket.read(entry.name, generation=entry.generation, max_bytes=max_bytes)[0]
         except NotFoundError:
             message = "The object is no longer in the bucket, or has changed since it was indexed."
-            raise CallerError(404, "object_gone", message) from None
+            raise ApiError(404, "object_gone", message) from None
         except TooLargeError:
-            raise CallerError(
-                413, "image_too_large", f"The object has more than {max_bytes:,} bytes."
-            ) from None
+            raise ApiError(413, "image_too_large", f"The object has more than {max_bytes:,} bytes.") from None
 
 
 @cache
@@ -76,22 +74,22 @@ def open_photos(runtime: Runtime) -> Photos:
     """The index of this deployment; a wrong setup ends the process with a sentence."""
     settings = runtime.settings
     url = settings.photos.url or ""
-    folder = open_bucket(url, foreign=True) if url.startswith("file:") else None
-    with explained(runtime.name):
+    folder = open_bucket(url, externally_written=True) if url.startswith("file:") else None
+    with exit_on_config_error(runtime.name):
         return Photos(open_own_index(settings), folder)
 
 
 def search_routes(photos: Photos) -> tuple[Route, ...]:
     """Every route of the convention."""
 
-    def look(parse: Callable[..., schema.Search]) -> Callable[[Call], Any]:
-        def answer(call: Call) -> Any:
+    def look(parse: Callable[..., schema.Search]) -> Callable[[RequestContext], Any]:
+        def answer(call: RequestContext) -> Any:
             with call.timings.measure("parse"):
                 asked = parse(call.request, call.runtime.settings.limits)
             answered = embed(asked.ask, call.runtime, call.timings, "search")
             part = answered.texts or answered.images
             assert part is not None
-            vector = single(part)
+            vector = only_vector(part)
             with call.timings.measure("search"):
                 hits = photos.nearest(vector, answered.space, asked.nearest, asked.nearest.k)
                 notice = None if hits else _notice(photos, answered.space)
@@ -99,7 +97,7 @@ def search_routes(photos: Photos) -> tuple[Route, ...]:
 
         return answer
 
-    def similar(call: Call) -> Any:
+    def similar(call: RequestContext) -> Any:
         asked = schema.parse_similar(call.request)
         with call.timings.measure("search"):
             entry = photos.entry(asked.uri)
@@ -110,7 +108,7 @@ def search_routes(photos: Photos) -> tuple[Route, ...]:
         model = next((model.manifest.name for model in models if model.manifest.space == entry.space), None)
         return schema.write(others[: asked.k], model, entry.space, None)
 
-    def thumbnail(call: Call) -> Response:
+    def thumbnail(call: RequestContext) -> Response:
         asked = schema.parse_thumbnail(call.request)
         entry = photos.entry(asked.uri)
         response = Response(mimetype="image/jpeg")
@@ -176,14 +174,14 @@ def search_routes(photos: Photos) -> tuple[Route, ...]:
     )
 
 
-def _small(photos: Photos, entry: Entry, size: int, call: Call) -> bytes:
+def _small(photos: Photos, entry: Entry, size: int, call: RequestContext) -> bytes:
     # Imported late: a process that is never asked for a thumbnail needs no Pillow for it.
     from clip_embeddings.images.thumbnails import thumbnail
 
     limits = call.runtime.settings.limits
     with call.timings.measure("fetch"):
         data = photos.read(entry, limits.image_bytes)
-    with call.runtime.decode_gate.hold(), call.timings.measure("decode"):
+    with call.runtime.decode_slots.acquire(), call.timings.measure("decode"):
         return thumbnail(data, size, limits.image_pixels)
 
 

@@ -12,11 +12,11 @@ from flask import Request
 from msgspec import Meta
 
 from clip_embeddings.config import Limits
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.http.bodies import read_json
 from clip_embeddings.images.sources import parse_image
 from clip_embeddings.index.types import Hit
-from clip_embeddings.protocols.base import Ask, fit
+from clip_embeddings.protocols.base import EmbedRequest, validate
 from clip_embeddings.protocols.options import text_item
 
 K = Annotated[int, Meta(ge=1, le=100, description="At most so many results.")]
@@ -92,36 +92,36 @@ class SearchReply(msgspec.Struct, kw_only=True):
 class Search:
     """What to embed, and which of its neighbours are wanted."""
 
-    ask: Ask
+    ask: EmbedRequest
     nearest: Nearest
 
 
 def parse_body(request: Request, limits: Limits) -> Search:
     """`{"text": str}` or `{"image": str}`, and what may accompany it."""
-    body = fit(read_json(request, limits), SearchBody)
+    body = validate(read_json(request, limits), SearchBody)
     if body.text is None and body.image is None:
-        raise CallerError(400, "query_missing", "Send either `text` or `image`.")
+        raise ApiError(400, "query_missing", "Send either `text` or `image`.")
     if body.text is not None and body.image is not None:
-        raise CallerError(400, "query_ambiguous", "Send either `text` or `image`, not both.")
+        raise ApiError(400, "query_ambiguous", "Send either `text` or `image`, not both.")
     if body.text is not None:
-        return Search(Ask(texts=[_text(body.text, limits)], model=body.model), body)
-    return Search(Ask(images=[parse_image(body.image, limits.image_bytes)], model=body.model), body)
+        return Search(EmbedRequest(texts=[_text(body.text, limits)], model=body.model), body)
+    return Search(EmbedRequest(images=[parse_image(body.image, limits.image_bytes)], model=body.model), body)
 
 
 def parse_query(request: Request, limits: Limits) -> Search:
     """`?q=...`, and what may accompany it."""
-    query = fit(request.args.to_dict(), TextQuery, where="query string")
-    return Search(Ask(texts=[_text(query.q, limits)], model=query.model), query)
+    query = validate(request.args.to_dict(), TextQuery, where="query string")
+    return Search(EmbedRequest(texts=[_text(query.q, limits)], model=query.model), query)
 
 
 def parse_similar(request: Request) -> SimilarQuery:
     """`?uri=...`, and what may accompany it."""
-    return fit(request.args.to_dict(), SimilarQuery, where="query string")
+    return validate(request.args.to_dict(), SimilarQuery, where="query string")
 
 
 def parse_thumbnail(request: Request) -> ThumbnailQuery:
     """`?uri=...`, and what may accompany it."""
-    return fit(request.args.to_dict(), ThumbnailQuery, where="query string")
+    return validate(request.args.to_dict(), ThumbnailQuery, where="query string")
 
 
 def write(hits: Sequence[Hit], model: str | None, space: str, notice: str | None) -> Mapping[str, Any]:
@@ -145,5 +145,5 @@ def _result(hit: Hit) -> Mapping[str, Any]:
 def _text(value: object, limits: Limits) -> str:
     text = text_item(value, limits)
     if not text.strip():
-        raise CallerError(400, "text_empty", "The text is empty: say what to look for.")
+        raise ApiError(400, "text_empty", "The text is empty: say what to look for.")
     return text

@@ -34,7 +34,7 @@ def parts_of(name: str) -> list[str] | None:
 
 
 @contextmanager
-def reach(root: Path, parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
+def open_dir(root: Path, parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
     """A descriptor of the folder `parts` below `root`. Raises OSError: one of them is not a folder.
 
     With `make`, missing folders are made; they are durable once the block has ended.
@@ -73,7 +73,7 @@ def _make(name: str, folder: int) -> bool:
 @contextmanager
 def opened(root: Path, parts: Sequence[str]) -> Iterator[int]:
     """A descriptor of the regular file `parts` below `root`. Raises OSError: there is none."""
-    with reach(root, parts[:-1]) as folder:
+    with open_dir(root, parts[:-1]) as folder:
         file = os.open(parts[-1], FILE, dir_fd=folder)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -86,7 +86,7 @@ def opened(root: Path, parts: Sequence[str]) -> Iterator[int]:
 @contextmanager
 def locked(root: Path, how: int, *, make: bool = False) -> Iterator[None]:
     """Hold the lock of the whole folder, LOCK_SH or LOCK_EX. Whoever dies lets go."""
-    with reach(root, [], make=make) as folder:
+    with open_dir(root, [], make=make) as folder:
         fcntl.flock(folder, how)
         yield
 
@@ -101,9 +101,9 @@ def try_lock(file: int) -> bool:
 
 
 @contextmanager
-def partial(root: Path, data: bytes, mtime_ns: int) -> Iterator[tuple[int, str]]:
+def temp_file(root: Path, data: bytes, mtime_ns: int) -> Iterator[tuple[int, str]]:
     """A whole file on the disk, to be linked or moved to its place: the folder it is in and its name."""
-    with reach(root, [PARTIAL], make=True) as folder:
+    with open_dir(root, [PARTIAL], make=True) as folder:
         name, file = _create_locked(folder)
         try:
             left = memoryview(data)
@@ -132,7 +132,7 @@ def _create_locked(folder: int) -> tuple[str, int]:
 
 def remove_abandoned(root: Path) -> None:
     """Remove the partial files whose writers are dead."""
-    with suppress(FileNotFoundError), reach(root, [PARTIAL]) as folder:
+    with suppress(FileNotFoundError), open_dir(root, [PARTIAL]) as folder:
         for name in os.listdir(folder):
             with suppress(FileNotFoundError):
                 file = os.open(name, FILE, dir_fd=folder)
@@ -145,11 +145,11 @@ def remove_abandoned(root: Path) -> None:
 
 def remove(root: Path, parts: Sequence[str]) -> None:
     """Remove a file, and the folders above it that are empty then. Raises OSError: it is not there."""
-    with reach(root, parts[:-1]) as folder:
+    with open_dir(root, parts[:-1]) as folder:
         os.unlink(parts[-1], dir_fd=folder)
     with suppress(OSError):
         for depth in range(len(parts) - 1, 0, -1):
-            with reach(root, parts[: depth - 1]) as folder:
+            with open_dir(root, parts[: depth - 1]) as folder:
                 os.rmdir(parts[depth - 1], dir_fd=folder)
 
 

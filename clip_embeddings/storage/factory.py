@@ -10,7 +10,7 @@ from clip_embeddings.config import BUCKET_NAME
 from clip_embeddings.storage.types import Bucket
 
 
-def open_bucket(url: str, *, foreign: bool = False) -> Bucket:
+def open_bucket(url: str, *, externally_written: bool = False) -> Bucket:
     """The bucket at `file:///folder` or `gs://bucket/prefix`; nothing is touched or connected to yet.
 
     With `foreign`, others than this package write there: see FileBucket.
@@ -23,7 +23,7 @@ def open_bucket(url: str, *, foreign: bool = False) -> Bucket:
         if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
             from clip_embeddings.storage.file import FileBucket
 
-            return FileBucket(Path(unquote(parts.path)), foreign)
+            return FileBucket(Path(unquote(parts.path)), externally_written)
         if parts.scheme == "gs" and re.fullmatch(BUCKET_NAME, parts.netloc):
             from clip_embeddings.storage.gcs import GcsBucket
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 from clip_embeddings.storage.directories import (
     locked,
+    open_dir,
     opened,
-    partial,
     parts_of,
-    reach,
     remove,
     remove_abandoned,
+    temp_file,
     try_lock,
     walk,
 )
@@ -51,7 +51,7 @@ class FileBucket:
     # Whether other programs write here, who set modification times as they like: a picture that comes back
     # from another folder, or from a backup, has its old one. The time of the last change (ctime) is the
     # system's own, and grows with every write and every move.
-    foreign: bool = False
+    externally_written: bool = False
 
     @property
     def url(self) -> str:
@@ -60,7 +60,7 @@ class FileBucket:
     def read(
         self, name: str, *, generation: int | None = None, max_bytes: int | None = None
     ) -> tuple[bytes, int]:
-        with _explained(), opened(self.folder, _parts(name)) as file:
+        with _translate_errors(), opened(self.folder, _parts(name)) as file:
             found = os.fstat(file)
             present = self._generation(found)
             if generation not in (None, present):
@@ -69,13 +69,13 @@ class FileBucket:
                 raise TooLargeError(f"The object has more than {max_bytes:,} bytes.")
             with open(file, "rb", closefd=False) as stream:
                 data = stream.read(found.st_size)
-            if self.foreign and self._generation(os.fstat(file)) != present:
+            if self.externally_written and self._generation(os.fstat(file)) != present:
                 raise NotFoundError("The object changed while it was read.")
             return data, present
 
     def stat(self, name: str) -> Stat | None:
         try:
-            with _explained(), opened(self.folder, _parts(name)) as file:
+            with _translate_errors(), opened(self.folder, _parts(name)) as file:
                 found = os.fstat(file)
         except NotFoundError:
             return None
@@ -85,11 +85,11 @@ class FileBucket:
     def create(self, name: str, data: bytes, content_type: str = BINARY) -> bool:
         *folders, last = _parts(name)
         with (
-            _explained(),
-            partial(self.folder, data, time.time_ns()) as (source, whole),
+            _translate_errors(),
+            temp_file(self.folder, data, time.time_ns()) as (source, whole),
             # Shared, so that `delete` does not remove a new folder before the link is in it.
             locked(self.folder, fcntl.LOCK_SH),
-            reach(self.folder, folders, make=True) as target,
+            open_dir(self.folder, folders, make=True) as target,
         ):
             try:
                 os.link(whole, last, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
@@ -102,23 +102,23 @@ class FileBucket:
         self, name: str, data: bytes, content_type: str = BINARY, *, if_generation: int | None = None
     ) -> int:
         *folders, last = _parts(name)
-        with _explained(), locked(self.folder, fcntl.LOCK_EX, make=True):
+        with _translate_errors(), locked(self.folder, fcntl.LOCK_EX, make=True):
             present = self._expect(name, if_generation)
             # The clock may stand still or go back; generations do not.
             generation = max(time.time_ns(), present + 1)
             with (
-                partial(self.folder, data, generation) as (source, whole),
-                reach(self.folder, folders, make=True) as target,
+                temp_file(self.folder, data, generation) as (source, whole),
+                open_dir(self.folder, folders, make=True) as target,
             ):
                 os.replace(whole, last, src_dir_fd=source, dst_dir_fd=target)
                 os.fsync(target)
-                if self.foreign:
+                if self.externally_written:
                     generation = self._generation(os.stat(last, dir_fd=target, follow_symlinks=False))
         return generation
 
     def delete(self, name: str, *, if_generation: int | None = None) -> bool:
         try:
-            with _explained(), locked(self.folder, fcntl.LOCK_EX):
+            with _translate_errors(), locked(self.folder, fcntl.LOCK_EX):
                 if self.stat(name) is None:
                     return False
                 self._expect(name, if_generation)
@@ -128,7 +128,7 @@ class FileBucket:
         return True
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        with _explained():
+        with _translate_errors():
             yield from walk(self.folder, "", prefix)
 
     def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
@@ -138,21 +138,21 @@ class FileBucket:
                 yield name, found
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[bool]:
+    def try_lock(self, name: str) -> Iterator[bool]:
         with ExitStack() as stack:
             try:
-                with _explained():
+                with _translate_errors():
                     held = try_lock(stack.enter_context(opened(self.folder, _parts(name))))
             except NotFoundError:
                 held = False
             yield held
 
-    def tidy(self) -> None:
-        with _explained():
+    def cleanup(self) -> None:
+        with _translate_errors():
             remove_abandoned(self.folder)
 
     def _generation(self, found: os.stat_result) -> int:
-        return found.st_ctime_ns if self.foreign else found.st_mtime_ns
+        return found.st_ctime_ns if self.externally_written else found.st_mtime_ns
 
     def _expect(self, name: str, generation: int | None) -> int:
         """The present generation, 0 if there is none. Raises ChangedError if it is not the one expected."""
@@ -171,7 +171,7 @@ def _parts(name: str) -> list[str]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     # `from None`: an OSError carries the file's name.
     try:
         yield

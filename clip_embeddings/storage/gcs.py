@@ -48,16 +48,16 @@ class GcsBucket:
     ) -> tuple[bytes, int]:
         into = _Bounded(max_bytes)
         with self._blob(name, generation) as blob:
-            blob.download_to_file(into, **_tries())
+            blob.download_to_file(into, **_retry_options())
             if blob.generation is None:
                 # Cloud Storage says it with the bytes; the emulator does not.
-                blob.reload(**_tries())
+                blob.reload(**_retry_options())
             return into.getvalue(), int(blob.generation)
 
     def stat(self, name: str) -> Stat | None:
         try:
             with self._blob(name) as blob:
-                blob.reload(**_tries())
+                blob.reload(**_retry_options())
         except NotFoundError:
             return None
         return _stat(blob)
@@ -76,7 +76,9 @@ class GcsBucket:
         try:
             with self._blob(name) as blob:
                 blob.metadata = {NONCE: nonce}
-                blob.upload_from_string(data, content_type, if_generation_match=if_generation, **_tries())
+                blob.upload_from_string(
+                    data, content_type, if_generation_match=if_generation, **_retry_options()
+                )
         except ChangedError:
             # The answer to a try may be lost though the object was written: the next try is refused because
             # of it. The nonce tells our own object from somebody else's.
@@ -88,7 +90,7 @@ class GcsBucket:
     def delete(self, name: str, *, if_generation: int | None = None) -> bool:
         try:
             with self._blob(name) as blob:
-                blob.delete(if_generation_match=if_generation, **_tries())
+                blob.delete(if_generation_match=if_generation, **_retry_options())
         except NotFoundError:
             return False
         return True
@@ -98,29 +100,29 @@ class GcsBucket:
             yield name
 
     def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
-        with _explained():
+        with _translate_errors():
             client = self.client.get()
-            for blob in client.list_blobs(self.bucket, prefix=self.prefix + prefix, **_tries()):
+            for blob in client.list_blobs(self.bucket, prefix=self.prefix + prefix, **_retry_options()):
                 yield blob.name.removeprefix(self.prefix), _stat(blob)
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[bool]:
+    def try_lock(self, name: str) -> Iterator[bool]:
         yield True
 
-    def tidy(self) -> None:
+    def cleanup(self) -> None:
         pass
 
     @contextmanager
     def _blob(self, name: str, generation: int | None = None) -> Iterator[Any]:
         if not name or not _valid(self.prefix + name):
             raise BadNameError("No object can have this name.")
-        with _explained():
+        with _translate_errors():
             yield self.client.get().bucket(self.bucket).blob(self.prefix + name, generation=generation)
 
     def _written_by(self, name: str, nonce: str) -> int | None:
         try:
             with self._blob(name) as blob:
-                blob.reload(**_tries())
+                blob.reload(**_retry_options())
         except NotFoundError:
             return None
         return int(blob.generation) if (blob.metadata or {}).get(NONCE) == nonce else None
@@ -170,7 +172,7 @@ def _connect() -> Any:
         raise StorageError("There are no credentials for Cloud Storage here.") from None
 
 
-def _tries() -> dict[str, Any]:
+def _retry_options() -> dict[str, Any]:
     from google.cloud.storage.retry import DEFAULT_RETRY
 
     # Every call here may be tried again: reads and deletes change nothing twice, `write` knows its own.
@@ -179,17 +181,17 @@ def _tries() -> dict[str, Any]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     # `from None`: the package's exceptions carry the object's URL.
     try:
         yield
     except StorageError:
         raise
     except Exception as error:
-        raise _explanation(error) from None
+        raise _translate(error) from None
 
 
-def _explanation(error: Exception) -> Exception:
+def _translate(error: Exception) -> Exception:
     from google.api_core.exceptions import ClientError, GoogleAPIError, NotFound, PreconditionFailed
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage.exceptions import DataCorruption

@@ -105,11 +105,11 @@ class Bucket(Protocol):
     def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
         """The names that start with `prefix` in the order of their bytes, with the newest generations."""
 
-    def hold(self, name: str) -> AbstractContextManager[bool]:
+    def try_lock(self, name: str) -> AbstractContextManager[bool]:
         """Whether the caller is the only holder of an object, for the block; a holder that dies lets go.
 
         Only a means against doing work twice: a store that has no such locks says True to everyone.
         """
 
-    def tidy(self) -> None:
+    def cleanup(self) -> None:
         """Remove what writers that died left behind."""

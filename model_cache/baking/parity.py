@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from clip_embeddings.engine.model import normalized
+from clip_embeddings.engine.model import normalize_rows
 
 # float32 must be the model's own vectors; int8 must be close enough to rank alike.
 FP32_MINIMUM = 0.99999
@@ -42,7 +42,7 @@ def reference(encode: Callable[[Sequence[T]], torch.Tensor], items: Sequence[T])
     """The model's own vectors of `items`: (n, d) float32, L2-normalised."""
     with torch.no_grad():
         parts = [encode(items[start : start + 16]).float() for start in range(0, len(items), 16)]
-    return normalized(torch.cat(parts).numpy())
+    return normalize_rows(torch.cat(parts).numpy())
 
 
 def compare(
@@ -55,7 +55,7 @@ def compare(
     started = time.perf_counter()
     embed = open_tower()
     loaded = time.perf_counter()
-    vectors = normalized(embed(items))
+    vectors = normalize_rows(embed(items))
     cosines = (vectors * reference).sum(axis=1)
     return Parity(
         items=len(items),

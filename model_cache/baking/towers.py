@@ -11,9 +11,9 @@ import numpy as np
 
 from clip_embeddings.engine import canary
 from clip_embeddings.cpus import usable_cpus
-from clip_embeddings.semaphore import Gate
+from clip_embeddings.semaphore import FairSemaphore
 from clip_embeddings.engine.manifest import Canary, ModelFile, Tower, fingerprint, sha256_of
-from clip_embeddings.engine.model import ImageTower, TextTower, normalized
+from clip_embeddings.engine.model import ImageTower, TextTower, normalize_rows
 from clip_embeddings.engine.session import open_session
 from clip_embeddings.engine.tokenizer import load_tokenizer
 from model_cache.baking import export as onnx_export
@@ -57,7 +57,7 @@ class Build:
         files = tuple(
             _model_file(self.folder / file) for file in (f"{name}.onnx", f"{name}.data", *self.extra_files)
         )
-        vector = normalized(self.embedder(self.folder / files[0].path)([self.canary_item]))[0]
+        vector = normalize_rows(self.embedder(self.folder / files[0].path)([self.canary_item]))[0]
         return replace(
             self.tower,
             files=files,
@@ -90,7 +90,7 @@ def _text(source: TextSource, folder: Path, raw: Path) -> Build:
 
     def embedder(graph: Path) -> Callable[[Sequence[str]], np.ndarray]:
         tokenizer = load_tokenizer(folder / "tokenizer.json")
-        opened = TextTower(tower, spec, tokenizer, _session(graph), Gate(1, 0))
+        opened = TextTower(tower, spec, tokenizer, _session(graph), FairSemaphore(1, 0))
         return lambda texts: opened.embed(texts).vectors
 
     return Build(
@@ -113,7 +113,7 @@ def _image(source: ImageSource, folder: Path, raw: Path) -> Build:
     tower = Tower("image", (), "", "", EMPTY, preprocess=spec, convolutional=convolutional)
 
     def embedder(graph: Path) -> Callable[[Sequence[Any]], np.ndarray]:
-        opened = ImageTower(tower, spec, _session(graph, convolutional=convolutional), Gate(1, 0))
+        opened = ImageTower(tower, spec, _session(graph, convolutional=convolutional), FairSemaphore(1, 0))
         return lambda images: opened.embed([opened.pixels(image) for image in images])
 
     return Build(

@@ -13,7 +13,7 @@ from typing import Any
 from clip_embeddings.config import Settings
 from clip_embeddings.index.sqlite import SqliteIndex
 from clip_embeddings.index.types import Entry
-from clip_embeddings.photos.collection import Collection
+from clip_embeddings.photos.collection import IndexedBucket
 from clip_embeddings.photos.indexer import Indexer, Report, apply, open_indexer
 from clip_embeddings.photos.reconcile import differences
 from clip_embeddings.runtime import make_runtime
@@ -34,17 +34,17 @@ def report(count: int, rounds: int) -> str:
     nowhere: Any = None
     indexer = open_indexer(nowhere, make_runtime("bench", ("image",), Settings()))
     memory: Any = Memory(pictures)
-    bare = replace(indexer, collection=Collection(memory, Nothing(), "memory"))  # type: ignore[arg-type]
-    _measure(bare, 0, Samples())
+    without_traceback = replace(indexer, collection=IndexedBucket(memory, Nothing(), "memory"))  # type: ignore[arg-type]
+    _measure(without_traceback, 0, Samples())
     stored, in_memory = Samples(), Samples()
     with tempfile.TemporaryDirectory() as folder:
-        bucket = open_bucket(Path(folder, "photos").as_uri(), foreign=True)
+        bucket = open_bucket(Path(folder, "photos").as_uri(), externally_written=True)
         for name, data in pictures.items():
             bucket.write(name, data)
         for number in range(rounds):
             with closing(SqliteIndex(Path(folder, f"{number}.sqlite"))) as index:
-                collection = Collection(bucket, index, bucket.url)
-                both = [(replace(indexer, collection=collection), stored), (bare, in_memory)]
+                collection = IndexedBucket(bucket, index, bucket.url)
+                both = [(replace(indexer, collection=collection), stored), (without_traceback, in_memory)]
                 # Who comes first takes turns.
                 for one, samples in both if number % 2 else reversed(both):
                     _measure(one, count, samples)

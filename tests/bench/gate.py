@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine.model import load_model
-from clip_embeddings.semaphore import Gate
+from clip_embeddings.semaphore import FairSemaphore
 from tests.bench import calls
 
 CLIENTS = 2
@@ -36,7 +36,7 @@ def compare(folder: Path, seconds: float, rounds: int) -> str:
 
 
 def _work(folder: Path, width: int, threads: int) -> dict[str, Callable[[], object]]:
-    model = load_model(folder, ("text", "image"), threads=threads, gate=Gate(width, CLIENTS))
+    model = load_model(folder, ("text", "image"), threads=threads, run_slots=FairSemaphore(width, CLIENTS))
     text, image = model.text.get(), model.image.get()
     pixels = image.pixels(Image.new("RGB", (640, 480), "teal"))
     return {

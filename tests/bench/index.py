@@ -40,7 +40,7 @@ def _measured(
     before = _rss()
     load = _seconds(lambda: index.query(asked[0], "s", BEST))
     after = _rss()
-    warm, bare, tenth, few, wrong = [], [], [], [], 0
+    warm, without_traceback, tenth, few, wrong = [], [], [], [], 0
     cpu = 0.0
     # In turn, so that a drift of the machine hits all alike.
     for query in asked:
@@ -53,7 +53,7 @@ def _measured(
         scores = vectors @ query
         best = np.argpartition(-scores, BEST)[:BEST]
         best = best[np.argsort(-scores[best])]
-        bare.append(time.perf_counter() - started)
+        without_traceback.append(time.perf_counter() - started)
         tenth.append(_seconds(partial(index.query, query, "s", BEST, prefix="0/")))
         few.append(_seconds(partial(index.query, query, "s", BEST, prefix="0/77")))
         wrong += [hit.entry.name for hit in hits] != [_name(int(place)) for place in best]
@@ -64,7 +64,7 @@ def _measured(
         f"  first query {load:.2f} s, which reads every vector; {after - before:.0f} MB more resident,"
         f" {after:.0f} MB in all (of which the report's own copy is about as much)",
         f"  warm query          p50 {p50:.2f} ms, p95 {p95:.2f} ms; {cpu / len(asked) * 1000:.2f} ms of CPU",
-        f"  bare numpy          p50 {_ms(bare, 50)}, p95 {_ms(bare, 95)}",
+        f"  bare numpy          p50 {_ms(without_traceback, 50)}, p95 {_ms(without_traceback, 95)}",
         f"  a tenth by prefix   p50 {_ms(tenth, 50)}, p95 {_ms(tenth, 95)}",
         f"  a hundredth         p50 {_ms(few, 50)}, p95 {_ms(few, 95)}",
         f"  after another write p50 {_ms(fresh, 50)}, p95 {_ms(fresh, 95)}",

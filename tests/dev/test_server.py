@@ -20,7 +20,7 @@ import pytest
 from clip_embeddings.config import load_settings
 from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.types import Index
-from clip_embeddings.photos.collection import open_collection
+from clip_embeddings.photos.collection import open_indexed_bucket
 from clip_embeddings.photos.indexer import open_indexer
 from clip_embeddings.photos.watcher import PhotoFolder
 from clip_embeddings.runtime import make_runtime
@@ -170,7 +170,7 @@ def test_a_bucket_that_is_away_has_lost_nothing(
     folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = load_settings(folder.settings)
-    indexer = open_indexer(open_collection(settings), make_runtime("test", ("image",), settings))
+    indexer = open_indexer(open_indexed_bucket(settings), make_runtime("test", ("image",), settings))
     thread = PhotoFolder(indexer, folder.path, look_seconds=0.1)
     (folder.path / "cat.jpg").write_bytes(CAT)
 
@@ -235,7 +235,7 @@ def test_without_the_library_that_watches_it_is_slower(
 ) -> None:
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     settings = load_settings(folder.settings)
-    indexer = open_indexer(open_collection(settings), make_runtime("test", ("image",), settings))
+    indexer = open_indexer(open_indexed_bucket(settings), make_runtime("test", ("image",), settings))
     thread = PhotoFolder(indexer, folder.path)
 
     with closing(indexer.collection.index):  # type: ignore[type-var]
@@ -249,7 +249,7 @@ def test_without_the_library_that_watches_it_is_slower(
 
 def test_trouble_passes(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(folder.settings)
-    indexer = open_indexer(open_collection(settings), make_runtime("test", ("image",), settings))
+    indexer = open_indexer(open_indexed_bucket(settings), make_runtime("test", ("image",), settings))
     thread = PhotoFolder(indexer, folder.path, look_seconds=0.2)
     listing, failures = type(indexer.collection.bucket).stats, [OSError("gone"), ValueError("odd")]
 

@@ -12,9 +12,9 @@ from PIL import Image
 from clip_embeddings.config import MODEL_CACHE
 from clip_embeddings.engine.canary import IMAGE, canary_image
 from clip_embeddings.engine.manifest import Canary, ModelError
-from clip_embeddings.engine.model import Model, check_canary, load_model, normalized
+from clip_embeddings.engine.model import Model, check_canary, load_model, normalize_rows
 from clip_embeddings.engine.session import run
-from clip_embeddings.semaphore import Gate
+from clip_embeddings.semaphore import FairSemaphore
 from tests.support.models import BAKED
 
 TEXTS = ["a cat", "", "a very long caption about a birthday cake on a table " * 9, "dog", "two red hearts"]
@@ -26,7 +26,7 @@ def model() -> Model:
 
 
 def _load(folder: Path) -> Model:
-    return load_model(folder, ("text", "image"), threads=2, gate=Gate(1, 64))
+    return load_model(folder, ("text", "image"), threads=2, run_slots=FairSemaphore(1, 64))
 
 
 def test_a_batch_gives_the_vectors_of_its_items(model: Model) -> None:
@@ -38,7 +38,7 @@ def test_a_batch_gives_the_vectors_of_its_items(model: Model) -> None:
     alone = np.concatenate([tower.embed([text]).vectors for text in TEXTS])
     assert batch.shape == (100, model.manifest.dimensions)
     assert batch.dtype == np.float32
-    cosines = (normalized(batch) * np.tile(normalized(alone), (20, 1))).sum(axis=1)
+    cosines = (normalize_rows(batch) * np.tile(normalize_rows(alone), (20, 1))).sum(axis=1)
     assert cosines.min() > 0.99999
 
 
@@ -60,7 +60,7 @@ def test_long_texts_do_not_pad_short_ones(model: Model, monkeypatch: pytest.Monk
     tokens = sum(len(text.split()) + 2 for text in texts)
     assert tokens <= sum(sizes) <= 1.3 * tokens
     assert len(sizes) < 32
-    assert np.abs(normalized(together) - normalized(alone)).max() <= 1e-5
+    assert np.abs(normalize_rows(together) - normalize_rows(alone)).max() <= 1e-5
 
 
 def test_long_texts_are_reported_as_cut(model: Model) -> None:
@@ -75,12 +75,12 @@ def test_pictures_in_a_batch_equal_pictures_alone(model: Model) -> None:
 
     alone = np.concatenate([tower.embed([one]) for one in pixels])
     assert batch.shape == (20, model.manifest.dimensions)
-    cosines = (normalized(batch) * normalized(alone)).sum(axis=1)
+    cosines = (normalize_rows(batch) * normalize_rows(alone)).sum(axis=1)
     assert cosines.min() > 0.99999
 
 
 def test_normalized_rows_have_length_one_and_zero_stays_zero() -> None:
-    vectors = normalized(np.array([[3, 4], [0, 0]], np.float32))
+    vectors = normalize_rows(np.array([[3, 4], [0, 0]], np.float32))
 
     np.testing.assert_allclose(vectors, [[0.6, 0.8], [0, 0]], rtol=1e-6)
     assert vectors.dtype == np.float32

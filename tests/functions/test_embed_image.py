@@ -15,7 +15,7 @@ from tests.support.pictures import FORMATS, data_uri, in_base64, picture, web
 from tests.support.serving import Server, serving
 from tests.support.vectors import assert_images, model, raw_images
 
-Ask = Callable[..., requests.Response]
+Send = Callable[..., requests.Response]
 
 FILES = {f"/{kind.lower()}": picture(kind=kind) for kind in FORMATS} | {
     "/coffee": picture("coffee"),
@@ -33,7 +33,7 @@ def embed_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(params=["gateway /embed/image", "embed_image /embed/image", "embed_image /"])
-def ask(request: pytest.FixtureRequest) -> Ask:
+def ask(request: pytest.FixtureRequest) -> Send:
     """POST to one of the places that take pictures."""
     name, path = request.param.split()
     return lambda query="", **arguments: request.getfixturevalue(name).post(path + query, **arguments)
@@ -45,11 +45,11 @@ def site() -> Iterator[str]:
         yield url
 
 
-def raw(ask: Ask, data: bytes, query: str = "", media_type: str = "image/jpeg") -> requests.Response:
+def raw(ask: Send, data: bytes, query: str = "", media_type: str = "image/jpeg") -> requests.Response:
     return ask(query, data=data, headers={"Content-Type": media_type})
 
 
-def test_urls_in_json(ask: Ask, site: str) -> None:
+def test_urls_in_json(ask: Send, site: str) -> None:
     reply = ask(json={"urls": [f"{site}/jpeg", f"{site}/coffee?size=1", f"{site}/png"]})
 
     assert reply.status_code == 200
@@ -58,7 +58,7 @@ def test_urls_in_json(ask: Ask, site: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_way_to_send_the_same_picture_gives_the_same_vector(ask: Ask, site: str, kind: str) -> None:
+def test_every_way_to_send_the_same_picture_gives_the_same_vector(ask: Send, site: str, kind: str) -> None:
     data = picture(kind=kind)
     url = f"{site}/{kind.lower()}"
     standard = in_base64(data)
@@ -86,7 +86,7 @@ def test_every_way_to_send_the_same_picture_gives_the_same_vector(ask: Ask, site
 
 
 @pytest.mark.parametrize("filename", ["cat.jpg", "Größe 猫.jpeg", "../../etc/passwd", 'a"b;c.png', ""])
-def test_an_uploaded_file(ask: Ask, filename: str) -> None:
+def test_an_uploaded_file(ask: Send, filename: str) -> None:
     body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n\r\n%b\r\n--x--\r\n' % (
         filename.replace('"', '\\"').encode(),
         picture(),
@@ -98,7 +98,7 @@ def test_an_uploaded_file(ask: Ask, filename: str) -> None:
     assert_images([reply.json()["embedding"]], picture())
 
 
-def test_a_reply_says_what_made_it(ask: Ask) -> None:
+def test_a_reply_says_what_made_it(ask: Send) -> None:
     manifest = model().manifest
     replies = [
         ask(json={"images": [in_base64(picture())]}),
@@ -112,7 +112,7 @@ def test_a_reply_says_what_made_it(ask: Ask) -> None:
         assert body["fingerprint"] == fingerprint(manifest.towers["image"].fingerprint, True, False)
 
 
-def test_the_raw_projection(ask: Ask) -> None:
+def test_the_raw_projection(ask: Send) -> None:
     expected = raw_images(picture())[0]
     listed = ask(json={"images": [in_base64(picture())], "normalize": False}).json()["embeddings"][0]
     uploaded = ask("?normalize=false", files={"file": picture()}).json()["embedding"]
@@ -128,14 +128,14 @@ def test_real_photos(gateway: Server) -> None:
         assert_images([reply.json()["embedding"]], data)
 
 
-def test_many_pictures_keep_their_order(ask: Ask, site: str) -> None:
+def test_many_pictures_keep_their_order(ask: Send, site: str) -> None:
     kinds = [FORMATS[number % len(FORMATS)] for number in range(20)]
     body = ask(json={"urls": [f"{site}/{kind.lower()}" for kind in kinds]}).json()
 
     assert_images(body["embeddings"], *(picture(kind=kind) for kind in kinds))
 
 
-def test_a_bad_item_keeps_its_place_and_costs_the_others_nothing(ask: Ask, site: str) -> None:
+def test_a_bad_item_keeps_its_place_and_costs_the_others_nothing(ask: Send, site: str) -> None:
     bad: list[tuple[Any, str]] = [
         (5, "image_not_a_string"),
         (None, "image_not_a_string"),
@@ -179,14 +179,14 @@ def test_a_bad_item_keeps_its_place_and_costs_the_others_nothing(ask: Ask, site:
 
 
 @pytest.mark.parametrize("item", ["cat.jpg", "example.com/cat.jpg", "//example.com/cat.jpg", "aGVsbG8="])
-def test_urls_must_be_urls(ask: Ask, item: str) -> None:
+def test_urls_must_be_urls(ask: Send, item: str) -> None:
     body = ask(json={"urls": [item]}).json()
 
     assert body["embeddings"] == [[]]
     assert [(error["input"], error["code"]) for error in body["errors"]] == [("urls", "url_invalid")]
 
 
-def test_nothing_but_bad_items(ask: Ask) -> None:
+def test_nothing_but_bad_items(ask: Send) -> None:
     reply = ask(json={"images": ["", ""]})
 
     assert reply.status_code == 200
@@ -207,7 +207,7 @@ def test_nothing_but_bad_items(ask: Ask) -> None:
         ({"images": ["a"], "normalize": None}, "body_invalid", "$.normalize: Expected `bool`"),
     ],
 )
-def test_json_that_is_refused(ask: Ask, body: dict[str, Any], code: str, says: str) -> None:
+def test_json_that_is_refused(ask: Send, body: dict[str, Any], code: str, says: str) -> None:
     reply = ask(json=body)
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
@@ -223,13 +223,13 @@ def test_json_that_is_refused(ask: Ask, body: dict[str, Any], code: str, says: s
         (picture()[:500], 422, "image_undecodable"),
     ],
 )
-def test_a_single_picture_that_is_refused(ask: Ask, data: bytes, status: int, code: str) -> None:
+def test_a_single_picture_that_is_refused(ask: Send, data: bytes, status: int, code: str) -> None:
     for reply in (raw(ask, data), ask(files={"file": ("cat.jpg", data)})):
         assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
 
 
 @pytest.mark.parametrize("files", [{"image": ("cat.jpg", picture())}, {"file": (None, "cat.jpg")}])
-def test_a_form_without_the_file(ask: Ask, files: dict[str, Any]) -> None:
+def test_a_form_without_the_file(ask: Send, files: dict[str, Any]) -> None:
     reply = ask(files=files)
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "field_missing")
@@ -239,7 +239,7 @@ def test_a_form_without_the_file(ask: Ask, files: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "media_type", ["application/octet-stream", "text/plain", "application/x-www-form-urlencoded", ""]
 )
-def test_other_content_types(ask: Ask, media_type: str) -> None:
+def test_other_content_types(ask: Send, media_type: str) -> None:
     reply = raw(ask, picture(), media_type=media_type)
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (415, "content_type_unsupported")
@@ -247,7 +247,7 @@ def test_other_content_types(ask: Ask, media_type: str) -> None:
         assert accepted in reply.json()["error"]["message"]
 
 
-def test_an_unknown_model(ask: Ask) -> None:
+def test_an_unknown_model(ask: Send) -> None:
     replies = [
         ask(json={"images": ["a"], "model": "x"}),
         ask("?model=x", files={"file": picture()}),

@@ -11,7 +11,7 @@ from tests.support.pictures import data_uri, in_base64, picture, web
 from tests.support.serving import Server, serving
 from tests.support.vectors import assert_images, assert_texts, model, raw_images, raw_texts
 
-Ask = Callable[..., requests.Response]
+Send = Callable[..., requests.Response]
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +22,13 @@ def embed_mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(params=["gateway /embed/mixed", "embed_mixed /embed/mixed", "embed_mixed /"])
-def ask(request: pytest.FixtureRequest) -> Ask:
+def ask(request: pytest.FixtureRequest) -> Send:
     """POST to one of the places that take texts and pictures together."""
     name, path = request.param.split()
     return lambda query="", **arguments: request.getfixturevalue(name).post(path + query, **arguments)
 
 
-def test_texts_and_urls(ask: Ask) -> None:
+def test_texts_and_urls(ask: Send) -> None:
     with web({"/a": picture("chelsea"), "/b": picture("coffee")}) as site:
         reply = ask(json={"texts": ["a cat", "a cup", ""], "urls": [f"{site}/b", f"{site}/a"]})
 
@@ -40,7 +40,7 @@ def test_texts_and_urls(ask: Ask) -> None:
     assert body["truncated"] == []
 
 
-def test_texts_and_images(ask: Ask) -> None:
+def test_texts_and_images(ask: Send) -> None:
     body = ask(json={"texts": ["x " * 100], "images": [data_uri(picture()), in_base64(picture())]}).json()
 
     assert_texts(body["text_embeddings"], "x " * 100)
@@ -48,7 +48,7 @@ def test_texts_and_images(ask: Ask) -> None:
     assert body["truncated"] == [0]
 
 
-def test_a_reply_says_what_made_it(ask: Ask) -> None:
+def test_a_reply_says_what_made_it(ask: Send) -> None:
     manifest = model().manifest
     body = ask(json={"texts": ["a"], "images": [in_base64(picture())]}).json()
 
@@ -61,14 +61,14 @@ def test_a_reply_says_what_made_it(ask: Ask) -> None:
     }
 
 
-def test_raw_projections(ask: Ask) -> None:
+def test_raw_projections(ask: Send) -> None:
     body = ask(json={"texts": ["a"], "images": [in_base64(picture())], "normalize": False}).json()
 
     assert body["text_embeddings"][0] == pytest.approx(raw_texts("a")[0], rel=1e-5, abs=1e-6)
     assert body["image_embeddings"][0] == pytest.approx(raw_images(picture())[0], rel=1e-5, abs=1e-6)
 
 
-def test_bad_items_of_both_kinds(ask: Ask) -> None:
+def test_bad_items_of_both_kinds(ask: Send) -> None:
     body = ask(json={"texts": [1, "a"], "images": ["", in_base64(picture()), "?"]}).json()
 
     assert [bool(vector) for vector in body["text_embeddings"]] == [False, True]
@@ -92,20 +92,20 @@ def test_bad_items_of_both_kinds(ask: Ask) -> None:
         ({"texts": ["a"], "urls": ["a"], "images": ["a"]}, "list_ambiguous", "not both"),
     ],
 )
-def test_json_that_is_refused(ask: Ask, body: dict[str, Any], code: str, says: str) -> None:
+def test_json_that_is_refused(ask: Send, body: dict[str, Any], code: str, says: str) -> None:
     reply = ask(json=body)
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
     assert says in reply.json()["error"]["message"]
 
 
-def test_only_json_is_taken(ask: Ask) -> None:
+def test_only_json_is_taken(ask: Send) -> None:
     for form in ({"data": {"text": "a"}}, {"files": {"file": picture()}}):
         reply = ask(**form)
         assert (reply.status_code, reply.json()["error"]["code"]) == (415, "content_type_unsupported")
 
 
-def test_texts_and_images_count_together(ask: Ask) -> None:
+def test_texts_and_images_count_together(ask: Send) -> None:
     reply = ask(json={"texts": ["a"] * 200, "images": ["a"] * 57})
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "too_many_items")

@@ -11,7 +11,7 @@ import requests
 from tests.support.serving import Server, serving
 from tests.support.vectors import assert_texts, model, raw_texts
 
-Ask = Callable[..., requests.Response]
+Send = Callable[..., requests.Response]
 
 TEXTS = [
     "a cat",
@@ -33,13 +33,13 @@ def embed_text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(params=["gateway /embed/text", "embed_text /embed/text", "embed_text /"])
-def ask(request: pytest.FixtureRequest) -> Ask:
+def ask(request: pytest.FixtureRequest) -> Send:
     """POST to one of the places that take texts."""
     name, path = request.param.split()
     return lambda query="", **arguments: request.getfixturevalue(name).post(path + query, **arguments)
 
 
-def test_a_list_in_json(ask: Ask) -> None:
+def test_a_list_in_json(ask: Send) -> None:
     reply = ask(json={"texts": TEXTS})
 
     assert reply.status_code == 200
@@ -50,7 +50,7 @@ def test_a_list_in_json(ask: Ask) -> None:
     assert body["truncated"] == []
 
 
-def test_a_reply_says_what_made_it(ask: Ask) -> None:
+def test_a_reply_says_what_made_it(ask: Send) -> None:
     manifest = model().manifest
     for body in (ask(json={"texts": ["a"]}).json(), ask(data={"text": "a"}).json()):
         assert body["model"] == manifest.name
@@ -61,7 +61,7 @@ def test_a_reply_says_what_made_it(ask: Ask) -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("multipart", [False, True])
-def test_one_text_in_a_form(ask: Ask, text: str, multipart: bool) -> None:
+def test_one_text_in_a_form(ask: Send, text: str, multipart: bool) -> None:
     reply = ask(files={"text": (None, text)}) if multipart else ask(data={"text": text})
 
     assert reply.status_code == 200
@@ -72,13 +72,13 @@ def test_one_text_in_a_form(ask: Ask, text: str, multipart: bool) -> None:
 
 
 @pytest.mark.parametrize("query", ["?normalize=false", "?normalize=0", "?normalize=False"])
-def test_the_raw_projection_in_a_form(ask: Ask, query: str) -> None:
+def test_the_raw_projection_in_a_form(ask: Send, query: str) -> None:
     vector = ask(query, data={"text": "a cat"}).json()["embedding"]
 
     np.testing.assert_allclose(vector, raw_texts("a cat")[0], rtol=1e-5, atol=1e-6)
 
 
-def test_the_raw_projection_in_json(ask: Ask) -> None:
+def test_the_raw_projection_in_json(ask: Send) -> None:
     vectors = ask(json={"texts": TEXTS, "normalize": False}).json()["embeddings"]
     asked = ask("?normalize=false", json={"texts": TEXTS}).json()["embeddings"]
 
@@ -86,7 +86,7 @@ def test_the_raw_projection_in_json(ask: Ask) -> None:
     assert asked == vectors
 
 
-def test_a_bad_item_keeps_its_place_and_costs_the_others_nothing(ask: Ask) -> None:
+def test_a_bad_item_keeps_its_place_and_costs_the_others_nothing(ask: Send) -> None:
     body = ask(json={"texts": ["a", 5, "b", None, ["c"], "x" * 10_001, {}, "d"]}).json()
 
     assert [bool(vector) for vector in body["embeddings"]] == [True, False, True, *[False] * 4, True]
@@ -102,7 +102,7 @@ def test_a_bad_item_keeps_its_place_and_costs_the_others_nothing(ask: Ask) -> No
     assert body["errors"][3]["message"] == "The text has 10,001 characters; 10,000 are allowed."
 
 
-def test_long_texts_are_cut_and_named(ask: Ask) -> None:
+def test_long_texts_are_cut_and_named(ask: Send) -> None:
     long = "cat " * 100
     body = ask(json={"texts": ["a", long, 5, long]}).json()
 
@@ -110,7 +110,7 @@ def test_long_texts_are_cut_and_named(ask: Ask) -> None:
     assert ask(data={"text": long}).json()["truncated"] is True
 
 
-def test_a_batch_of_256(ask: Ask) -> None:
+def test_a_batch_of_256(ask: Send) -> None:
     texts = [f"photo {number} of a cat" + " and a dog" * (number % 7) for number in range(256)]
     body = ask(json={"texts": texts}).json()
 
@@ -118,13 +118,13 @@ def test_a_batch_of_256(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", "DEMO", "Demo"])
-def test_a_model_asked_for_by_name(ask: Ask, name: str) -> None:
+def test_a_model_asked_for_by_name(ask: Send, name: str) -> None:
     assert ask(json={"texts": ["a"], "model": name}).json()["model"] == "demo"
     assert ask(f"?model={name}", data={"text": "a"}).json()["model"] == "demo"
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "", "../demo2", "💥"])
-def test_an_unknown_model(ask: Ask, name: str) -> None:
+def test_an_unknown_model(ask: Send, name: str) -> None:
     for reply in (ask(json={"texts": ["a"], "model": name}), ask("?model=" + name, data={"text": "a"})):
         assert reply.status_code == 404
         error = reply.json()["error"]
@@ -160,7 +160,7 @@ JSON = {"Content-Type": "application/json"}
         (b'{"texts": ["a"], "model": 5}', "body_invalid", "$.model: Expected `str | null`"),
     ],
 )
-def test_json_that_is_refused(ask: Ask, body: bytes, code: str, says: str) -> None:
+def test_json_that_is_refused(ask: Send, body: bytes, code: str, says: str) -> None:
     reply = ask(data=body, headers=JSON)
 
     assert reply.status_code == 400
@@ -170,7 +170,7 @@ def test_json_that_is_refused(ask: Ask, body: bytes, code: str, says: str) -> No
     assert says in reply.json()["error"]["message"]
 
 
-def test_a_byte_order_mark_and_a_charset_do_no_harm(ask: Ask) -> None:
+def test_a_byte_order_mark_and_a_charset_do_no_harm(ask: Send) -> None:
     headers = {"Content-Type": "Application/JSON; charset=utf-8"}
     reply = ask(data=b"\xef\xbb\xbf" + b'{"texts": ["a"]}', headers=headers)
 
@@ -208,7 +208,7 @@ PART = b'--x\r\nContent-Disposition: form-data; name="text"\r\n\r\n'
     ],
 )
 def test_forms_that_are_refused(
-    ask: Ask, headers: dict[str, str], body: bytes, status: int, code: str, says: str
+    ask: Send, headers: dict[str, str], body: bytes, status: int, code: str, says: str
 ) -> None:
     reply = ask(data=body, headers=headers)
 
@@ -217,14 +217,14 @@ def test_forms_that_are_refused(
     assert says in reply.json()["error"]["message"]
 
 
-def test_normalize_that_cannot_be_read(ask: Ask) -> None:
+def test_normalize_that_cannot_be_read(ask: Send) -> None:
     reply = ask("?normalize=perhaps", data={"text": "a"})
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (400, "normalize_invalid")
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "image/png", "application/xml", "nonsense", ""])
-def test_other_content_types(ask: Ask, content_type: str) -> None:
+def test_other_content_types(ask: Send, content_type: str) -> None:
     reply = ask(data=b"a", headers={"Content-Type": content_type})
 
     assert reply.status_code == 415
@@ -232,7 +232,7 @@ def test_other_content_types(ask: Ask, content_type: str) -> None:
     assert "application/json, application/x-www-form-urlencoded, multipart/form-data" in message
 
 
-def test_a_compressed_body_is_refused(ask: Ask) -> None:
+def test_a_compressed_body_is_refused(ask: Send) -> None:
     refused = partial(ask, headers={"Content-Encoding": "gzip"})
     replies: list[Any] = [refused(json={"texts": ["a"]}), refused(data={"text": "a"})]
 

@@ -12,9 +12,9 @@ import pytest
 
 from clip_embeddings.config import Settings
 from clip_embeddings.embedding import embed
-from clip_embeddings.images.sources import Blob
+from clip_embeddings.images.sources import ImageBytes
 from clip_embeddings.logs import Timings
-from clip_embeddings.protocols.base import Ask
+from clip_embeddings.protocols.base import EmbedRequest
 from clip_embeddings.runtime import make_runtime
 from tests.support.models import copy_model
 from tests.support.pictures import in_base64, picture, web
@@ -184,10 +184,10 @@ def test_towers_load_at_first_use(models: str) -> None:
 
     assert loaded() == set()
     assert not runtime.loaded()
-    embed(Ask(texts=["a"], model="second"), runtime, Timings())
+    embed(EmbedRequest(texts=["a"], model="second"), runtime, Timings())
     assert loaded() == {("second", "text")}
     assert runtime.loaded()
-    embed(Ask(images=[Blob(CAT)], model="pictures"), runtime, Timings())
+    embed(EmbedRequest(images=[ImageBytes(CAT)], model="pictures"), runtime, Timings())
     assert loaded() == {("second", "text"), ("pictures", "image")}
 
 

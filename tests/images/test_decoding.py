@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from clip_embeddings.config import ROOT, ImageSettings
 from clip_embeddings.engine.manifest import Preprocess
 from clip_embeddings.engine.preprocess import to_pixels
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.images.decoding import decode_image
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.photographs import detailed_12mp_jpeg, photo, photos
@@ -40,8 +40,8 @@ def saved(image: Image.Image, format: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def refusal(data: bytes, max_pixels: int = 50_000_000) -> CallerError:
-    with pytest.raises(CallerError) as caught:
+def refusal(data: bytes, max_pixels: int = 50_000_000) -> ApiError:
+    with pytest.raises(ApiError) as caught:
         decode(data, ImageSettings(), max_pixels)
     assert caught.value.message.endswith(".")
     # An error that waits for its place in the reply must not keep pixels waiting with it.
@@ -440,7 +440,7 @@ def test_mutated_files_decode_or_are_refused_and_nothing_else() -> None:
                 data[at:at] = data[source.randrange(len(data)) :][: source.randrange(200)]
             try:
                 image = decode(bytes(data), ImageSettings(), max_pixels=1_000_000)
-            except CallerError as error:
+            except ApiError as error:
                 outcomes[error.code] += 1
             else:
                 outcomes["decoded"] += 1

@@ -156,7 +156,7 @@ def test_a_database_that_does_not_answer_may_do_so_later(monkeypatch: pytest.Mon
 def test_what_may_be_tried_again(kind: str, transient: bool) -> None:
     exceptions = pytest.importorskip("google.api_core.exceptions")
 
-    found = firestore._explanation(getattr(exceptions, kind)("about secret-name"))
+    found = firestore._translate(getattr(exceptions, kind)("about secret-name"))
 
     assert isinstance(found, TransientError) is transient
     assert isinstance(found, StorageError)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from clip_embeddings.index import firestore, sqlite
 from clip_embeddings.index.factory import open_index
-from clip_embeddings.index.types import EntryError, Index, after
+from clip_embeddings.index.types import EntryError, Index, prefix_end
 from tests.support.entries import DIMENSIONS, direction, entry
 
 # Opens the index of a test once more, as another process would.
@@ -166,8 +166,8 @@ def test_prefixes_are_the_first_characters_and_nothing_else(index: Index, prefix
 
 
 def test_the_string_after_a_prefix() -> None:
-    assert [after(prefix) for prefix in ("a", "a\U0010ffff", "\ud7ff")] == ["b", "b", "\ue000"]
-    assert [after(prefix) for prefix in ("\U0010ffff", "")] == [None, None]
+    assert [prefix_end(prefix) for prefix in ("a", "a\U0010ffff", "\ud7ff")] == ["b", "b", "\ue000"]
+    assert [prefix_end(prefix) for prefix in ("\U0010ffff", "")] == [None, None]
 
 
 def test_buckets_are_apart(index: Index) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from clip_embeddings.engine.manifest import ModelError, load_manifest
 from clip_embeddings.engine.model import check_canary, load_model
-from clip_embeddings.semaphore import Gate
+from clip_embeddings.semaphore import FairSemaphore
 from model_cache import bake
 from model_cache.baking import export
 from model_cache.baking.errors import BakeError
@@ -342,9 +342,9 @@ def test_killed(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> None:
     outcome = stop(tiny, folder, signal.SIGKILL)
 
     assert outcome.status == -signal.SIGKILL
-    check_canary(load_model(folder, ["text"], threads=2, gate=Gate(1, 0)), "text")
+    check_canary(load_model(folder, ["text"], threads=2, run_slots=FairSemaphore(1, 0)), "text")
     (left,) = tmp_path.glob(".model.*")
     with pytest.raises(ModelError):
         load_manifest(left)
     assert run(*tiny.arguments, "--towers", "image", "--out", folder).status == 0
-    check_canary(load_model(folder, ["image"], threads=2, gate=Gate(1, 0)), "image")
+    check_canary(load_model(folder, ["image"], threads=2, run_slots=FairSemaphore(1, 0)), "image")

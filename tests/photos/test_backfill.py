@@ -23,7 +23,7 @@ import pytest
 from clip_embeddings.config import TaskSettings
 from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.types import Index
-from clip_embeddings.photos.reconcile import is_mine
+from clip_embeddings.photos.reconcile import in_shard
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.types import Bucket
 from tests.support import gcs_server
@@ -84,7 +84,7 @@ class Place:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Place]:
     url, index_url = (tmp_path / "photos").as_uri(), f"sqlite://{tmp_path}/index.sqlite"
-    bucket = open_bucket(url, foreign=True)
+    bucket = open_bucket(url, externally_written=True)
     with closing(open_index(index_url)) as index:
         yield Place(bucket, bucket.url, index, {"BUCKET_URL": url, "INDEX_URL": index_url, "MODEL": "demo"})
 
@@ -257,7 +257,7 @@ def test_tasks_share_the_work(folder: Place) -> None:
 
 def test_shares_stay_the_same() -> None:
     names = [f"photos/{number}.jpg" for number in range(1000)]
-    shares = [[name for name in names if is_mine(name, TaskSettings(task, 7))] for task in range(7)]
+    shares = [[name for name in names if in_shard(name, TaskSettings(task, 7))] for task in range(7)]
 
     assert sorted(chain(*shares)) == sorted(names)
     assert all(100 < len(share) < 190 for share in shares)

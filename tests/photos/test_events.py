@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clip_embeddings.config import Limits, PhotoSettings, Settings
-from clip_embeddings.engine.model import normalized
+from clip_embeddings.engine.model import normalize_rows
 from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.types import Entry, Index
-from clip_embeddings.photos.collection import Collection
+from clip_embeddings.photos.collection import IndexedBucket
 from clip_embeddings.photos.events import deleted, finalized
 from clip_embeddings.photos.indexer import Indexer, open_indexer
 from clip_embeddings.runtime import make_runtime
@@ -43,7 +43,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def event(collection: Collection, name: str, generation: int, **fields: object) -> dict[str, object]:
+def event(collection: IndexedBucket, name: str, generation: int, **fields: object) -> dict[str, object]:
     """The data of an event, as Eventarc has it; a field that is None is left out."""
     data = {
         "kind": "storage#object",
@@ -66,9 +66,9 @@ def event(collection: Collection, name: str, generation: int, **fields: object) 
 @pytest.fixture
 def indexer(tmp_path: Path) -> Iterator[Indexer]:
     chosen = Settings(limits=Limits(image_bytes=len(HUGE) - 1), photos=PhotoSettings(max_event_age=DAY))
-    bucket = open_bucket((tmp_path / "photos").as_uri(), foreign=True)
+    bucket = open_bucket((tmp_path / "photos").as_uri(), externally_written=True)
     with closing(open_index(f"sqlite://{tmp_path}/index.sqlite")) as index:
-        collection = Collection(bucket, index, bucket.url, prefix="photos/")
+        collection = IndexedBucket(bucket, index, bucket.url, prefix="photos/")
         yield open_indexer(collection, make_runtime("test", ("image",), chosen))
 
 
@@ -363,7 +363,7 @@ def deliver(indexer: Indexer, one: Event) -> None:
 def fresh(index: Index, history: History, common: Indexer) -> Indexer:
     """An indexer of another bucket, in the same index."""
     bucket: Any = Versions({number: CONTENTS[content] for number, content in history.readable.items()})
-    return replace(common, collection=Collection(bucket, index, f"bucket-{uuid.uuid4().hex}"))
+    return replace(common, collection=IndexedBucket(bucket, index, f"bucket-{uuid.uuid4().hex}"))
 
 
 def check(indexer: Indexer, history: History) -> None:
@@ -465,7 +465,7 @@ class Functions:
             "ce-time": now(),
         }
         function = self.on_upload if kind == "finalized" else self.on_delete
-        collection = Collection(self.bucket, None, self.name)  # type: ignore[arg-type]
+        collection = IndexedBucket(self.bucket, None, self.name)  # type: ignore[arg-type]
         data = event(collection, name, generation, **fields)
         return function.post("/", json=data, headers=headers).status_code
 
@@ -498,7 +498,7 @@ def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Function
     if request.param == "files":
         (tmp_path / "photos").mkdir()
         url = (tmp_path / "photos").as_uri()
-        bucket = open_bucket(url, foreign=True)
+        bucket = open_bucket(url, externally_written=True)
         places = {"BUCKET_URL": url, "INDEX_URL": f"sqlite://{tmp_path}/index.sqlite"}
         with functions(tmp_path, bucket, bucket.url, MODEL="demo", **places) as found:
             yield found
@@ -559,7 +559,7 @@ def _scores(running: Functions) -> dict[str, tuple[int, Any]]:
 
 
 def _score(data: bytes) -> float:
-    return float(normalized(raw_images(data))[0] @ normalized(raw_texts("a cat"))[0])
+    return float(normalize_rows(raw_images(data))[0] @ normalize_rows(raw_texts("a cat"))[0])
 
 
 @pytest.fixture

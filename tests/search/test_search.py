@@ -13,7 +13,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from PIL import Image
 
-from clip_embeddings.engine.model import normalized
+from clip_embeddings.engine.model import normalize_rows
 from clip_embeddings.images.thumbnails import thumbnail
 from tests.support import gcs_server
 from tests.support.albums import Album, emoji, new_album
@@ -57,7 +57,7 @@ def names(reply: Any) -> list[str]:
 def expected(album: Album, vector: np.ndarray, k: int) -> list[tuple[str, float]]:
     """The `k` nearest names and their cosines, computed here from the index's own vectors."""
     entries = [album.entry(name) for name, _, _ in album.index.generations(album.bucket.url)]
-    scores = np.stack([entry.vector for entry in entries]) @ normalized(vector[None])[0]
+    scores = np.stack([entry.vector for entry in entries]) @ normalize_rows(vector[None])[0]
     best = np.argsort(-scores)[:k]
     return [(entries[index].name, float(scores[index])) for index in best]
 

@@ -60,7 +60,7 @@ def test_names_that_are_no_path_inside(bucket: FileBucket, tmp_path: Path, name:
         bucket.read(name)
     assert bucket.stat(name) is None
     assert not bucket.delete(name)
-    with bucket.hold(name) as held:
+    with bucket.try_lock(name) as held:
         assert not held
     assert _files(tmp_path) == before
 
@@ -127,7 +127,7 @@ def test_files_of_other_programs_are_objects(bucket: FileBucket) -> None:
 
 
 def test_a_file_that_comes_back_with_its_old_times_is_newer(tmp_path: Path) -> None:
-    bucket = FileBucket(tmp_path / "bucket", foreign=True)
+    bucket = FileBucket(tmp_path / "bucket", externally_written=True)
     generations = [bucket.write("a.jpg", b"first")]
     file, elsewhere = bucket.folder / "a.jpg", tmp_path / "elsewhere"
     for change in (
@@ -150,7 +150,7 @@ def test_a_file_that_comes_back_with_its_old_times_is_newer(tmp_path: Path) -> N
 def test_a_file_that_grows_while_it_is_read_is_not_taken_for_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bucket = FileBucket(tmp_path / "bucket", foreign=True)
+    bucket = FileBucket(tmp_path / "bucket", externally_written=True)
     bucket.write("a.jpg", b"half")
     time.sleep(0.02)
     fstat = os.fstat
@@ -276,7 +276,7 @@ def test_writers_that_are_killed_leave_whole_objects_and_what_tidy_removes(bucke
         process.communicate()
 
     assert {len(bucket.read(name)[0]) for name in bucket.names()} <= {300_000}
-    bucket.tidy()
+    bucket.cleanup()
     assert list((bucket.folder / ".partial").iterdir()) == []
     assert len(_files(bucket.folder)) == len(list(bucket.names()))
 
@@ -286,7 +286,7 @@ def test_a_crash_between_link_and_clean_up_is_tidied(bucket: FileBucket) -> None
     os.link(bucket.folder / "a", bucket.folder / ".partial" / "left")
 
     assert list(bucket.names()) == ["a"]
-    bucket.tidy()
+    bucket.cleanup()
 
     assert _files(bucket.folder) == [Path("a")]
     assert bucket.read("a")[0] == b"whole"
@@ -295,11 +295,11 @@ def test_a_crash_between_link_and_clean_up_is_tidied(bucket: FileBucket) -> None
 def test_tidying_takes_nothing_from_writers_that_live(bucket: FileBucket) -> None:
     done = threading.Event()
 
-    def tidy() -> None:
+    def cleanup() -> None:
         while not done.is_set():
-            bucket.tidy()
+            bucket.cleanup()
 
-    thread = threading.Thread(target=tidy)
+    thread = threading.Thread(target=cleanup)
     thread.start()
     try:
         assert all(bucket.create(f"{number}", b"data") for number in range(100))
@@ -321,22 +321,23 @@ def test_folders_vanish_with_their_last_object_but_not_under_a_writer(bucket: Fi
 
 def test_a_hold_ends_with_its_block_and_with_its_process(bucket: FileBucket) -> None:
     bucket.create("a", b"")
-    with bucket.hold("a") as first, bucket.hold("a") as second:
+    with bucket.try_lock("a") as first, bucket.try_lock("a") as second:
         assert (first, second) == (True, False)
     code = (
         "import sys; from pathlib import Path; from clip_embeddings.storage.file import FileBucket\n"
-        "with FileBucket(Path(sys.argv[1])).hold('a') as held: print(held, flush=True); sys.stdin.readline()"
+        "with FileBucket(Path(sys.argv[1])).try_lock('a') as held:\n"
+        "    print(held, flush=True); sys.stdin.readline()"
     )
     process = _python(code, str(bucket.folder))
     assert process.stdout is not None
     assert process.stdout.readline() == b"True\n"
-    with bucket.hold("a") as held:
+    with bucket.try_lock("a") as held:
         assert not held
     process.kill()
     process.communicate()
-    with bucket.hold("a") as held:
+    with bucket.try_lock("a") as held:
         assert held
-    with bucket.hold("not there") as held:
+    with bucket.try_lock("not there") as held:
         assert not held
 
 

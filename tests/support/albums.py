@@ -72,7 +72,7 @@ def new_album(folder: Path) -> Album:
         "BUCKET_URL": (folder / "photos").as_uri(),
         "INDEX_URL": f"sqlite://{folder}/index.sqlite",
     }
-    bucket = open_bucket(settings["BUCKET_URL"], foreign=True)
+    bucket = open_bucket(settings["BUCKET_URL"], externally_written=True)
     return Album(bucket, open_index(settings["INDEX_URL"]), settings)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clip_embeddings.config import FetchSettings
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.fetch.client import fetch
 from tests.support.image_servers import Server
 
@@ -80,9 +80,9 @@ def detoured(monkeypatch: pytest.MonkeyPatch, server: Server) -> list[tuple[str,
     return wanted
 
 
-def refused(url: str, settings: FetchSettings = LOCAL, max_bytes: int = CAP) -> CallerError:
+def refused(url: str, settings: FetchSettings = LOCAL, max_bytes: int = CAP) -> ApiError:
     """The error of a fetch that must fail; asserts that its sentence gives nothing away."""
-    with pytest.raises(CallerError) as caught:
+    with pytest.raises(ApiError) as caught:
         fetch(url, settings, max_bytes)
     error = caught.value
     for secret in (

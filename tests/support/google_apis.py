@@ -243,8 +243,8 @@ def _no_jobs(apis: GoogleApis, request: Request) -> tuple[int, Any]:
     return 200, {"apiVersion": "run.googleapis.com/v1", "kind": "JobList", "items": []}
 
 
-Answer = Callable[..., tuple[int, Any]]
-ROUTES: tuple[tuple[str, str, Answer], ...] = (
+EmbedResult = Callable[..., tuple[int, Any]]
+ROUTES: tuple[tuple[str, str, EmbedResult], ...] = (
     ("POST", r"/v\d/(.*):getIamPolicy", _get_policy),
     ("GET", r"/v\d/(.*):getIamPolicy", _get_policy),
     ("POST", r"/v\d/(.*):setIamPolicy", _set_policy),

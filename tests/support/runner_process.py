@@ -15,7 +15,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from clip_embeddings.errors import CallerError
+from clip_embeddings.errors import ApiError
 from clip_embeddings.jobs.runner import LocalRunner, handle_event
 from clip_embeddings.jobs.store import JobStore
 from clip_embeddings.storage.factory import open_bucket
@@ -27,7 +27,7 @@ def compute(request: dict[str, Any]) -> dict[str, Any]:
     if text == "poison":
         os._exit(9)
     if text == "bad":
-        raise CallerError(422, "text_bad", "This text is bad.")
+        raise ApiError(422, "text_bad", "This text is bad.")
     time.sleep(0.005)
     return {"embedding": list(hashlib.sha256(text.encode()).digest()[:4])}
 

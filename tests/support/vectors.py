@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from clip_embeddings.config import MODEL_CACHE, ImageSettings
-from clip_embeddings.engine.model import Model, load_model, normalized
+from clip_embeddings.engine.model import Model, load_model, normalize_rows
 from clip_embeddings.images.decoding import decode_image
-from clip_embeddings.semaphore import Gate
+from clip_embeddings.semaphore import FairSemaphore
 
 
 @cache
 def model() -> Model:
     """The bundled model."""
-    return load_model(MODEL_CACHE / "demo", ("text", "image"), threads=2, gate=Gate(width=1, queue=64))
+    return load_model(
+        MODEL_CACHE / "demo", ("text", "image"), threads=2, run_slots=FairSemaphore(width=1, queue=64)
+    )
 
 
 def raw_texts(*texts: str) -> np.ndarray:
@@ -38,12 +40,12 @@ def raw_images(*pictures: bytes) -> np.ndarray:
 
 def assert_texts(found: Sequence[Any], *texts: str) -> None:
     """`found` holds the unit vectors of `texts` in their order."""
-    _assert_equal(found, normalized(raw_texts(*texts)))
+    _assert_equal(found, normalize_rows(raw_texts(*texts)))
 
 
 def assert_images(found: Sequence[Any], *pictures: bytes) -> None:
     """`found` holds the unit vectors of `pictures` in their order."""
-    _assert_equal(found, normalized(raw_images(*pictures)))
+    _assert_equal(found, normalize_rows(raw_images(*pictures)))
 
 
 def _assert_equal(found: Sequence[Any], expected: np.ndarray) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from clip_embeddings.engine.model import normalized
+from clip_embeddings.engine.model import normalize_rows
 from model_cache.baking.catalogue import Entry
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.baking import families
@@ -127,7 +127,7 @@ def _timm(entry: Entry, folder: Path) -> Published:
 
     def images(items: Sequence[Any]) -> np.ndarray:
         with torch.no_grad():
-            return normalized(model(torch.stack([prepare(item) for item in items])).numpy())
+            return normalize_rows(model(torch.stack([prepare(item) for item in items])).numpy())
 
     return Published({f"{entry.downloads[0][0]}/{path.name}": path}, None, images)
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from clip_embeddings.engine.model import load_model, normalized
-from clip_embeddings.semaphore import Gate
+from clip_embeddings.engine.model import load_model, normalize_rows
+from clip_embeddings.semaphore import FairSemaphore
 from model_cache.baking import samples
 from model_cache.baking.torch_setup import import_open_clip
 
@@ -80,14 +80,14 @@ def texts() -> list[str]:
 
 def engine_texts(folder: Path, items: Sequence[str]) -> np.ndarray:
     """What the serving engine makes of `items`: (n, d) float32, L2-normalised."""
-    model = load_model(folder, ["text"], threads=2, gate=Gate(1, 0))
-    return normalized(model.text.get().embed(items).vectors)
+    model = load_model(folder, ["text"], threads=2, run_slots=FairSemaphore(1, 0))
+    return normalize_rows(model.text.get().embed(items).vectors)
 
 
 def engine_images(folder: Path, items: Sequence[Any]) -> np.ndarray:
     """What the serving engine makes of `items`: (n, d) float32, L2-normalised."""
-    tower = load_model(folder, ["image"], threads=2, gate=Gate(1, 0)).image.get()
-    return normalized(tower.embed([tower.pixels(item) for item in items]))
+    tower = load_model(folder, ["image"], threads=2, run_slots=FairSemaphore(1, 0)).image.get()
+    return normalize_rows(tower.embed([tower.pixels(item) for item in items]))
 
 
 def torch_texts(name: str, model: Any, items: Sequence[str]) -> np.ndarray:
