@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 from clip_embeddings.embedding import EmbedRequest, embed
 from clip_embeddings.errors import ApiError
 from clip_embeddings.http.routing import RequestContext, Route
 from clip_embeddings.protocols.base import Endpoint, Protocol
-from clip_embeddings.protocols.registry import load_protocols
+from clip_embeddings.protocols.registry import PROTOCOLS
 
 GATEWAY = "gateway"
 
@@ -23,6 +24,11 @@ def protocol_routes(function: str) -> list[Route]:
         for endpoint in protocol.endpoints
         if function == GATEWAY or function in endpoint.functions
     ]
+
+
+def load_protocols() -> list[Protocol]:
+    """Every protocol of the registry."""
+    return [import_module(module).PROTOCOL for module in PROTOCOLS.values()]
 
 
 def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
