@@ -8,8 +8,9 @@ from urllib.parse import quote
 import pytest
 
 from clip_embeddings.config import FetchSettings
-from clip_embeddings.fetch import client as fetch_module
-from clip_embeddings.fetch.client import fetch, is_public
+from clip_embeddings.fetch import policy
+from clip_embeddings.fetch.client import fetch
+from clip_embeddings.fetch.policy import is_public
 from tests.support.fetching import CAP, LOCAL, METADATA, OTHER_PUBLIC, PUBLIC, Names, refused
 from tests.support.image_servers import IMAGE, Server
 
@@ -405,7 +406,7 @@ def test_requests_hardened_judges_the_address_too(
     names: Names, monkeypatch: pytest.MonkeyPatch, connected: list[Any]
 ) -> None:
     names.add("intranet.example", ["10.0.0.1"])
-    monkeypatch.setattr(fetch_module, "is_public", lambda address: True)
+    monkeypatch.setattr(policy, "is_public", lambda address: True)
 
     error = refused("http://intranet.example/", FetchSettings())
 
