@@ -13,7 +13,7 @@ from clip_embeddings.config import MODEL_CACHE
 from clip_embeddings.engine.canary import IMAGE, canary_image
 from clip_embeddings.engine.manifest import Canary, ModelError
 from clip_embeddings.engine.model import Model, check_canary, load_model, normalize_rows
-from clip_embeddings.engine.session import run
+from clip_embeddings.engine.session import run_session
 from clip_embeddings.semaphore import FairSemaphore
 from tests.support.models import BAKED
 
@@ -52,9 +52,9 @@ def test_long_texts_do_not_pad_short_ones(model: Model, monkeypatch: pytest.Monk
 
     def counting(session: Any, batch: np.ndarray) -> np.ndarray:
         sizes.append(batch.size)
-        return run(session, batch)
+        return run_session(session, batch)
 
-    monkeypatch.setattr("clip_embeddings.engine.model.run", counting)
+    monkeypatch.setattr("clip_embeddings.engine.model.run_session", counting)
     together = tower.embed(texts).vectors
 
     tokens = sum(len(text.split()) + 2 for text in texts)
