@@ -1,6 +1,6 @@
-"""Values of settings that no function starts with."""
+"""Invalid values of every setting."""
 
-# Name of the setting, values, what the sentence says is allowed.
+# Name of the setting, invalid values, and a part of the sentence that says what is allowed.
 BAD = [
     ("LOG_LEVEL", ["LOUD", "10"], "DEBUG, INFO, WARNING or ERROR"),
     ("MODEL_THREADS", ["0", "257", "two", "-1", "1.5", "²"], "a whole number from 1 to 256"),
