@@ -10,7 +10,7 @@ import pytest
 from clip_embeddings.startup import start
 from tests.support.models import copy_demo, edit_manifest, flip_a_byte
 from tests.support.serving import Server, refusal, serving
-from tests.support.settings import BAD
+from tests.support.settings import INVALID_VALUES
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def baked(tmp_path: Path) -> Path:
     return copy_demo(tmp_path / "my model")
 
 
-@pytest.mark.parametrize(("name", "values", "allowed"), BAD)
-def test_every_bad_setting_stops_the_start(
+@pytest.mark.parametrize(("name", "values", "allowed"), INVALID_VALUES)
+def test_every_invalid_setting_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, name: str, values: list[str], allowed: str
 ) -> None:
     monkeypatch.setenv(name, values[0])
@@ -34,7 +34,7 @@ def test_every_bad_setting_stops_the_start(
 
 
 @pytest.mark.parametrize("target", ["embed_text", "embed_image", "embed_mixed", "gateway"])
-def test_a_bad_setting_stops_the_process(target: str) -> None:
+def test_an_invalid_setting_stops_the_process(target: str) -> None:
     assert "MAX_ITEMS='many' is not valid: use a whole number" in refusal(target, MAX_ITEMS="many")
 
 

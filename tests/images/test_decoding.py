@@ -274,7 +274,7 @@ def test_hostile_files_take_bounded_memory() -> None:
     script = (
         "import resource\n"
         "from tests.support.hostile_images import DAMAGED, OVERSIZED, decode_error\n"
-        "peak = lambda: regenerator.getrusage(regenerator.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "for files in (OVERSIZED, DAMAGED):\n"
         "    before = peak()\n"
         "    for data in files.values(): decode_error(data)\n"
