@@ -148,7 +148,7 @@ def check_canary(model: Model, name: str) -> None:
     """Load the tower `name` and run its canary.
 
     Raises:
-        ModelError: the tower is missing or damaged, or its vector differs from the recorded one.
+        ModelError: the tower is damaged, or its vector differs too much from the recorded one.
     """
     tower = model.manifest.towers[name]
     if name == "text":

@@ -57,7 +57,7 @@ def parse_image(value: object, max_bytes: int) -> Source:
     """Parse a string that is an http(s) or gs:// URL, a data URI or bare base64.
 
     Raises:
-        ApiError: 400 if it is none of these, 413 if it holds more than `max_bytes` bytes.
+        ApiError: 400 if it has another form, 413 if it holds more than `max_bytes` bytes.
     """
     text = _text(value)
     scheme = _scheme(text)

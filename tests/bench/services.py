@@ -179,7 +179,7 @@ def _stop(server: Running) -> None:
     try:
         server.process.wait(15)
     except subprocess.TimeoutExpired:
-        # Children first: the kernel gives the children of an ended process to init, where they are not found.
+        # Children first: after the end of their parent, the walk over descendants no longer reaches them.
         for pid in reversed(server.pids()):
             os.kill(pid, 9)
         server.process.wait()

@@ -38,12 +38,13 @@ sys.addaudithook(_record)
 class Names:
     """A fake resolver. A name has one list of addresses per lookup; the last list stays."""
 
-    answers: dict[str, list[list[str]]] = field(default_factory=dict)
+    results: dict[str, list[list[str]]] = field(default_factory=dict)
     lookups: list[str] = field(default_factory=list)
     delay: Callable[[], object] = lambda: None
 
-    def add(self, name: str, *answers: list[str]) -> None:
-        self.answers[name] = list(answers)
+    def add(self, name: str, *results: list[str]) -> None:
+        """Resolve `name` to `results`, one list of addresses per lookup."""
+        self.results[name] = list(results)
 
 
 def replace_resolver(monkeypatch: pytest.MonkeyPatch) -> Names:
@@ -58,10 +59,10 @@ def replace_resolver(monkeypatch: pytest.MonkeyPatch) -> Names:
             pass
         names.lookups.append(host)
         names.delay()
-        answers = names.answers.get(host)
-        if not answers:
+        results = names.results.get(host)
+        if not results:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        addresses = answers.pop(0) if len(answers) > 1 else answers[0]
+        addresses = results.pop(0) if len(results) > 1 else results[0]
         return [entry for address in addresses for entry in real(address, *arguments, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)

@@ -18,7 +18,7 @@ from clip_embeddings.config import ImageSettings
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.decoding import decode_image
 
-# Decodes exactly what open_clip would see.
+# Settings with which decoding gives exactly what open_clip would see.
 EXACT = ImageSettings(exif=False, exact=True)
 
 pillow_heif.register_heif_opener()
