@@ -37,7 +37,7 @@ def report(count: int, rounds: int) -> str:
     memory: Any = MemoryBucket(pictures)
     in_memory_indexer = replace(indexer, collection=IndexedBucket(memory, NullIndex(), "memory"))  # type: ignore[arg-type]
     _measure(in_memory_indexer, 0, Samples())
-    stored, in_memory = Samples(), Samples()
+    on_disk, in_memory = Samples(), Samples()
     with tempfile.TemporaryDirectory() as folder:
         bucket = open_bucket(Path(folder, "photos").as_uri(), externally_written=True)
         for name, data in pictures.items():
@@ -46,19 +46,19 @@ def report(count: int, rounds: int) -> str:
             with closing(SqliteIndex(Path(folder, f"{number}.sqlite"))) as index:
                 collection = IndexedBucket(bucket, index, bucket.url)
                 pairs = [
-                    (replace(indexer, collection=collection), stored),
+                    (replace(indexer, collection=collection), on_disk),
                     (in_memory_indexer, in_memory),
                 ]
                 # The order alternates between rounds.
                 for measured_indexer, samples in pairs if number % 2 else reversed(pairs):
                     _measure(measured_indexer, count, samples)
-    share = in_memory.median / stored.median
+    share = in_memory.median / on_disk.median
     verdict = "OK   " if share >= MIN_SHARE else "SHORT"
     size = sum(map(len, pictures.values())) / count / 1000
     return "\n".join(
         [
             f"Backfill of {count:,} photos of {size:.0f} KB, the bundled model, median of {rounds}:",
-            _line("files to SQLite", stored, count),
+            _line("files to SQLite", on_disk, count),
             _line("in memory with no index", in_memory, count),
             f"{verdict} backfill has {share:.0%} of that throughput (at least {MIN_SHARE:.0%})",
         ]

@@ -42,9 +42,9 @@ def _measured(
     fill: float,
     size: float,
 ) -> str:
-    before = _rss()
+    rss_before = _rss()
     load = _seconds(lambda: index.query(queries[0], "s", BEST))
-    after = _rss()
+    rss_after = _rss()
     warm: list[float] = []
     numpy_only: list[float] = []
     tenth: list[float] = []
@@ -72,8 +72,9 @@ def _measured(
     rows, p50, p95 = len(vectors), *np.percentile(warm, (50, 95)) * 1000
     lines = [
         f"{rows:,} x {DIMENSIONS} in SQLite: {rows / fill:,.0f} rows/s written, {size:.0f} MB on disk",
-        f"  first query {load:.2f} s, which reads every vector; {after - before:.0f} MB more resident,"
-        f" {after:.0f} MB in all (of which the report's own copy is about as much)",
+        f"  first query {load:.2f} s, which reads every vector;"
+        f" {rss_after - rss_before:.0f} MB more resident,"
+        f" {rss_after:.0f} MB in all (of which the report's own copy is about as much)",
         f"  warm query          p50 {p50:.2f} ms, p95 {p95:.2f} ms; {cpu_ms:.2f} ms of CPU",
         f"  bare numpy          p50 {_ms(numpy_only, 50)}, p95 {_ms(numpy_only, 95)}",
         f"  a tenth by prefix   p50 {_ms(tenth, 50)}, p95 {_ms(tenth, 95)}",

@@ -35,10 +35,10 @@ def test_texts_in_a_batch_get_the_vectors_of_single_texts(model: Model) -> None:
 
     batch = tower.embed(texts).vectors
 
-    single = np.concatenate([tower.embed([text]).vectors for text in TEXTS])
+    separate = np.concatenate([tower.embed([text]).vectors for text in TEXTS])
     assert batch.shape == (100, model.manifest.dimensions)
     assert batch.dtype == np.float32
-    cosines = (normalize_rows(batch) * np.tile(normalize_rows(single), (20, 1))).sum(axis=1)
+    cosines = (normalize_rows(batch) * np.tile(normalize_rows(separate), (20, 1))).sum(axis=1)
     assert cosines.min() > 0.99999
 
 
@@ -47,7 +47,7 @@ def test_long_texts_do_not_pad_short_ones(model: Model, monkeypatch: pytest.Monk
     rng = np.random.default_rng(5)
     texts = [" ".join(rng.choice(["cat", "dog", "red"], size)) for size in rng.integers(1, 74, 64)]
     tower = model.text.get()
-    single = np.concatenate([tower.embed([text]).vectors for text in texts])
+    separate = np.concatenate([tower.embed([text]).vectors for text in texts])
     sizes: list[int] = []
 
     def record_size(session: Any, batch: np.ndarray) -> np.ndarray:
@@ -60,7 +60,7 @@ def test_long_texts_do_not_pad_short_ones(model: Model, monkeypatch: pytest.Monk
     tokens = sum(len(text.split()) + 2 for text in texts)
     assert tokens <= sum(sizes) <= 1.3 * tokens
     assert len(sizes) < 32
-    assert np.abs(normalize_rows(batched) - normalize_rows(single)).max() <= 1e-5
+    assert np.abs(normalize_rows(batched) - normalize_rows(separate)).max() <= 1e-5
 
 
 def test_long_texts_are_reported_as_truncated(model: Model) -> None:
@@ -69,13 +69,15 @@ def test_long_texts_are_reported_as_truncated(model: Model) -> None:
 
 def test_images_in_a_batch_get_the_vectors_of_single_images(model: Model) -> None:
     tower = model.image.get()
-    pixels = [tower.pixels(Image.new("RGB", (50 + n, 40), (n * 9, 255 - n * 9, 128))) for n in range(20)]
+    pixels = [
+        tower.pixels(Image.new("RGB", (50 + step, 40), (step * 9, 255 - step * 9, 128))) for step in range(20)
+    ]
 
     batch = tower.embed(pixels)
 
-    single = np.concatenate([tower.embed([tensor]) for tensor in pixels])
+    separate = np.concatenate([tower.embed([tensor]) for tensor in pixels])
     assert batch.shape == (20, model.manifest.dimensions)
-    cosines = (normalize_rows(batch) * normalize_rows(single)).sum(axis=1)
+    cosines = (normalize_rows(batch) * normalize_rows(separate)).sum(axis=1)
     assert cosines.min() > 0.99999
 
 

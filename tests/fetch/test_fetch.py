@@ -17,7 +17,7 @@ import pytest
 
 from clip_embeddings.config import FetchSettings
 from clip_embeddings.fetch.client import fetch
-from tests.support.fetching import CAP, LOCAL, PUBLIC, Names, fetch_error, redirect_connections
+from tests.support.fetching import LOOPBACK, MAX_BYTES, PUBLIC, Names, fetch_error, redirect_connections
 from tests.support.image_servers import IMAGE, Server, self_signed, serving
 
 pytestmark = pytest.mark.usefixtures("connected", "names")
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.usefixtures("connected", "names")
 
 @pytest.mark.parametrize("encoding", ["sized", "unsized", "chunked", "gzip", "deflate"])
 def test_a_body_up_to_the_limit_arrives(encoding: str, server: Server) -> None:
-    assert fetch(server.url(f"/{encoding}/{CAP}"), LOCAL, CAP) == b"x" * CAP
+    assert fetch(server.url(f"/{encoding}/{MAX_BYTES}"), LOOPBACK, MAX_BYTES) == b"x" * MAX_BYTES
 
 
 @pytest.mark.parametrize("encoding", ["sized", "unsized", "chunked", "gzip", "deflate"])
-@pytest.mark.parametrize("size", [CAP + 1, 5_000_000])
+@pytest.mark.parametrize("size", [MAX_BYTES + 1, 5_000_000])
 def test_a_body_over_the_limit_is_refused(encoding: str, size: int, server: Server) -> None:
     error = fetch_error(server.url(f"/{encoding}/{size}"))
 
@@ -55,7 +55,7 @@ def test_a_body_that_cannot_be_decoded_is_refused(encoding: str, server: Server)
 
 
 def test_the_identity_encoding_is_accepted(server: Server) -> None:
-    assert fetch(server.url("/encoding/identity"), LOCAL, CAP) == IMAGE
+    assert fetch(server.url("/encoding/identity"), LOOPBACK, MAX_BYTES) == IMAGE
 
 
 @pytest.mark.parametrize("status", [201, 204, 206, 304, 400, 401, 404, 407, 429, 500, 503])
@@ -102,8 +102,8 @@ def test_bytes_outside_the_body_count_towards_the_limit(path: str, server: Serve
 def test_cookies_are_not_parsed(server: Server) -> None:
     started = time.monotonic()
 
-    # The headers are larger than the allowance beside a body of `CAP` bytes, hence the higher limit.
-    body = fetch(server.url("/cookies"), LOCAL, 10_000_000)
+    # The headers are larger than the allowance beside a body of `MAX_BYTES` bytes, hence the higher limit.
+    body = fetch(server.url("/cookies"), LOOPBACK, 10_000_000)
 
     assert body == IMAGE
     assert time.monotonic() - started < 2
@@ -128,7 +128,7 @@ def test_an_unknown_name_is_reported(connected: list[Any]) -> None:
 
 
 def test_redirects_within_the_limit_are_followed(server: Server) -> None:
-    body = fetch(server.url("/hops/3"), LOCAL, CAP)
+    body = fetch(server.url("/hops/3"), LOOPBACK, MAX_BYTES)
 
     assert body == IMAGE
     assert [path for path, _ in server.requests] == ["/hops/3", "/hops/2", "/hops/1", "/image"]
@@ -144,19 +144,19 @@ def test_one_redirect_too_many_is_refused(path: str, server: Server) -> None:
 
 
 def test_the_body_of_a_redirect_is_not_read(server: Server) -> None:
-    assert fetch(server.url("/endless-redirect"), LOCAL, CAP) == IMAGE
+    assert fetch(server.url("/endless-redirect"), LOOPBACK, MAX_BYTES) == IMAGE
 
 
 def test_a_redirect_location_in_utf8_is_followed(server: Server) -> None:
     response = "HTTP/1.1 302 Found\r\nLocation: /image/ä\r\n\r\n".encode()
 
-    fetch(server.url(f"/garbage/{quote(response)}"), LOCAL, CAP)
+    fetch(server.url(f"/garbage/{quote(response)}"), LOOPBACK, MAX_BYTES)
 
     assert server.requests[1][0] == "/image/%C3%A4"
 
 
 def test_redirects_send_no_cookie_and_no_referrer(server: Server) -> None:
-    fetch(server.url("/redirect/302/%2Fimage"), LOCAL, CAP)
+    fetch(server.url("/redirect/302/%2Fimage"), LOOPBACK, MAX_BYTES)
 
     for _, headers in server.requests:
         assert set(headers) == {"host", "user-agent", "accept-encoding", "connection"}
@@ -174,7 +174,7 @@ def test_proxies_and_netrc_of_the_environment_are_ignored(
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
 
-        body = fetch(server.url("/image"), LOCAL, CAP)
+        body = fetch(server.url("/image"), LOOPBACK, MAX_BYTES)
 
     assert body == IMAGE
     assert proxy.requests == []
@@ -189,7 +189,7 @@ def test_proxies_and_netrc_of_the_environment_are_ignored(
 def test_one_deadline_covers_every_part_of_a_response(path: str, server: Server) -> None:
     started = time.monotonic()
 
-    error = fetch_error(server.url(path), replace(LOCAL, timeout=0.3))
+    error = fetch_error(server.url(path), replace(LOOPBACK, timeout=0.3))
 
     assert (error.status, error.code) == (422, "fetch_timeout")
     assert time.monotonic() - started < 1
@@ -200,7 +200,7 @@ def test_one_deadline_covers_all_redirects(server: Server) -> None:
 
     error = fetch_error(
         server.url(f"/redirect/302/{quote('/redirect/302/%2Fslow-body', safe='')}"),
-        replace(LOCAL, timeout=0.3),
+        replace(LOOPBACK, timeout=0.3),
     )
 
     assert error.code == "fetch_timeout"
@@ -225,7 +225,7 @@ def test_the_deadline_covers_the_tls_handshake() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
 
-        error = fetch_error(f"https://127.0.0.1:{silent.getsockname()[1]}/", replace(LOCAL, timeout=0.3))
+        error = fetch_error(f"https://127.0.0.1:{silent.getsockname()[1]}/", replace(LOOPBACK, timeout=0.3))
 
     assert error.code == "fetch_timeout"
     assert time.monotonic() - started < 1
@@ -269,7 +269,7 @@ def test_the_certificate_is_checked_against_the_name(
     tls_server.server_names.clear()
     requested = redirect_connections(monkeypatch, tls_server)
 
-    body = fetch("https://images.example/image", FetchSettings(), CAP)
+    body = fetch("https://images.example/image", FetchSettings(), MAX_BYTES)
     error = fetch_error("https://other.example/image", FetchSettings())
 
     assert body == IMAGE
@@ -281,7 +281,7 @@ def test_the_certificate_is_checked_against_the_name(
 
 @pytest.mark.usefixtures("trusted")
 def test_a_certificate_for_an_address_is_accepted(tls_server: Server) -> None:
-    assert fetch(tls_server.url("/image", scheme="https"), LOCAL, CAP) == IMAGE
+    assert fetch(tls_server.url("/image", scheme="https"), LOOPBACK, MAX_BYTES) == IMAGE
 
 
 def test_a_server_without_tls_is_refused(server: Server) -> None:

@@ -11,7 +11,7 @@ from clip_embeddings.config import FetchSettings
 from clip_embeddings.fetch import policy
 from clip_embeddings.fetch.client import fetch
 from clip_embeddings.fetch.policy import is_public
-from tests.support.fetching import CAP, LOCAL, METADATA, OTHER_PUBLIC, PUBLIC, Names, fetch_error
+from tests.support.fetching import LOOPBACK, MAX_BYTES, METADATA, OTHER_PUBLIC, PUBLIC, Names, fetch_error
 from tests.support.image_servers import IMAGE, Server
 
 pytestmark = pytest.mark.usefixtures("connected", "names")
@@ -366,7 +366,7 @@ def test_a_private_host_may_not_redirect_to_a_forbidden_one(
 
 
 def test_refresh_headers_and_pages_are_not_followed(server: Server, connected: list[Any]) -> None:
-    body = fetch(server.url("/refresh"), LOCAL, CAP)
+    body = fetch(server.url("/refresh"), LOOPBACK, MAX_BYTES)
 
     assert body.startswith(b"<meta")
     assert connected == [server.server_address]
@@ -377,7 +377,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(
 ) -> None:
     names.add("rebind.example", [PUBLIC], ["127.0.0.1"])
 
-    body = fetch("http://Rebind.example./image/x?size=1#part", FetchSettings(), CAP)
+    body = fetch("http://Rebind.example./image/x?size=1#part", FetchSettings(), MAX_BYTES)
 
     assert body == IMAGE
     assert names.lookups == ["rebind.example"]
@@ -419,7 +419,7 @@ def test_requests_hardened_checks_the_address_too(
 def test_an_ipv4_address_is_preferred(names: Names, requested_addresses: list[tuple[str, int]]) -> None:
     names.add("dual.example", [OTHER_PUBLIC, PUBLIC])
 
-    fetch("http://dual.example/image", FetchSettings(), CAP)
+    fetch("http://dual.example/image", FetchSettings(), MAX_BYTES)
 
     assert requested_addresses == [(PUBLIC, 80)]
 
@@ -430,7 +430,7 @@ def test_an_ipv6_address_is_fetched_from(
     names.add("six.example", [OTHER_PUBLIC])
 
     for url in ("http://six.example/image", f"http://[{OTHER_PUBLIC.upper()}]/image"):
-        assert fetch(url, FetchSettings(), CAP) == IMAGE
+        assert fetch(url, FetchSettings(), MAX_BYTES) == IMAGE
 
     assert (
         requested_addresses == [(f"[{OTHER_PUBLIC}]", 80)] * 2
@@ -457,7 +457,9 @@ def test_a_private_host_of_the_settings_is_allowed(
     names.add("localhost", ["::1", "127.0.0.1"])
     names.add("xn--bcher-kva.example", ["127.0.0.1"])
 
-    body = fetch(server.url("/image", url_host), FetchSettings(private_hosts=frozenset({private_host})), CAP)
+    body = fetch(
+        server.url("/image", url_host), FetchSettings(private_hosts=frozenset({private_host})), MAX_BYTES
+    )
 
     assert body == IMAGE
 
@@ -481,7 +483,7 @@ def test_another_port_can_be_allowed(
 ) -> None:
     names.add("images.example", [PUBLIC])
 
-    fetch("http://images.example:8080/image", FetchSettings(ports=frozenset({8080})), CAP)
+    fetch("http://images.example:8080/image", FetchSettings(ports=frozenset({8080})), MAX_BYTES)
 
     assert requested_addresses == [(PUBLIC, 8080)]
     assert server.requests[0][1]["host"] == "images.example:8080"

@@ -55,7 +55,9 @@ ENCODINGS = {
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
-@pytest.mark.parametrize(("format", "mode"), [(f, m) for f, modes in ENCODINGS.items() for m in modes])
+@pytest.mark.parametrize(
+    ("format", "mode"), [(format, mode) for format, modes in ENCODINGS.items() for mode in modes]
+)
 def test_equals_open_clip_to_the_pixel(format: str, mode: str) -> None:
     import_open_clip()
     from open_clip.transform import image_transform

@@ -18,8 +18,8 @@ from tests.support.image_servers import Server
 PUBLIC = "93.184.215.14"
 OTHER_PUBLIC = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
 METADATA = "169.254.169.254"
-LOCAL = FetchSettings(timeout=5.0, private_hosts=frozenset({"127.0.0.1"}))
-CAP = 1000
+LOOPBACK = FetchSettings(timeout=5.0, private_hosts=frozenset({"127.0.0.1"}))
+MAX_BYTES = 1000
 
 # Every address that this process has connected to, in order.
 CONNECTED: list[Any] = []
@@ -81,7 +81,7 @@ def redirect_connections(monkeypatch: pytest.MonkeyPatch, server: Server) -> lis
     return requested
 
 
-def fetch_error(url: str, settings: FetchSettings = LOCAL, max_bytes: int = CAP) -> ApiError:
+def fetch_error(url: str, settings: FetchSettings = LOOPBACK, max_bytes: int = MAX_BYTES) -> ApiError:
     """The error of a fetch that must fail; asserts that its sentence reveals no host and no address."""
     with pytest.raises(ApiError) as caught:
         fetch(url, settings, max_bytes)

@@ -43,7 +43,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.server.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+        self.server.requests.append(
+            (self.path, {name.lower(): value for name, value in self.headers.items()})
+        )
         self.close_connection = True
         name, _, rest = self.path.removeprefix("/").partition("/")
         ROUTES[name](self, rest)
