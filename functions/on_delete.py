@@ -1,19 +1,19 @@
-"""CloudEvent function: takes the photo that was just removed from the bucket out of the index."""
+"""CloudEvent function: removes the photo that was just deleted from the bucket from the index."""
 
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from clip_embeddings.photos.collection import open_indexed_bucket
-from clip_embeddings.photos.events import deleted
+from clip_embeddings.photos.events import handle_deleted
+from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from clip_embeddings.runtime import exit_on_config_error, start_logging
 
-# No model: it needs none.
+# It loads no model.
 with exit_on_config_error("on_delete"):
     SETTINGS = start_logging()
-    COLLECTION = open_indexed_bucket(SETTINGS)
+    INDEXED_BUCKET = open_indexed_bucket(SETTINGS)
 
 
 @functions_framework.cloud_event
 def on_delete(event: CloudEvent) -> None:
-    """Raises where a retry may help: the platform delivers again."""
-    deleted(event.data, event.get("time"), COLLECTION, SETTINGS.photos.max_event_age)
+    """Log and return where a retry cannot help. Raise where it may: the platform delivers the event again."""
+    handle_deleted(event.data, event.get("time"), INDEXED_BUCKET, SETTINGS.photos.max_event_age)

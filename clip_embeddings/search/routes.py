@@ -13,8 +13,8 @@ from flask import Response
 from clip_embeddings.embedding import embed
 from clip_embeddings.errors import ApiError
 from clip_embeddings.http.routing import RequestContext, Route
+from clip_embeddings.index.factory import open_configured_index
 from clip_embeddings.index.types import Entry, Hit, Index
-from clip_embeddings.photos.collection import open_own_index
 from clip_embeddings.protocols.base import JSON, Body, only_vector
 from clip_embeddings.runtime import Runtime, exit_on_config_error
 from clip_embeddings.search import schema
@@ -76,7 +76,7 @@ def open_photos(runtime: Runtime) -> Photos:
     url = settings.photos.url or ""
     folder = open_bucket(url, externally_written=True) if url.startswith("file:") else None
     with exit_on_config_error(runtime.name):
-        return Photos(open_own_index(settings), folder)
+        return Photos(open_configured_index(settings), folder)
 
 
 def search_routes(photos: Photos) -> tuple[Route, ...]:
