@@ -165,8 +165,9 @@ class FirestoreIndex:
         if space is not None and not is_text(space):
             return 0
         with translate_errors():
+            documents = self._documents()
             condition = where("deleted", "==", False) if space is None else where("space", "==", space)
-            counts = self._documents().where(filter=condition).count().get(**retry_options())
+            counts = documents.where(filter=condition).count().get(**retry_options())
         return int(counts[0][0].value)
 
     def _documents(self) -> Any:
