@@ -5,21 +5,22 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clip_embeddings.config import Settings
-from clip_embeddings.index.sqlite import SqliteIndex
 from clip_embeddings.index.types import Entry
-from clip_embeddings.photos.collection import IndexedBucket
-from clip_embeddings.photos.indexer import Indexer, Report, apply, open_indexer
+from clip_embeddings.photos.indexed_bucket import IndexedBucket
+from clip_embeddings.photos.indexer import Indexer, open_indexer
+from clip_embeddings.photos.pipeline import apply_changes
 from clip_embeddings.photos.reconcile import differences
+from clip_embeddings.photos.types import Report
 from clip_embeddings.runtime import make_runtime
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.types import Stat
 from tests.bench.measure import Samples
+from tests.support.indexes import opened_index
 from tests.support.photographs import crops
 
 LEAST = 0.9
@@ -34,17 +35,20 @@ def report(count: int, rounds: int) -> str:
     nowhere: Any = None
     indexer = open_indexer(nowhere, make_runtime("bench", ("image",), Settings()))
     memory: Any = Memory(pictures)
-    without_traceback = replace(indexer, collection=IndexedBucket(memory, Nothing(), "memory"))  # type: ignore[arg-type]
+    without_traceback = replace(indexer, indexed_bucket=IndexedBucket(memory, Nothing(), "memory"))  # type: ignore[arg-type]
     _measure(without_traceback, 0, Samples())
     stored, in_memory = Samples(), Samples()
     with tempfile.TemporaryDirectory() as folder:
         bucket = open_bucket(Path(folder, "photos").as_uri(), externally_written=True)
         for name, data in pictures.items():
-            bucket.write(name, data)
+            bucket.create(name, data)
         for number in range(rounds):
-            with closing(SqliteIndex(Path(folder, f"{number}.sqlite"))) as index:
-                collection = IndexedBucket(bucket, index, bucket.url)
-                both = [(replace(indexer, collection=collection), stored), (without_traceback, in_memory)]
+            with opened_index(f"sqlite://{folder}/{number}.sqlite") as index:
+                indexed_bucket = IndexedBucket(bucket, index, bucket.url)
+                both = [
+                    (replace(indexer, indexed_bucket=indexed_bucket), stored),
+                    (without_traceback, in_memory),
+                ]
                 # Who comes first takes turns.
                 for one, samples in both if number % 2 else reversed(both):
                     _measure(one, count, samples)
@@ -64,7 +68,7 @@ def report(count: int, rounds: int) -> str:
 def _measure(indexer: Indexer, count: int, samples: Samples) -> None:
     done = Report()
     started, before = time.perf_counter(), time.process_time()
-    apply(indexer, differences(indexer.collection, indexer.fingerprint, done), done)
+    apply_changes(indexer, differences(indexer.indexed_bucket, indexer.fingerprint, done), done)
     samples.wall.append(time.perf_counter() - started)
     samples.cpu += time.process_time() - before
     assert not count or (done.embedded, done.failed.total()) == (count, 0), done

@@ -6,13 +6,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.firestore import FirestoreIndex
 from clip_embeddings.index.sqlite import SqliteIndex
 from clip_embeddings.index.types import Index
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def _sqlite_url(request: pytest.FixtureRequest) -> str:
