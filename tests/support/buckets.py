@@ -44,13 +44,13 @@ def write_object(bucket: Bucket, name: str, data: bytes, content_type: str = BIN
         blob.upload_from_string(data, content_type)
         return int(blob.generation)
     assert isinstance(bucket, FileBucket)
-    before = bucket.stat(name)
+    previous = bucket.stat(name)
     while True:
         _replace_file(bucket, name, data)
-        after = bucket.stat(name)
-        assert after is not None
-        if before is None or after.generation > before.generation:
-            return after.generation
+        present = bucket.stat(name)
+        assert present is not None
+        if previous is None or present.generation > previous.generation:
+            return present.generation
         # The system's clock for files ticks every few milliseconds.
         time.sleep(0.005)
 
