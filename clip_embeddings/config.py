@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from clip_embeddings.index.registry import find_backend
 from clip_embeddings.protocols.registry import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,12 +25,6 @@ T = TypeVar("T")
 
 # https://cloud.google.com/storage/docs/buckets#naming
 BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
-
-# https://cloud.google.com/resource-manager/docs/creating-managing-projects
-PROJECT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]"
-# Firestore allows more characters; these need no quoting anywhere.
-COLLECTION = r"[A-Za-z][A-Za-z0-9_-]{0,127}"
-INDEX_URL = rf"sqlite:///[^?#]*[^/?#]|firestore://{PROJECT}/{COLLECTION}"
 
 
 class ConfigError(Exception):
@@ -316,8 +311,7 @@ def _object_prefix(raw: str) -> str:
 
 
 def _index_url(raw: str) -> str:
-    if not re.fullmatch(INDEX_URL, raw):
-        raise ValueError("use sqlite:///folder/file or firestore://project/collection")
+    find_backend(raw)
     return raw
 
 
