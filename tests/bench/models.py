@@ -81,7 +81,7 @@ def measure(names: Sequence[str], count: int, say: Say) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _costs(entry: catalogue.Entry, count: int, say: Say) -> list[Cost]:
+def _costs(entry: catalogue.CatalogueEntry, count: int, say: Say) -> list[Cost]:
     folders = _baked(entry, say)
     found = []
     for tower, call in (("text", calls.texts()), ("image", calls.upload(calls.small_jpeg()))):
@@ -129,7 +129,7 @@ def _first_load(server: services.Running, call: services.Call) -> float:
     return stages(server, call, 1)["load"]
 
 
-def _baked(entry: catalogue.Entry, say: Say) -> dict[str, Path]:
+def _baked(entry: catalogue.CatalogueEntry, say: Say) -> dict[str, Path]:
     """The model in both precisions, kept for the next run while the code of bake is the same."""
     folders = {precision: BUILD / "models" / f"{entry.name}-{precision}" for precision in ("int8", "fp32")}
     stamp = BUILD / "models" / f"{entry.name}.stamp"

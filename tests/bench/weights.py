@@ -15,7 +15,7 @@ PRECISIONS = ("int8", "fp32")
 # What decides the baked files, beside the weights.
 SOURCES = (
     "model_cache/*.py",
-    "model_cache/baking/*.py",
+    "model_cache/baking/**/*.py",
     "model_cache/requirements.txt",
     "clip_embeddings/engine/*.py",
     "requirements.txt",

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 
 from clip_embeddings.engine.manifest import ModelError, TextSpec
 from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
-from model_cache.baking.samples import captions
-from model_cache.baking.tokenizer_file import write_clip
+from model_cache.baking.parity_samples import captions
+from model_cache.baking.tokenizer_file import write_clip_tokenizer
 from model_cache.baking.torch_setup import import_open_clip
 
 START, END = 49406, 49407
@@ -152,7 +152,7 @@ def source() -> Any:
 @pytest.fixture(scope="module")
 def tokenizer(source: Any, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    write_clip(source, path)
+    write_clip_tokenizer(source, path)
     return load_tokenizer(path)
 
 
