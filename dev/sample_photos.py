@@ -21,9 +21,9 @@ def make_gallery(folder: Path) -> int:
     if folder.exists():
         return 0
     # Imported late: only the first start needs it.
-    from model_cache.demo.gallery import load_gallery
+    from model_cache.demo.emoji_sheet import load_emoji_sheet
 
-    emoji = load_gallery()
+    emoji = load_emoji_sheet()
     at = {one.name: index for index, one in enumerate(emoji)}
     chosen = [one for first, last in RANGES for one in emoji[at[first] : at[last] + 1]]
     unfinished = folder.with_name(f"{folder.name}.partial")

@@ -13,7 +13,7 @@ from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.types import Entry, Index
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.types import Bucket
-from model_cache.demo.gallery import load_gallery
+from model_cache.demo.emoji_sheet import load_emoji_sheet
 from tests.support.vectors import model, raw_images
 
 
@@ -79,7 +79,7 @@ def new_album(folder: Path) -> Album:
 @cache
 def emoji(count: int = 300) -> dict[str, bytes]:
     """Emoji of the bundled gallery as PNG files, spread over all of it, the birthday cake among them."""
-    gallery = load_gallery()
+    gallery = load_emoji_sheet()
     chosen = [*gallery[:: max(1, len(gallery) // count)]]
     chosen += [one for one in gallery if one.name in ("birthday cake", "cat face", "fire engine")]
     pictures = {}
