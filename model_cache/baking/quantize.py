@@ -133,7 +133,7 @@ def _quantized_product(
 def _replace_contents(
     graph: onnx.GraphProto, nodes: list[NodeProto], new_weights: dict[str, np.ndarray]
 ) -> None:
-    """Replace the nodes, and the weights by those of old and new that the nodes use."""
+    """Replace the nodes of the graph, and keep only the weights, old and new, that they use."""
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     kept += [numpy_helper.from_array(array, name) for name, array in new_weights.items() if name in used]

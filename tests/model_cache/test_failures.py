@@ -130,9 +130,9 @@ def test_a_pickle_of_something_else(run: Run, out: Path, tiny: Tiny, tmp_path: P
 def test_a_checkpoint_of_another_architecture(
     run: Run, out: Path, tiny: Tiny, tmp_path: Path, vision: dict[str, int], text: dict[str, int]
 ) -> None:
-    other = make(tmp_path, "other", vision, text)
+    different = make(tmp_path, "other", vision, text)
 
-    sentence = failure(run, out, "tiny", "--config", tiny.config, "--checkpoint", other.checkpoint)
+    sentence = failure(run, out, "tiny", "--config", tiny.config, "--checkpoint", different.checkpoint)
 
     assert "other.pt is not a checkpoint of tiny: " in sentence
 

@@ -178,9 +178,9 @@ def test_full_size_vectors_equal_those_of_open_clip(tmp_path: Path, tag: str | N
     captions, images = texts(), parity_samples.images()
     ours = engine_texts(folder, captions), engine_images(folder, images)
     right = torch_texts("ViT-B-32", model, captions), torch_images(model, images)
-    other = open_clip.create_model("ViT-B-32", force_quick_gelu=not quick).eval()
-    other.load_state_dict(model.state_dict())
-    wrong = torch_texts("ViT-B-32", other, captions), torch_images(other, images)
+    wrong_model = open_clip.create_model("ViT-B-32", force_quick_gelu=not quick).eval()
+    wrong_model.load_state_dict(model.state_dict())
+    wrong = torch_texts("ViT-B-32", wrong_model, captions), torch_images(wrong_model, images)
     for vectors, expected, unexpected in zip(ours, right, wrong, strict=True):
         print(f"lowest cosine {min_cosine(vectors, expected):.7f}, to the other activation's", end=" ")
         print(f"{min_cosine(vectors, unexpected):.7f}")
