@@ -85,6 +85,8 @@ def _open_clip_model(name: str, repository: str, folder: Path) -> Published:
 
 
 def _sentence_transformer(entry: CatalogueEntry, folder: Path) -> Published:
+    # Makes torchvision importable, which sentence-transformers imports too.
+    import_open_clip()
     from sentence_transformers import SentenceTransformer
 
     text = families.sentence_transformer(folder / "text", MULTILINGUAL_WORDS, 512, **DISTILBERT)
