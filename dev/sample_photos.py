@@ -22,9 +22,9 @@ def make_sample_photos(folder: Path) -> int:
     if folder.exists():
         return 0
     # Imported late, because only the first start needs it.
-    from model_cache.demo.gallery import load_gallery
+    from model_cache.demo.emoji_sheet import load_emoji_sheet
 
-    emoji = load_gallery()
+    emoji = load_emoji_sheet()
     positions = {picture.name: position for position, picture in enumerate(emoji)}
     chosen = [picture for first, last in RANGES for picture in emoji[positions[first] : positions[last] + 1]]
     # Renamed once it is complete, so that an interrupted start leaves no folder with too few pictures.

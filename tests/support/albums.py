@@ -13,7 +13,7 @@ from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.types import Entry, Index
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.types import Bucket
-from model_cache.demo.gallery import load_gallery
+from model_cache.demo.emoji_sheet import load_emoji_sheet
 from tests.support.buckets import write_object
 from tests.support.vectors import model, raw_images
 
@@ -80,7 +80,7 @@ def new_album(folder: Path) -> Album:
 @cache
 def emoji(count: int = 300) -> dict[str, bytes]:
     """PNG files of emoji from all over the bundled sheet, with the birthday cake among them."""
-    all_emoji = load_gallery()
+    all_emoji = load_emoji_sheet()
     chosen = [*all_emoji[:: max(1, len(all_emoji) // count)]]
     chosen += [
         picture for picture in all_emoji if picture.name in ("birthday cake", "cat face", "fire engine")
