@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -37,10 +37,13 @@ SCRATCH = "/tmp/album"  # noqa: S108
 
 @dataclass
 class Shell:
-    """A person's shell as the pages assume it: `ports` and `places` are replaced by those of this test."""
+    """A shell for blocks, which replaces the pages' ports, hosts and folders by those of this test."""
 
+    # For whatever the pages keep in SCRATCH.
     folder: Path
+    # The real port by the page's.
     ports: dict[str, str]
+    # The URL that stands for SITE.
     site: str
     started: ExitStack = field(default_factory=ExitStack)
 
@@ -58,8 +61,8 @@ class Shell:
 
     def environment(self) -> dict[str, str]:
         """The environment of a block."""
-        found = environment({"CURL_HOME": str(self.folder)})
-        return {**found, "PATH": f"{BIN}:{found['PATH']}"}
+        variables = environment({"CURL_HOME": str(self.folder)})
+        return {**variables, "PATH": f"{BIN}:{variables['PATH']}"}
 
     def run(self, block: Block) -> str:
         """Paste a block; returns what it prints. Every reply must have the status that its marker says."""
@@ -104,7 +107,9 @@ class Shell:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGTERM)
+    # With the server that bash started. It may have ended by itself.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
     process.wait(20)
 
 
@@ -166,6 +171,8 @@ def test_the_commands_of_a_page_run(page: str, gateway_port: str, site: str, tmp
                 terminal.start(block)
             elif block.runner == "reply":
                 assert shape(orjson.loads(printed)) == shape(example(block)), block.place
+            elif block.runner == "output":
+                assert printed == block.text, block.place
 
 
 def recorded_calls(page: str, folder: Path) -> list[list[str]]:
@@ -214,7 +221,7 @@ def test_every_block_says_what_it_is(page: str) -> None:
     for block in blocks(page):
         assert block.language in ("sh", "json", "text", "python", "yaml"), f"{block.place} names no language"
         if block.language != "sh":
-            assert block.runner in ("", "reply", "layers"), block.place
+            assert block.runner in ("", "reply", "output", "layers"), block.place
             continue
         assert block.runner in ("gateway", "server", "recorded"), f"{block.place} does not say how it is run"
         assert block.runner != "recorded" or block.argument, f"{block.place} gives no reason"

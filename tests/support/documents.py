@@ -8,6 +8,7 @@ A marker is an HTML comment on the line above a fence. It says how a block is te
     <!-- runs: recorded, REASON -->     its programs are replaced by recorders, and their calls are checked;
                                         REASON says why it cannot run for real
     <!-- reply -->                      a JSON block: what the block before it prints has exactly these keys
+    <!-- output -->                     a text block: the block before it prints exactly this
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Block:
 
     @property
     def runner(self) -> str:
-        """How it is tested: `gateway`, `server`, `recorded`, `reply`, or nothing."""
+        """How it is tested: `gateway`, `server`, `recorded`, `reply`, `output`, or nothing."""
         return self.marker.removeprefix("runs: ").partition(",")[0].strip()
 
     @property
