@@ -6,7 +6,6 @@ in their --help.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from tests.support.deploy_script import deploy_sh, gcloud_environment
+from tests.support.deploy_script import deploy_sh
 from tests.support.serving import ROOT, environment
 
 # Programs that pages name without a path, and those that they name with one.
@@ -36,9 +35,6 @@ RECORDER = """#!/bin/sh
 printf '%s\\0' "{name}" "$@" '' >>"$RECORD"
 cat >/dev/null
 """
-
-# These would run without a login, so they cannot be given to the parser by running them.
-LOCAL_GCLOUD_GROUPS = ("auth", "config")
 
 
 def record(script: str, folder: Path) -> list[list[str]]:
@@ -74,7 +70,7 @@ def record(script: str, folder: Path) -> list[list[str]]:
 
 
 def check(call: Sequence[str], folder: Path) -> None:
-    """Assert that a program would take a call. `refused_by_gcloud` checks gcloud's calls, all at once."""
+    """Assert that a program would take a call. gcloud's calls are left to `gcloud_parser`, all at once."""
     program, *arguments = call
     name = Path(program).name
     if name == "deploy.sh":
@@ -107,35 +103,3 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=ROOT, env=environment({}), capture_output=True, text=True, timeout=120, check=False
     )
-
-
-def refused_by_gcloud(calls: Sequence[Sequence[str]], folder: Path) -> list[Sequence[str]]:
-    """Those of `calls` that gcloud's own parser does not take. Calls of other programs are left out.
-
-    The parser answers 2 to a call that it refuses. Without credentials, whatever it takes ends with 1 before
-    any request is sent, or with 0 if it needs none.
-    """
-    parsed = [call[1:] for call in calls if call[0] == "gcloud" and call[1] not in LOCAL_GCLOUD_GROUPS]
-    env = gcloud_environment(folder)
-    # Nothing gets past the parser: no name is looked up outside of this machine.
-    env |= {
-        "CLOUDSDK_PROXY_TYPE": "http",
-        "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
-        "CLOUDSDK_PROXY_PORT": "9",
-    }
-    info = ["gcloud", "info", "--format=value(installation.sdk_root,basic.python_location)"]
-    shown = subprocess.run(info, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
-    root, python = shown.split()
-    ended = subprocess.run(
-        [python, "-S", str(ROOT / "tests/support/parse_commands.py"), root],
-        input=json.dumps([["run", "deploy", "x", "--no-such-flag"], *parsed]),
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    # The first one is wrong on purpose.
-    first, *statuses = json.loads(ended.stdout)
-    assert first == 2
-    return [call for call, status in zip(parsed, statuses, strict=True) if status not in (0, 1)]
