@@ -282,7 +282,8 @@ def test_a_bake_interrupted_while_its_files_move(
     baked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
     """Old and new files never load together: the old manifest is deleted first, the new one moves last."""
-    target, moved = tmp_path / "model", []
+    target = tmp_path / "model"
+    moved: list[Path] = []
     shutil.copytree(baked, target)
     replace = Path.replace
 

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -77,15 +78,20 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def show(browser: Browser, server: Server) -> Iterator[Open]:
     """Opens the page. Whatever the test does with it, its policy is not violated and no script fails."""
-    contexts, wrong = [], []
+    contexts: list[Any] = []
+    wrong: list[str] = []
 
-    def opened(path: str = "/", url: str = server.url, **options: object) -> Page:
+    def dismiss(dialog: Any) -> None:
+        wrong.append(dialog.message)
+        dialog.dismiss()
+
+    def opened(path: str = "/", url: str = server.url, **options: Any) -> Page:
         context = browser.new_context(**options)
         contexts.append(context)
         context.set_default_timeout(15_000)
         page: Page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", dismiss)
         page.on("console", lambda message: wrong.extend(violations(message.text)))
         page.goto(url + path)
         return page

@@ -286,7 +286,7 @@ def test_an_empty_index_and_another_models_say_so(tmp_path: Path) -> None:
 def test_another_folders_index_says_nothing_of_this_one(album: Album, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with serving("search", tmp_path / "log", **album.settings | {"BUCKET_URL": empty.as_uri()}) as server:
+    with serving("search", tmp_path / "log", **{**album.settings, "BUCKET_URL": empty.as_uri()}) as server:
         reply = search(server, text="a cat")
 
     assert reply["results"] == []

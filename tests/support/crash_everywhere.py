@@ -6,6 +6,7 @@ crash_everywhere FOLDER
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import FrameType
@@ -67,10 +68,10 @@ def main(folder: Path, step: int) -> None:
             job_folder = folder / f"{name}-{line}"
             store = JobStore(FileBucket(job_folder))
             if name == "submit":
-                crashed = crashes_at(line, lambda store=store: store.submit({"question": 21}))
+                crashed = crashes_at(line, partial(store.submit, {"question": 21}))
             else:
                 job = store.submit({"question": 21})
-                crashed = crashes_at(line, lambda store=store, job=job: run_job(job, store, compute))
+                crashed = crashes_at(line, partial(run_job, job, store, compute))
             check(store, job_folder, crashed)
             if not crashed:
                 print(name, line)

@@ -88,11 +88,12 @@ def _save(folder: Path, tokenizer: Tokenizer, names: dict[str, str]) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     # `names` declares the special tokens, which the library's tokenizer does not record as such.
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    wrapper: Any = PreTrainedTokenizerFast
+    wrapper(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     return folder
 
 
-def xlm_roberta(folder: Path, vocabulary: int, **sizes: int) -> Path:
+def xlm_roberta(folder: Path, vocabulary: int, **sizes: Any) -> Path:
     """Save the configuration of an XLM-R beside its tokenizer in `folder`."""
     from transformers import XLMRobertaConfig
 
@@ -109,7 +110,7 @@ def xlm_roberta(folder: Path, vocabulary: int, **sizes: int) -> Path:
     return folder
 
 
-def sentence_transformer(folder: Path, vocabulary: int, dimensions: int, **sizes: int) -> Path:
+def sentence_transformer(folder: Path, vocabulary: int, dimensions: int, **sizes: Any) -> Path:
     """A text tower as sentence-transformers saves it: DistilBERT, mean pooling, a dense layer."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules as parts
@@ -133,10 +134,11 @@ def register_small_siglip(name: str) -> None:
 
     def build(pretrained: bool = False, **options: Any) -> Any:
         del pretrained
-        sizes = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2}
+        sizes: dict[str, Any] = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2}
         accepted = {key: value for key, value in options.items() if key in ("img_size", "num_classes")}
         model = VisionTransformer(**sizes, class_token=False, global_pool="map", **accepted)
-        model.default_cfg = model.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        settings: Any = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        model.default_cfg = model.pretrained_cfg = settings
         return model
 
     build.__name__ = name

@@ -105,7 +105,7 @@ def torch_images(model: Any, items: Sequence[Any]) -> np.ndarray:
     return _encode(torch.stack([preprocess(item) for item in items]), model.encode_image)
 
 
-def _encode(batch: torch.Tensor, encode: Any) -> np.ndarray:
+def _encode(batch: Any, encode: Any) -> np.ndarray:
     with torch.no_grad():
         parts = [encode(part, normalize=True).numpy() for part in batch.split(25)]
     return np.concatenate(parts)
