@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+from clip_embeddings.index.registry import find_backend
+
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_CACHE = ROOT / "model_cache"
 
@@ -25,12 +27,6 @@ PROTOCOLS = ("native", "notebook", "photo-app", "encoder")
 
 # https://cloud.google.com/storage/docs/buckets#naming
 BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
-
-# https://cloud.google.com/resource-manager/docs/creating-managing-projects
-PROJECT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]"
-# Firestore allows more; what needs no quoting anywhere is enough.
-COLLECTION = r"[A-Za-z][A-Za-z0-9_-]{0,127}"
-INDEX_URL = rf"sqlite:///[^?#]*[^/?#]|firestore://{PROJECT}/{COLLECTION}"
 
 
 class ConfigError(Exception):
@@ -185,7 +181,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         )
     tasks = _read(env, "CLOUD_RUN_TASK_COUNT", 1, _integer(1, 10_000))
     return Settings(
-        model=env.get("MODEL") or (models[0] if models else "demo"),
+        model=env.get("MODEL") or (models[0] if models else _default_model()),
         models=models,
         protocol_models=_read(env, "PROTOCOL_MODELS", {}, _pairs),
         origins=_read(env, "ALLOWED_ORIGINS", frozenset(), _origins),
@@ -227,6 +223,12 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         index=IndexSettings(url=_read(env, "INDEX_URL", None, _index_url), tombstone_ttl=tombstones),
         task=TaskSettings(_read(env, "CLOUD_RUN_TASK_INDEX", 0, _integer(0, tasks - 1)), tasks),
     )
+
+
+def _default_model() -> str:
+    """The only baked model of model_cache/, which a staged folder has; `demo` where there are several."""
+    folders = [path.parent.name for path in MODEL_CACHE.glob("*/manifest.json")]
+    return folders[0] if len(folders) == 1 else "demo"
 
 
 def _read(env: Mapping[str, str], name: str, default: T, parse: Callable[[str], T]) -> T:
@@ -316,8 +318,7 @@ def _object_prefix(raw: str) -> str:
 
 
 def _index_url(raw: str) -> str:
-    if not re.fullmatch(INDEX_URL, raw):
-        raise ValueError("use sqlite:///folder/file or firestore://project/collection")
+    find_backend(raw)
     return raw
 
 

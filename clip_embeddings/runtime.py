@@ -18,6 +18,7 @@ from clip_embeddings.errors import ApiError
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.logs import logger, setup_logging
 from clip_embeddings.semaphore import FairSemaphore
+from clip_embeddings.setting_names import misspelled_settings
 
 DEMO = "demo"
 
@@ -94,6 +95,8 @@ def start_logging() -> Settings:
     """Read the settings, and log as they say. Raises ConfigError."""
     settings = load_settings()
     setup_logging(settings.log_level, in_cloud=settings.in_cloud)
+    for name, setting in misspelled_settings(os.environ).items():
+        logger.warning(f"{name} is not a setting; did you mean {setting}?")
     return settings
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from clip_embeddings.config import INDEX_URL, IndexSettings
+from clip_embeddings.config import IndexSettings
+from clip_embeddings.index.registry import find_backend
 from clip_embeddings.index.types import Index
 
 
@@ -22,8 +22,7 @@ def open_index(url: str, *, tombstone_ttl: float = IndexSettings.tombstone_ttl) 
     Raises:
         ValueError: the URL is neither; the message says what to use.
     """
-    if not re.fullmatch(INDEX_URL, url):
-        raise ValueError("use sqlite:///folder/file or firestore://project/collection")
+    find_backend(url)
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         from clip_embeddings.index.sqlite import SqliteIndex
