@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.stage import Function, memory
+from clip_embeddings.functions import find_function
+from deploy.sizing import memory_setting
 from model_cache.baking import catalogue
 from tests.bench import calls, services
 from tests.bench.measure import Say, block, stages
@@ -98,7 +99,7 @@ def _costs(entry: catalogue.Entry, count: int, say: Say) -> list[Cost]:
                 samples = block(server, call, count)
                 rss = server.worker_rss()
                 size = sum(file["bytes"] for file in described["files"])
-                function = Function(f"embed_{tower}", (tower,), "", job=False)
+                function = find_function(f"embed_{tower}")
                 found.append(
                     Cost(
                         tower=tower,
@@ -110,7 +111,7 @@ def _costs(entry: catalogue.Entry, count: int, say: Say) -> list[Cost]:
                         cpu_ms=samples.mean_cpu * 1000,
                         rss=rss,
                         mixed=_mixed(server, count // 5) if tower == "text" else None,
-                        memory=memory(function, [size]),
+                        memory=memory_setting(function, [size]),
                     )
                 )
     return found
