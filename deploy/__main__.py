@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,4 +40,6 @@ def main(folder: str, arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # A plan may be piped into a command that ends early, such as head.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from clip_embeddings.functions import FUNCTIONS, Function, find_function
 from deploy import gcloud
 from deploy.artifact import make_artifact
-from deploy.deployment import Deployment, resource_kind, service_name
+from deploy.deployment import LIFECYCLE_FILE, Deployment, resource_kind, service_name
 from deploy.errors import DeployError, shown
 from deploy.execution import execute, say
 from deploy.options import BY_VARIABLE, CommandLine
@@ -156,16 +157,16 @@ def _stage_step(options: CommandLine, functions: tuple[Function, ...]) -> Step:
     words = (f"--model={options['MODEL']}", *settings, "stage", *(function.name for function in functions))
 
     def stage_all() -> None:
-        deployment = Deployment(options, "", functions)
+        folder = Path(options["BUILD_DIR"])
         for function in functions:
-            out = deployment.build_folder / function.name
+            out = folder / function.name
             digest = stage(make_artifact(function, options), out)
             print(f"{report(out)}, content {digest}", flush=True)
         # The bucket deletes old jobs. A rule counts whole days, and must not be quicker than JOBS_TTL.
         days = int(read_settings(options.settings).jobs.ttl) // DAY + 1
         condition = {"age": days, "matchesPrefix": ["jobs/"]}
         rule = {"rule": [{"action": {"type": "Delete"}, "condition": condition}]}
-        (deployment.build_folder / "jobs-lifecycle.json").write_text(json.dumps(rule) + "\n")
+        (folder / LIFECYCLE_FILE).write_text(json.dumps(rule) + "\n")
 
     return Run(("./deploy.sh", *words), action=stage_all)
 

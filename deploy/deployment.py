@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from clip_embeddings.functions import Function
 from deploy.artifact import chosen_backend, make_artifact
@@ -13,6 +12,9 @@ from deploy.gcloud import in_project
 from deploy.options import CommandLine
 from deploy.plan import Command
 from deploy.sizing import ModelFacts, model_facts
+
+# In the folder of staged functions.
+LIFECYCLE_FILE = "jobs-lifecycle.json"
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,9 @@ class Deployment:
         return self.options[f"{need.upper()}_BUCKET"] or f"{self.project}-clip-{need}"
 
     @property
-    def build_folder(self) -> Path:
-        """Where functions are staged."""
-        return Path(self.options["BUILD_DIR"])
-
-    @property
     def lifecycle_file(self) -> str:
         """The rule by which the bucket of jobs deletes old ones."""
-        return f"{self.options['BUILD_DIR']}/jobs-lifecycle.json"
+        return f"{self.options['BUILD_DIR']}/{LIFECYCLE_FILE}"
 
     def index_placeholders(self) -> dict[str, str]:
         """What the placeholders of the index backend's URL stand for."""

@@ -60,8 +60,10 @@ def test_known_and_unrelated_names_are_left_alone(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "edits"),
-    [("", "", 0), ("abc", "abc", 0), ("abc", "ab", 1), ("ab", "abc", 1), ("abc", "axc", 1), ("abc", "acb", 1)]
-    + [("", "abc", 3), ("kitten", "sitting", 3), ("ab", "ba", 1), ("abcd", "badc", 2)],
+    [
+        *(("", "", 0), ("abc", "abc", 0), ("abc", "ab", 1), ("ab", "abc", 1), ("abc", "axc", 1)),
+        *(("abc", "acb", 1), ("", "abc", 3), ("kitten", "sitting", 3), ("ab", "ba", 1), ("abcd", "badc", 2)),
+    ],
 )
 def test_the_edit_distance(first: str, second: str, edits: int) -> None:
     assert edit_distance(first, second) == edit_distance(second, first) == edits

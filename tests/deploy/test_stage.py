@@ -70,21 +70,23 @@ def files(folder: Path) -> set[str]:
 def test_an_artifact_holds_what_its_function_needs(
     name: str, towers: set[str], packages: set[str], unneeded: set[str], staged: Path
 ) -> None:
-    found = files(staged / name)
+    present = files(staged / name)
 
     assert (staged / name / "main.py").read_text() == f"from functions.{name} import {name}\n"
-    model = {path.removeprefix("model_cache/demo/") for path in found if path.startswith("model_cache/")}
+    model = {path.removeprefix("model_cache/demo/") for path in present if path.startswith("model_cache/")}
     assert model == {"manifest.json", *towers}
-    rest = {path for path in found if not path.startswith(("clip_embeddings/", "functions/", "model_cache/"))}
+    rest = {
+        path for path in present if not path.startswith(("clip_embeddings/", "functions/", "model_cache/"))
+    }
     assert rest == {"main.py", "requirements.txt", ".gcloudignore"}
-    assert {path for path in found if path.startswith("functions/")} == {
+    assert {path for path in present if path.startswith("functions/")} == {
         "functions/__init__.py",
         f"functions/{name}.py",
     }
     # Unchanged copies.
-    for path in (path for path in found if path.startswith(("functions/", "clip_embeddings/"))):
+    for path in (path for path in present if path.startswith(("functions/", "clip_embeddings/"))):
         assert (staged / name / path).read_bytes() == (ROOT / path).read_bytes()
-    assert not [path for path in found if "__pycache__" in path or path.endswith(".pyc")]
+    assert not [path for path in present if "__pycache__" in path or path.endswith(".pyc")]
     installed = {line.partition("==")[0] for line in (staged / name / "requirements.txt").read_text().split()}
     assert packages <= installed
     assert not unneeded & installed
@@ -226,10 +228,10 @@ def test_several_models_in_one_artifact(tmp_path: Path) -> None:
 
     assert ended.returncode == 0, ended.stderr
     both = TEXT_TOWER | IMAGE_TOWER
-    wanted = {"demo": both, "second": both, "pictures": IMAGE_TOWER}
+    expected = {"demo": both, "second": both, "pictures": IMAGE_TOWER}
     built = tmp_path / "build"
     assert files(built / "embed_mixed" / "model_cache") == {
-        f"{name}/{file}" for name, towers in wanted.items() for file in {"manifest.json", *towers}
+        f"{name}/{file}" for name, towers in expected.items() for file in {"manifest.json", *towers}
     }
     # The index holds the vectors of one model.
     assert [path.name for path in (built / "search" / "model_cache").iterdir()] == ["demo"]
@@ -333,15 +335,22 @@ class Alone:
     def curl(self, path: str, *options: str) -> tuple[int, bytes]:
         """Status and body of a request, sent from inside that network."""
         enter = ["nsenter", "--net", f"--target={self.process.pid}"]
-        ask = ["curl", "-s", "-w", "%{stderr}%{http_code}", f"http://127.0.0.1:{self.port}{path}", *options]
-        ended = subprocess.run([*enter, *ask], capture_output=True, timeout=60)
+        request = [
+            "curl",
+            "-s",
+            "-w",
+            "%{stderr}%{http_code}",
+            f"http://127.0.0.1:{self.port}{path}",
+            *options,
+        ]
+        ended = subprocess.run([*enter, *request], capture_output=True, timeout=60)
         return (0, b"") if ended.returncode else (int(ended.stderr), ended.stdout)
 
     def embedding(self, path: str, *options: str) -> np.ndarray:
         status, body = self.curl(path, *options)
         assert status == 200, body
-        found: dict[str, Any] = json.loads(body)
-        return np.array(found.get("embedding") or found["embeddings"])
+        reply: dict[str, Any] = json.loads(body)
+        return np.array(reply.get("embedding") or reply["embeddings"])
 
     def resident(self) -> float:
         """MB of its largest process."""
@@ -448,9 +457,9 @@ def test_every_function_runs_from_its_folder_alone(
     if not here[name]:
         pytest.skip(f"functions/{name}.py is not in this checkout")
     folder = Path(shutil.copytree(staged / name, tmp_path / "app"))
-    wanted = (folder / "requirements.txt").read_bytes()
+    expected = (folder / "requirements.txt").read_bytes()
     python = install(
-        folder, tmp_path_factory.getbasetemp() / f"venv-{hashlib.sha256(wanted).hexdigest()[:8]}"
+        folder, tmp_path_factory.getbasetemp() / f"venv-{hashlib.sha256(expected).hexdigest()[:8]}"
     )
     compiles(folder, python)
     if name == "backfill":
@@ -484,11 +493,11 @@ def test_every_function_runs_from_its_folder_alone(
 @needs_root
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("name", "megabytes", "ask"),
+    ("name", "megabytes", "request_options"),
     [("embed_text", 90, ("/", "-d", "text=a cake")), ("embed_image", 110, ("/", "-F", f"file=@{CAKE}"))],
 )
 def test_an_int8_vit_b_32_is_small_enough(
-    name: str, megabytes: int, ask: tuple[str, ...], tmp_path: Path
+    name: str, megabytes: int, request_options: tuple[str, ...], tmp_path: Path
 ) -> None:
     from tests.bench import weights
 
@@ -498,7 +507,7 @@ def test_an_int8_vit_b_32_is_small_enough(
     python = install(folder, tmp_path / "venv")
 
     with alone(folder, name, python, MODEL=next((folder / "model_cache").iterdir()).name) as server:
-        assert server.embedding(*ask).shape == (512,)
+        assert server.embedding(*request_options).shape == (512,)
         resident = server.resident()
 
     code = sum((folder / path).stat().st_size for path in files(folder)) / 1e6

@@ -40,7 +40,7 @@ esac
 def deploy_sh(
     *arguments: str, folder: Path, checkout: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run deploy.sh of `checkout` from `folder`; its environment is the least that is needed, and `environment`."""
+    """Run deploy.sh of `checkout` from `folder`, with as little as it needs and `environment` set."""
     env = {"PATH": str(bare_path(folder)), "HOME": str(folder), **environment}
     return subprocess.run(
         [str(checkout / "deploy.sh"), *arguments],
