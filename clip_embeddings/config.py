@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from clip_embeddings.index.registry import find_backend
+from clip_embeddings.protocols.registry import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_CACHE = ROOT / "model_cache"
@@ -21,9 +22,6 @@ MODEL_CACHE = ROOT / "model_cache"
 MiB = 1024 * 1024
 
 T = TypeVar("T")
-
-# The client conventions that PROTOCOL_MODELS may give a model of their own.
-PROTOCOLS = ("native", "notebook", "photo-app", "encoder")
 
 # https://cloud.google.com/storage/docs/buckets#naming
 BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"

@@ -1,11 +1,14 @@
-"""From an `Ask` to an `Answer`: fetch, decode, run; every failure keeps its place."""
+"""From an `EmbedRequest` to an `EmbedResult`: fetch, decode, run.
+
+A failed item keeps its place as an error.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -14,36 +17,79 @@ from clip_embeddings.engine.model import IMAGE_ROWS, ImageTower, Model, normaliz
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import GcsObject, ImageBytes, Source
 from clip_embeddings.logs import Timings
-from clip_embeddings.protocols.base import EmbedRequest, EmbedResult, TowerResult
 from clip_embeddings.runtime import Runtime
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Texts and pictures to embed. An invalid item is represented by its ApiError."""
+
+    texts: Sequence[str | ApiError] = ()
+    images: Sequence[Source | ApiError] = ()
+    # None: the protocol's model, or the deployment's.
+    model: str | None = None
+    # Whether vectors get length 1. A model whose manifest says otherwise keeps its own scale.
+    normalize: bool = True
+
+
+@dataclass(frozen=True)
+class TowerResult:
+    """The results of one tower, in the order of the request."""
+
+    # A vector (d,) float32, or the ApiError of an item that failed.
+    results: Sequence[np.ndarray | ApiError]
+    fingerprint: str
+    # Indices of the texts that were cut at the context length.
+    truncated: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """The vectors of an `EmbedRequest`, and the model that made them. None for a tower without items."""
+
+    model: str
+    dimensions: int
+    space: str
+    texts: TowerResult | None = None
+    images: TowerResult | None = None
+
+
+def only_vector(part: TowerResult) -> np.ndarray:
+    """The vector of the only item: (d,) float32. Raises its ApiError if it failed."""
+    (result,) = part.results
+    if isinstance(result, ApiError):
+        raise result.without_traceback()
+    return result
+
+
 def embed(
-    ask: EmbedRequest,
+    request: EmbedRequest,
     runtime: Runtime,
     timings: Timings,
     protocol: str = "native",
     *,
     background: bool = False,
 ) -> EmbedResult:
-    """The vectors of everything in `ask`, which a client of `protocol` sent.
+    """The vectors of everything in `request`, which a client of `protocol` sent.
 
-    All downloads share one deadline, so that no list of stalling URLs holds a request for long. With
-    `patient`, where nobody waits, each has its own, and a full queue is no reason to give up.
+    All downloads share one deadline, so that a list of stalling URLs cannot hold a request for long. With
+    `background`, for work that no client waits for, each download has its own deadline, and the queue for the
+    model is unbounded.
 
     Raises:
-        CallerError: 404 for a model that is not served, 400 for one that lacks a tower.
+        ApiError: 404 for a model that is not served, 400 for one that lacks a tower.
         OverloadedError: too many requests wait for the model already.
         ModelError: the model's files are damaged.
     """
-    model = runtime.choose(ask.model, protocol)
-    for tower in (["text"] if ask.texts else []) + (["image"] if ask.images else []):
-        _check_tower(model, tower)
-    texts = _embed_texts(ask, model, timings, background) if ask.texts else None
-    images = _embed_images(ask, model, runtime, timings, background) if ask.images else None
+    model = runtime.choose(request.model, protocol)
+    for tower, items in (("text", request.texts), ("image", request.images)):
+        if items:
+            _check_tower(model, tower)
+    texts = _embed_texts(request, model, timings, background) if request.texts else None
+    images = _embed_images(request, model, runtime, timings, background) if request.images else None
     for part in (texts, images):
         if part is not None:
             timings.items += len(part.results)
@@ -60,59 +106,60 @@ def _check_tower(model: Model, tower: str) -> None:
         )
 
 
-def _embed_texts(ask: EmbedRequest, model: Model, timings: Timings, background: bool) -> TowerResult:
-    good = [index for index, text in enumerate(ask.texts) if isinstance(text, str)]
+def _embed_texts(request: EmbedRequest, model: Model, timings: Timings, background: bool) -> TowerResult:
+    valid = {index: text for index, text in enumerate(request.texts) if isinstance(text, str)}
     truncated: list[int] = []
-    results: list[np.ndarray | ApiError] = list(ask.texts)  # type: ignore[arg-type]
-    if good:
+    results: list[np.ndarray | ApiError] = list(request.texts)  # type: ignore[arg-type]
+    if valid:
         with timings.measure("load"):
             tower = model.text.get()
         with timings.measure("model"):
-            found = tower.embed([ask.texts[index] for index in good], background=background)  # type: ignore[misc]
-        for index, vector in zip(good, _finished(found.vectors, ask, model), strict=True):
+            embedded = tower.embed(list(valid.values()), background=background)
+        for index, vector in zip(valid, _scaled(embedded.vectors, request, model), strict=True):
             results[index] = vector
-        truncated = [good[index] for index in found.truncated]
+        indices = list(valid)
+        truncated = [indices[position] for position in embedded.truncated]
     return TowerResult(results, model.manifest.towers["text"].fingerprint, truncated)
 
 
 def _embed_images(
-    ask: EmbedRequest, model: Model, runtime: Runtime, timings: Timings, background: bool
+    request: EmbedRequest, model: Model, runtime: Runtime, timings: Timings, background: bool
 ) -> TowerResult:
     results: list[np.ndarray | ApiError] = []
     with timings.measure("load"):
         tower = model.image.get()
     timeout = runtime.settings.fetch.timeout
-    end = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
 
     def load(source: Source | ApiError) -> np.ndarray | ApiError:
         if isinstance(source, ApiError):
             return source
         try:
-            seconds = timeout if background else max(0.001, end - time.monotonic())
+            seconds = timeout if background else max(0.001, deadline - time.monotonic())
             data = _bytes_of(source, seconds, runtime, timings)
             with runtime.decode_slots.acquire(), timings.measure("decode"):
-                return pixels_of(data, tower, runtime)
+                return image_pixels(data, tower, runtime)
         except ApiError as error:
             return error.without_traceback()
 
-    for loaded in _in_runs(ask.images, load, runtime.settings.fetch.parallel):
-        good = [item for item in loaded if not isinstance(item, ApiError)]
+    for loaded in _load_ahead(request.images, load, runtime.settings.fetch.parallel):
+        pixels = [item for item in loaded if not isinstance(item, ApiError)]
         vectors: Iterator[np.ndarray] = iter(())
-        if good:
+        if pixels:
             with timings.measure("model"):
-                vectors = iter(_finished(tower.embed(good, background=background), ask, model))
+                vectors = iter(_scaled(tower.embed(pixels, background=background), request, model))
         results += [item if isinstance(item, ApiError) else next(vectors) for item in loaded]
     return TowerResult(results, runtime.image_fingerprint(model))
 
 
-def _finished(vectors: np.ndarray, ask: EmbedRequest, model: Model) -> np.ndarray:
-    return normalize_rows(vectors) if ask.normalize and model.manifest.normalize else vectors
+def _scaled(vectors: np.ndarray, request: EmbedRequest, model: Model) -> np.ndarray:
+    return normalize_rows(vectors) if request.normalize and model.manifest.normalize else vectors
 
 
-def _in_runs(sources: Sequence[S], load: Callable[[S], T], threads: int) -> Iterator[list[T]]:
-    """`load` of every source, as many as one model run takes at a time, the next ones being loaded meanwhile.
+def _load_ahead(sources: Sequence[S], load: Callable[[S], T], threads: int) -> Iterator[list[T]]:
+    """`load` of every source, in lists as long as one model run. The next list is loaded during a run.
 
-    So a large request holds the pixels of two runs, and the bytes of `threads` pictures.
+    A large request therefore holds the pixels of two runs, and the bytes of `threads` pictures.
     """
     if len(sources) == 1:
         yield [load(sources[0])]
@@ -125,7 +172,7 @@ def _in_runs(sources: Sequence[S], load: Callable[[S], T], threads: int) -> Iter
             current, ahead = ahead, [pool.submit(load, source) for source in following]
             yield [future.result() for future in current]
     finally:
-        # Where the request is given up, what is still under way ends by its own deadline.
+        # If the request is abandoned, downloads in progress end at their own deadline.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -145,8 +192,8 @@ def _bytes_of(source: Source, seconds: float, runtime: Runtime, timings: Timings
         return fetch(source.url, replace(settings.fetch, timeout=seconds), settings.limits.image_bytes)
 
 
-def pixels_of(data: bytes, tower: ImageTower, runtime: Runtime) -> np.ndarray:
-    """A picture of any accepted format as the tower's input: (3, h, w) float32. Raises CallerError."""
+def image_pixels(data: bytes, tower: ImageTower, runtime: Runtime) -> np.ndarray:
+    """A picture of any accepted format as the tower's input: (3, h, w) float32. Raises ApiError."""
     from clip_embeddings.images.decoding import decode_image
 
     image = decode_image(

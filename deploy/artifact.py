@@ -10,6 +10,7 @@ from pathlib import Path
 from clip_embeddings.engine.manifest import TOWERS, Manifest, ModelError, load_manifest, locate
 from clip_embeddings.functions import Function
 from clip_embeddings.index.registry import BACKENDS, IndexBackend, deployed_backend, find_backend
+from clip_embeddings.protocols.registry import PROTOCOLS
 from deploy.errors import DeployError
 from deploy.modules import needed_files
 from deploy.options import CommandLine
@@ -19,6 +20,9 @@ MODEL_CACHE = ROOT / "model_cache"
 
 REQUIREMENTS = "requirements.txt"
 BUCKET_REQUIREMENTS = "requirements/cloud-storage.txt"
+
+INDEX_REGISTRY = "clip_embeddings.index.registry"
+PROTOCOL_REGISTRY = "clip_embeddings.protocols.registry"
 
 # Packages that only one kind of input needs: a function for texts installs no libraries for images.
 ONLY = {
@@ -57,15 +61,16 @@ class Artifact:
         name = self.function.name
         if not (ROOT / "functions" / f"{name}.py").is_file():
             raise DeployError(f"There is no functions/{name}.py in this checkout: {name} cannot be staged.")
-        modules = [f"functions.{name}"]
-        if "index" in self.function.needs:
-            # Backends that need nothing installed serve where no INDEX_URL is set, as in the container.
-            modules += (
+        registries = {
+            PROTOCOL_REGISTRY: tuple(PROTOCOLS.values()),
+            # Backends that need nothing installed serve where no INDEX_URL is set, and in the container.
+            INDEX_REGISTRY: tuple(
                 backend.module
                 for backend in BACKENDS
                 if backend == self.backend or backend.requirements is None
-            )
-        return needed_files(modules, ROOT)
+            ),
+        }
+        return needed_files([f"functions.{name}"], ROOT, registries)
 
     def requirements(self) -> str:
         """The lines of its requirements files, and of those they include, that its towers need."""

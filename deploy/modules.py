@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # The folders whose modules are staged.
 PACKAGES = ("clip_embeddings", "functions")
 
-# Registries that import the modules beside them by name: whoever imports one may need them all.
-REGISTRIES = ("clip_embeddings.protocols.registry",)
 
-
-def needed_files(modules: Iterable[str], root: Path) -> list[Path]:
+def needed_files(modules: Iterable[str], root: Path, registries: Mapping[str, Sequence[str]]) -> list[Path]:
     """The files of `modules` and of every module below `root` that these import, however late.
 
     Data files beside a package's `__init__.py` are included.
+
+    Args:
+        registries: by the name of a registry's module, the modules that are imported by names in it. They are
+            needed by a module that imports the registry and calls `import_module` with what is no constant.
     """
     files: dict[str, Path] = {}
     pending = [*modules]
@@ -28,9 +29,15 @@ def needed_files(modules: Iterable[str], root: Path) -> list[Path]:
             continue
         files[module] = path
         pending += _parents(module)
-        pending += _imports(path, module)
-        if module in REGISTRIES:
-            pending += (f"{module.rpartition('.')[0]}.{beside.stem}" for beside in path.parent.glob("*.py"))
+        imports = _imports(path, module)
+        pending += imports.modules
+        if imports.by_name:
+            pending += (
+                name
+                for registry in registries
+                if registry in imports.modules
+                for name in registries[registry]
+            )
     data = (found for path in files.values() if path.name == "__init__.py" for found in _data(path.parent))
     return sorted({*files.values(), *data})
 
@@ -57,11 +64,11 @@ def _data(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _imports(path: Path, module: str) -> list[str]:
+def _imports(path: Path, module: str) -> _ImportCollector:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     collector = _ImportCollector(package)
     collector.visit(ast.parse(path.read_bytes(), filename=str(path)))
-    return collector.modules
+    return collector
 
 
 class _ImportCollector(ast.NodeVisitor):
@@ -70,6 +77,8 @@ class _ImportCollector(ast.NodeVisitor):
     def __init__(self, package: str) -> None:
         self.package = package
         self.modules: list[str] = []
+        # Whether it also imports modules whose names are not in its source code.
+        self.by_name = False
 
     def visit_Import(self, node: ast.Import) -> None:
         self.modules += (alias.name for alias in node.names)
@@ -87,8 +96,11 @@ class _ImportCollector(ast.NodeVisitor):
         function = node.func
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
         first = node.args[0] if node.args else None
-        if name == "import_module" and isinstance(first, ast.Constant) and isinstance(first.value, str):
-            self.modules.append(first.value)
+        if name == "import_module":
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                self.modules.append(first.value)
+            else:
+                self.by_name = True
         self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> None:

@@ -3,18 +3,13 @@
 import functions_framework
 from flask import Request, Response
 
-from clip_embeddings.http.service import make_service, serve
-from clip_embeddings.protocols import encoder, native, notebook, photo_app
-from clip_embeddings.runtime import start
+from clip_embeddings.http.app import make_app, serve
+from clip_embeddings.startup import start
 
-SERVICE = make_service(
-    runtime=start("embed_image", towers=("image",)),
-    conventions=(native.IMAGE, notebook.IMAGE, native.RAW, photo_app.UPLOAD, encoder.IMAGE),
-    root="/embed/image",
-)
+APP = start("embed_image", make_app)
 
 
 @functions_framework.http
 def embed_image(request: Request) -> Response:
     """Pictures in, one vector per picture out, in the same order; `[]` where a picture failed."""
-    return serve(request, SERVICE)
+    return serve(request, APP)

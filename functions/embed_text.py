@@ -3,18 +3,13 @@
 import functions_framework
 from flask import Request, Response
 
-from clip_embeddings.http.service import make_service, serve
-from clip_embeddings.protocols import encoder, native, notebook
-from clip_embeddings.runtime import start
+from clip_embeddings.http.app import make_app, serve
+from clip_embeddings.startup import start
 
-SERVICE = make_service(
-    runtime=start("embed_text", towers=("text",)),
-    conventions=(native.TEXT, notebook.TEXT, encoder.TEXT),
-    root="/embed/text",
-)
+APP = start("embed_text", make_app)
 
 
 @functions_framework.http
 def embed_text(request: Request) -> Response:
     """Texts in, one vector per text out, in the same order."""
-    return serve(request, SERVICE)
+    return serve(request, APP)

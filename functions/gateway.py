@@ -1,41 +1,29 @@
-"""HTTP function: every route of every convention in one process. What `make serve` runs."""
+"""HTTP function: every route of every protocol in one process. What `make serve` runs."""
 
 import functions_framework
 from flask import Request, Response
 
-from clip_embeddings.http.service import make_service, serve
-from clip_embeddings.jobs.routes import job_routes, open_jobs
+from clip_embeddings.http.app import App, make_app, serve
+from clip_embeddings.jobs.routes import job_routes
+from clip_embeddings.jobs.service import open_jobs
 from clip_embeddings.photos.watcher import open_folder
-from clip_embeddings.protocols import encoder, native, notebook, photo_app
-from clip_embeddings.runtime import exit_on_config_error, start
-from clip_embeddings.search.routes import open_photos, search_routes
+from clip_embeddings.runtime import Runtime
+from clip_embeddings.search.routes import search_routes
+from clip_embeddings.search.searcher import open_searcher
+from clip_embeddings.startup import start
 
-RUNTIME = start("gateway", towers=("text", "image"), allow_missing_towers=True)
-JOBS = open_jobs(RUNTIME)
-with exit_on_config_error("gateway"):
-    FOLDER = open_folder(RUNTIME)
-SERVICE = make_service(
-    RUNTIME,
-    conventions=(
-        native.TEXT,
-        native.IMAGE,
-        native.MIXED,
-        native.RAW,
-        notebook.TEXT,
-        notebook.IMAGE,
-        photo_app.UPLOAD,
-        encoder.TEXT,
-        encoder.IMAGE,
-    ),
-    routes=(*job_routes(JOBS), *search_routes(open_photos(RUNTIME))),
-)
+
+def build(runtime: Runtime) -> App:
+    """Jobs, search and, for a local folder, the watcher that keeps its photos indexed."""
+    jobs, watcher = open_jobs(runtime), open_folder(runtime)
+    routes = (*job_routes(jobs), *search_routes(open_searcher(runtime)))
+    return make_app(runtime, routes, workers=[jobs, watcher] if watcher else [jobs])
+
+
+APP = start("gateway", build)
 
 
 @functions_framework.http
 def gateway(request: Request) -> Response:
-    """Whatever the single functions answer, at the same paths."""
-    # Here and not at import: threads do not survive the fork before serving.
-    JOBS.start()
-    if FOLDER:
-        FOLDER.start()
-    return serve(request, SERVICE)
+    """Answer whatever the single functions answer, at the same paths."""
+    return serve(request, APP)

@@ -3,18 +3,23 @@
 import functions_framework
 from flask import Request, Response
 
-from clip_embeddings.http.service import make_service, serve
-from clip_embeddings.jobs.routes import job_routes, open_jobs
-from clip_embeddings.runtime import start
+from clip_embeddings.http.app import App, make_app, serve
+from clip_embeddings.jobs.routes import job_routes
+from clip_embeddings.jobs.service import open_jobs
+from clip_embeddings.runtime import Runtime
+from clip_embeddings.startup import start
 
-RUNTIME = start("jobs", towers=("text", "image"), allow_missing_towers=True)
-JOBS = open_jobs(RUNTIME)
-SERVICE = make_service(RUNTIME, conventions=(), routes=job_routes(JOBS))
+
+def build(runtime: Runtime) -> App:
+    """The routes of jobs, and what runs them where they are kept in a folder."""
+    jobs = open_jobs(runtime)
+    return make_app(runtime, job_routes(jobs), workers=[jobs])
+
+
+APP = start("jobs", build)
 
 
 @functions_framework.http
 def jobs(request: Request) -> Response:
     """Submit a job, poll it, read its result as often as you like until it expires."""
-    # Here and not at import: threads do not survive the fork before serving.
-    JOBS.start()
-    return serve(request, SERVICE)
+    return serve(request, APP)

@@ -3,17 +3,21 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from clip_embeddings.photos.collection import open_indexed_bucket
+from clip_embeddings.photos.collection import IndexedBucket, open_indexed_bucket
 from clip_embeddings.photos.events import deleted
-from clip_embeddings.runtime import exit_on_config_error, start_logging
+from clip_embeddings.runtime import Runtime
+from clip_embeddings.startup import start
 
-# No model: it needs none.
-with exit_on_config_error("on_delete"):
-    SETTINGS = start_logging()
-    COLLECTION = open_indexed_bucket(SETTINGS)
+
+def build(runtime: Runtime) -> tuple[IndexedBucket, float]:
+    """The indexed bucket, and the age in seconds at which events are dropped."""
+    return open_indexed_bucket(runtime.settings), runtime.settings.photos.max_event_age
+
+
+BUCKET, MAX_AGE = start("on_delete", build)
 
 
 @functions_framework.cloud_event
 def on_delete(event: CloudEvent) -> None:
     """Raises where a retry may help: the platform delivers again."""
-    deleted(event.data, event.get("time"), COLLECTION, SETTINGS.photos.max_event_age)
+    deleted(event.data, event.get("time"), BUCKET, MAX_AGE)

@@ -6,11 +6,9 @@ from cloudevents.http import CloudEvent
 from clip_embeddings.photos.collection import open_indexed_bucket
 from clip_embeddings.photos.events import finalized
 from clip_embeddings.photos.indexer import open_indexer
-from clip_embeddings.runtime import exit_on_config_error, start
+from clip_embeddings.startup import start
 
-RUNTIME = start("on_upload", towers=("image",))
-with exit_on_config_error("on_upload"):
-    INDEXER = open_indexer(open_indexed_bucket(RUNTIME.settings), RUNTIME)
+INDEXER = start("on_upload", lambda runtime: open_indexer(open_indexed_bucket(runtime.settings), runtime))
 
 
 @functions_framework.cloud_event

@@ -3,15 +3,15 @@
 import functions_framework
 from flask import Request, Response
 
-from clip_embeddings.http.service import make_service, serve
-from clip_embeddings.runtime import start
-from clip_embeddings.search.routes import open_photos, search_routes
+from clip_embeddings.http.app import make_app, serve
+from clip_embeddings.search.routes import search_routes
+from clip_embeddings.search.searcher import open_searcher
+from clip_embeddings.startup import start
 
-RUNTIME = start("search", towers=("text", "image"))
-SERVICE = make_service(RUNTIME, conventions=(), routes=search_routes(open_photos(RUNTIME)), root="/search")
+APP = start("search", lambda runtime: make_app(runtime, search_routes(open_searcher(runtime))))
 
 
 @functions_framework.http
 def search(request: Request) -> Response:
-    """What to look for in, what is nearest out."""
-    return serve(request, SERVICE)
+    """A query in, the nearest objects out."""
+    return serve(request, APP)

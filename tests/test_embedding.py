@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from clip_embeddings.config import FetchSettings, Settings
-from clip_embeddings.embedding import embed
+from clip_embeddings.embedding import EmbedRequest, embed
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import ImageBytes, ImageUrl
 from clip_embeddings.logs import Timings
-from clip_embeddings.protocols.base import EmbedRequest
 from clip_embeddings.runtime import Runtime, make_runtime
 from tests.support.image_servers import Server, serving
 from tests.support.photographs import photos
@@ -46,7 +45,7 @@ def test_good_and_bad_keep_their_places_over_several_runs() -> None:
 
 def test_one_deadline_covers_all_downloads_of_a_request(server: Server) -> None:
     runtime = _runtime(timeout=0.5, parallel=2)
-    runtime.settings_model().image.get()
+    runtime.default_model().image.get()
     started = time.monotonic()
 
     codes = _codes(EmbedRequest(images=[ImageUrl(server.url("/silent"))] * 12), runtime)

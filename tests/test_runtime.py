@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clip_embeddings.config import MODEL_CACHE
-from clip_embeddings.runtime import start
+from clip_embeddings.startup import start
 from tests.support.models import BAKED
 from tests.support.serving import Server, refusal, serving
 from tests.support.settings import BAD
@@ -47,7 +47,7 @@ def test_every_bad_setting_stops_the_start(
     monkeypatch.setenv(name, values[0])
 
     with pytest.raises(SystemExit) as caught:
-        start("embed_text", towers=("text",))
+        start("embed_text", lambda runtime: runtime)
 
     # The interpreter prints a text and ends with status 1.
     assert str(caught.value).startswith(f"embed_text cannot start: {name}={values[0]!r} is not valid: use ")

@@ -1,4 +1,4 @@
-"""Reading request bodies within limits: JSON, forms, raw bytes."""
+"""Reads request bodies within limits: JSON, forms, files, raw bytes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,36 @@ from werkzeug.formparser import FormDataParser
 
 from clip_embeddings.config import Limits
 from clip_embeddings.errors import ApiError
+from clip_embeddings.protocols.base import Body, UploadedFile, validate
 
 MAX_FORM_FIELDS = 1000
-# What the fields of a form may take beside their texts: werkzeug buffers part headers and preambles.
+# Bytes that a form may take beside its texts: werkzeug buffers part headers and preambles.
 FORM_BYTES = 256 * 1024
-# Parsed, a JSON value of two bytes takes up to 100: this many take at most 100 MB.
+# A JSON value of two bytes takes up to 100 bytes once parsed, so this many take at most 100 MB.
 MAX_JSON_VALUES = 500_000
-# gunicorn keeps up to a mebibyte that it has received ahead, and copies what is left of it on every read:
-# in the steps of 64 KiB that werkzeug takes, a large photo is copied eight times over.
+# gunicorn buffers up to 1 MiB that it has received ahead, and copies the rest of the buffer on every read. In
+# werkzeug's steps of 64 KiB, a large photo would be copied eight times.
 READ_BYTES = 1024 * 1024
+
+
+def read_body(request: Request, body: Body, limits: Limits) -> Any:
+    """The request's body as `body` describes it: an instance of its struct, an UploadedFile, or bytes.
+
+    Raises:
+        ApiError: 400 if it does not match, 408 if it stopped arriving, 413 if it is too large, 415 if it has
+            a Content-Encoding.
+    """
+    if body.kind == "bytes":
+        return read_bytes(request, limits.image_bytes)
+    if body.kind == "file":
+        return read_file(request, limits, body.file_field)
+    try:
+        value = read_json(request, limits) if body.kind == "json" else dict(read_form(request, limits))
+        return validate(value, body.schema, body.hint)
+    except ApiError as error:
+        if error.status != 400 or body.invalid_status == 400:
+            raise
+        raise ApiError(body.invalid_status, error.code, error.message, where=error.where) from None
 
 
 def read_json(request: Request, limits: Limits) -> dict[str, Any]:
@@ -33,11 +54,11 @@ def read_json(request: Request, limits: Limits) -> dict[str, Any]:
         CallerError: 400 if it is not one, 413 if it is too large.
     """
     data = read_bytes(request, limits.request_bytes)
-    # Some of these are inside strings: the bound leaves ample room for that.
+    # Some of these characters are inside strings; the bound leaves ample room for that.
     if sum(map(data.count, (b",", b"[", b"{"))) > max(MAX_JSON_VALUES, 100 * limits.items):
         raise ApiError(413, "json_too_complex", "The body holds far more JSON values than a request needs.")
     try:
-        # RFC 8259, section 8.1, lets a parser ignore a byte order mark. Windows tools write one.
+        # RFC 8259, section 8.1, lets a parser ignore a byte order mark, which Windows tools write.
         body = orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as error:
         raise ApiError(400, "json_invalid", f"The body is not valid JSON: {error}.") from None
@@ -50,22 +71,22 @@ def read_bytes(request: Request, max_bytes: int) -> bytes:
     """The raw body.
 
     Raises:
-        CallerError: 413 above `max_bytes`, 400 if the client broke off, 408 if it fell silent.
+        CallerError: 413 above `max_bytes`, 400 if the client disconnected, 408 if the body stopped arriving.
     """
     _refuse_large(request, max_bytes)
-    # One more than is allowed: a body of undeclared length is read up to here and no further.
+    # One byte above the limit, so that a body of undeclared length is read just far enough to be refused.
     request.max_content_length = max_bytes + 1
     data = bytearray()
     try:
         while len(data) <= max_bytes and (part := request.stream.read(READ_BYTES)):
             data += part
     except Exception as error:
-        # gunicorn has exceptions of its own for every way to write chunks wrongly.
-        raise _broken_off(request, error) from None
+        # gunicorn has its own exceptions for malformed chunks.
+        raise _incomplete(request, error) from None
     if len(data) > max_bytes:
         raise _too_large(max_bytes)
     if len(data) < (request.content_length or 0):
-        raise _broken_off(request)
+        raise _incomplete(request)
     return bytes(data)
 
 
@@ -86,8 +107,8 @@ def read_form(request: Request, limits: Limits) -> Mapping[str, str]:
     return MultiDict(fields)
 
 
-def read_file(request: Request, limits: Limits, name: str) -> FileStorage:
-    """The file field `name` of a multipart form. Raises CallerError 400 or 413."""
+def read_file(request: Request, limits: Limits, name: str) -> UploadedFile:
+    """The file in the field `name` of a multipart form. Raises ApiError 400 or 413."""
     file = _multipart(request, limits)[1].get(name)
     if file is None:
         raise ApiError(
@@ -95,30 +116,35 @@ def read_file(request: Request, limits: Limits, name: str) -> FileStorage:
             "field_missing",
             f"The form has no file in the field `{name}`; with curl: -F {name}=@photo.jpg.",
         )
-    return file
+    data = file.stream.read(limits.image_bytes + 1)
+    if len(data) > limits.image_bytes:
+        raise ApiError(413, "image_too_large", f"The image has more than {limits.image_bytes:,} bytes.")
+    if not data:
+        raise ApiError(400, "image_empty", "The uploaded file is empty.")
+    return UploadedFile(file.filename or "", data)
 
 
 def set_read_timeout(request: Request, seconds: float | None) -> None:
-    """Wait no longer than `seconds` for the next bytes of the body; None waits as long as it takes.
+    """Set the timeout, in seconds, of each read from the connection; None disables it.
 
-    A phone that loses its network in the middle of an upload says nothing, and would keep a thread for ever.
+    A phone that loses its network during an upload sends nothing more, and would occupy a thread for ever.
     """
-    # gunicorn's own; other servers have none.
+    # Set by gunicorn; other servers have no such entry.
     if connection := request.environ.get("gunicorn.socket"):
         connection.settimeout(seconds)
 
 
 def drain_body(request: Request) -> None:
-    """Read what is left of the body, as far as its limit, without keeping it.
+    """Read the rest of the body, up to its limit, and discard it.
 
-    A client that still sends would find its connection broken instead of the reply. (functions-framework does
-    the same, but keeps it all in memory and makes a 500 of whatever goes wrong.)
+    A client that is still sending would otherwise see a broken connection instead of the reply.
+    (functions-framework does the same, but keeps everything in memory and answers 500 on any error.)
     """
     try:
         while request.stream.read(64 * 1024):
             pass
     except Exception:  # noqa: S110
-        # Too large or broken off: as far as this request is concerned, read.
+        # Too large, or the client disconnected: there is nothing more to read.
         pass
     request.stream = io.BytesIO()
 
@@ -134,7 +160,7 @@ def _multipart(request: Request, limits: Limits) -> tuple[Mapping[str, str], Map
         max_form_parts=MAX_FORM_FIELDS,
         silent=False,
     )
-    # The parser reads in small steps; see READ_BYTES.
+    # The parser reads in small steps: see READ_BYTES.
     stream = io.BufferedReader(request.stream, READ_BYTES)  # type: ignore[type-var]
     try:
         _, fields, files = parser.parse(
@@ -150,7 +176,7 @@ def _multipart(request: Request, limits: Limits) -> tuple[Mapping[str, str], Map
     except ValueError:
         raise _unreadable("it is not a complete multipart form") from None
     except Exception as error:
-        raise _broken_off(request, error) from None
+        raise _incomplete(request, error) from None
     return fields, files
 
 
@@ -160,14 +186,14 @@ def _in_memory(
     filename: str | None,
     content_length: int | None = None,
 ) -> io.BytesIO:
-    # The body's limit bounds it, and in the cloud a temporary file is memory too.
+    # The limit of the body bounds its size. In the cloud, a temporary file would be in memory too.
     return io.BytesIO()
 
 
 def _refuse_large(request: Request, max_bytes: int) -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ApiError(415, "encoding_unsupported", "Send the body without Content-Encoding.")
-    # A declared length is refused before a byte is read, an undeclared one while it is.
+    # A declared length is refused before a byte is read, an undeclared one during the reading.
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
 
@@ -176,10 +202,10 @@ def _unreadable(why: str) -> ApiError:
     return ApiError(400, "body_unreadable", f"The body could not be read: {why}.")
 
 
-def _broken_off(request: Request, error: Exception | None = None) -> ApiError:
-    # Nothing more is to be had from it, which `discard` would otherwise wait for.
+def _incomplete(request: Request, error: Exception | None = None) -> ApiError:
+    # Nothing more will arrive; `drain_body` must not wait for it.
     request.stream = io.BytesIO()
-    # werkzeug puts an exception of its own around what the socket says.
+    # werkzeug wraps the exception of the socket.
     if error and isinstance(error.__context__, TimeoutError):
         return ApiError(408, "body_timeout", "The body stopped coming; send the request again.")
     return _unreadable("it ended early")

@@ -1,4 +1,4 @@
-"""Routes about the function itself: what runs here, is it alive, is it ready, its documentation."""
+"""Routes about the function itself: what it serves, liveness, readiness, its documentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clip_embeddings.logs import logger
 
 
 class StatusReply(msgspec.Struct):
-    """What runs here."""
+    """What this function serves."""
 
     status: str
     model: str
@@ -39,54 +39,55 @@ class ReadyReply(msgspec.Struct):
 
 
 def status_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
-    """The routes every function has, beside its own `routes`."""
+    """`routes`, and after them the routes that every function has."""
 
-    def status(call: RequestContext) -> Any:
-        runtime = call.runtime
+    def status(context: RequestContext) -> Any:
+        runtime = context.runtime
         return {
             "status": f"{runtime.name} is running",
-            "model": runtime.settings_model().manifest.name,
+            "model": runtime.default_model().manifest.name,
             "models": sorted(runtime.models),
-            "routes": sorted({route.path for route in everything}),
+            "routes": sorted({route.path for route in all_routes}),
         }
 
-    def openapi(call: RequestContext) -> Any:
+    def openapi(context: RequestContext) -> Any:
         from clip_embeddings.http.openapi import document
 
-        return document(everything, call.runtime)
+        return document(all_routes, context.runtime)
 
-    def docs(call: RequestContext) -> Response:
-        from clip_embeddings.http.openapi import document, page
+    def docs(context: RequestContext) -> Response:
+        from clip_embeddings.http.docs_page import docs_page
+        from clip_embeddings.http.openapi import document
 
-        return page(document(everything, call.runtime))
+        return docs_page(document(all_routes, context.runtime))
 
-    def own(path: str, operation: str, summary: str, answer: Any, reply: Any, **more: Any) -> Route:
-        return Route("GET", path, operation, summary, answer, reply, tag="status", **more)
+    def get(path: str, operation_id: str, summary: str, handler: Any, reply: Any, **options: Any) -> Route:
+        return Route("GET", path, operation_id, summary, handler, reply, tag="status", **options)
 
     page = next((route.page for route in routes if route.page), None)
-    everything = (
+    all_routes = (
         *routes,
-        own("/", "status", "What runs here", status, StatusReply, page=page),
-        own("/health", "health", "Alive", _health, HealthReply, open=True),
-        own("/ready", "ready", "Loaded, and right", _ready, ReadyReply),
-        own("/openapi.json", "openapi", "This document", openapi, {"type": "object"}),
-        own("/docs", "docs", "This document as a page", docs, {"type": "string"}, media="text/html"),
+        get("/", "status", "What runs here", status, StatusReply, page=page),
+        get("/health", "health", "Alive", _health, HealthReply, public=True),
+        get("/ready", "ready", "Loaded, and right", _ready, ReadyReply),
+        get("/openapi.json", "openapi", "This document", openapi, {"type": "object"}),
+        get("/docs", "docs", "This document as a page", docs, {"type": "string"}, reply_media="text/html"),
     )
-    return everything
+    return all_routes
 
 
-def _health(call: RequestContext) -> Any:
-    runtime = call.runtime
+def _health(context: RequestContext) -> Any:
+    runtime = context.runtime
     return {
         "status": "healthy",
         "model_loaded": runtime.loaded(),
-        "model": runtime.settings_model().manifest.name,
+        "model": runtime.default_model().manifest.name,
     }
 
 
-def _ready(call: RequestContext) -> Any:
-    runtime = call.runtime
-    model = runtime.settings_model().manifest.name
+def _ready(context: RequestContext) -> Any:
+    runtime = context.runtime
+    model = runtime.default_model().manifest.name
     try:
         runtime.ready.get()
     except ModelError as error:

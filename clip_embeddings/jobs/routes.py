@@ -1,82 +1,34 @@
-"""The job convention's routes, over a bucket that keeps the jobs."""
+"""The HTTP routes of jobs: submit, poll, list tasks and models, start and stop models."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from flask import Response
 
-from clip_embeddings.config import ROOT, need_package
 from clip_embeddings.embedding import embed
 from clip_embeddings.errors import ApiError
-from clip_embeddings.http.bodies import read_json
 from clip_embeddings.http.routing import RequestContext, Route
-from clip_embeddings.jobs import schema as fes
-from clip_embeddings.jobs.runner import LocalRunner
-from clip_embeddings.jobs.store import JobStore
-from clip_embeddings.logs import Timings, logger
-from clip_embeddings.protocols.base import JSON, Body
-from clip_embeddings.runtime import Runtime, exit_on_config_error
-from clip_embeddings.storage.factory import open_bucket
+from clip_embeddings.jobs import schema
+from clip_embeddings.jobs.service import Jobs
+
+Handler = Callable[[RequestContext], Any]
 
 # How results of the other kind begin, by whether a route is for batched jobs.
 OTHER_KIND = {False: b'{"status":"complete","result":[', True: b'{"status":"complete","result":{'}
 
 
-@dataclass(frozen=True)
-class Jobs:
-    """Where jobs are kept and, if they are run in this process, what runs them."""
-
-    store: JobStore
-    runner: LocalRunner | None
-
-    def submit(self, record: dict[str, Any]) -> str:
-        """Keep a request durably; returns the job's id."""
-        job = self.store.submit(record)
-        if self.runner:
-            self.runner.add(job)
-        return job
-
-    def start(self) -> None:
-        """Take up what is unfinished, if jobs are run here. Repeated calls are cheap."""
-        if self.runner:
-            self.runner.start()
-
-
-def open_jobs(runtime: Runtime) -> Jobs:
-    """The jobs of this deployment: in a folder they are run here, in Cloud Storage by `run_job`."""
-    settings = runtime.settings.jobs
-    if (settings.url or "").startswith("gs:"):
-        with exit_on_config_error(runtime.name):
-            need_package("JOBS_URL", "google.cloud.storage")
-    bucket = open_bucket(settings.url or default_url())
-    store = JobStore(bucket, ttl=settings.ttl, deadline=settings.deadline)
-    if not bucket.url.startswith("file:"):
-        return Jobs(store, None)
-    if runtime.settings.in_cloud:
-        logger.warning(
-            "JOBS_URL is a folder of this instance: jobs are lost with it. Use gs://bucket/prefix."
-        )
-    return Jobs(store, LocalRunner(store, lambda record: compute(record, runtime)))
-
-
-def default_url() -> str:
-    """A folder for temporary files, of this user and this copy of the package alone."""
-    digest = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
-    return (Path(tempfile.gettempdir()) / f"clip-jobs-{os.getuid()}-{digest}").as_uri()
-
-
 def job_routes(jobs: Jobs) -> tuple[Route, ...]:
-    """Every route of the convention."""
+    """Every route of the protocol."""
     return (
-        *(route for task in fes.TASKS for route in _task_routes(task, jobs)),
-        _get("/api/tasks", "list_all_tasks_api_tasks_get", "All tasks", lambda call: list(fes.TASKS)),
+        *(route for task in schema.TASKS for route in _task_routes(task, jobs)),
+        _get(
+            "/api/tasks",
+            "list_all_tasks_api_tasks_get",
+            "All tasks",
+            lambda context: list(schema.TASKS),
+        ),
         _get(
             "/api/tasks/{task}/models",
             "list_all_models_for_task_api_tasks__task__models_get",
@@ -87,7 +39,7 @@ def job_routes(jobs: Jobs) -> tuple[Route, ...]:
             "/api/models",
             "list_all_models_api_models_get",
             "All models",
-            lambda call: list(call.runtime.models),
+            lambda context: list(context.runtime.models),
         ),
         _get(
             "/api/models/{model}/tasks",
@@ -100,173 +52,178 @@ def job_routes(jobs: Jobs) -> tuple[Route, ...]:
             "get_model_status_api_models__model__status_get",
             "Whether a model is loaded on this instance",
             _model_status,
-            fes.ModelStatus,
+            schema.ModelStatus,
         ),
         _post_model("start", "Load a model on this instance", _start),
         _post_model("stop", "Unload a model on this instance", _stop),
     )
 
 
-def compute(record: Mapping[str, Any], runtime: Runtime) -> Any:
-    """Do a job: the result of the request that `submit` was given.
-
-    Raises:
-        CallerError: the job cannot be done; for a batched one only if nothing of it can.
-    """
-    tower, batched = fes.TASKS[record["task"]], record["batched"]
-    items = fes.read_input(record["input"], tower, batched, runtime.settings.jobs.items)
-    ask = fes.make_ask(items, tower, record["model"], runtime.settings.limits)
-    return fes.write_result(embed(ask, runtime, Timings(), background=True), batched)
-
-
 def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
-    tower = fes.TASKS[task]
-    name = task.replace("-", "_")
+    tower = schema.TASKS[task]
+    task_id = task.replace("-", "_")
+    base = f"/api/tasks/{task}"
 
-    def submit(batched: bool) -> Callable[[RequestContext], Any]:
-        def answer(call: RequestContext) -> Any:
-            record = _record(call, task, batched)
-            return {"id": jobs.submit(record), "status": "starting"}
-
-        return answer
-
-    def read(batched: bool) -> Callable[[RequestContext], Any]:
-        def answer(call: RequestContext) -> Any:
-            reply = jobs.store.reply(call.arguments["job"])
-            # As it was stored: a result of many vectors is not parsed to be sent.
-            if reply is None or reply.startswith(OTHER_KIND[batched]):
-                raise ApiError(404, "job_unknown", "There is no such job, or it has expired.")
-            return Response(reply, mimetype="application/json")
-
-        return answer
-
-    def legacy(call: RequestContext) -> Any:
-        record = _record(call, task, batched=False)
-        limits = call.runtime.settings.limits
-        ask = fes.make_ask([record["input"][tower]], tower, record["model"], limits)
-        return fes.write_result(embed(ask, call.runtime, call.timings), batched=False)
-
-    def post(path: str, operation: str, summary: str, answer: Any, reply: Any, batched: bool) -> Route:
+    def post(
+        path: str, operation_id: str, summary: str, handler: Handler, reply: Any, batched: bool
+    ) -> Route:
         return Route(
             method="POST",
             path=path,
-            operation=operation,
+            operation_id=operation_id,
             summary=summary,
-            answer=answer,
+            handler=handler,
             reply=reply,
-            body=Body(JSON, fes.INPUTS[tower, batched]),
-            faults=(400, 404, 408, 413, 415, 422, 429, 503),
-            errors=fes.ERRORS,
+            body=schema.BODIES[tower, batched],
+            error_statuses=(400, 404, 408, 413, 415, 422, 429, 503),
+            errors=schema.ERRORS,
             tag=task,
         )
 
-    def get(path: str, operation: str, summary: str, batched: bool) -> Route:
-        return _get(path, operation, summary, read(batched), fes.REPLIES[tower, batched], tag=task)
+    def get(path: str, operation_id: str, summary: str, batched: bool) -> Route:
+        reply = schema.REPLIES[tower, batched]
+        return _get(path, operation_id, summary, _read_handler(jobs, batched), reply, tag=task)
 
-    base = f"/api/tasks/{task}"
     return (
         post(
             f"{base}/{{model}}/jobs",
-            f"new_job_api_tasks_{name}__model__jobs_post",
+            f"new_job_api_tasks_{task_id}__model__jobs_post",
             "Submit a job",
-            submit(batched=False),
-            fes.JobStatus,
+            _submit_handler(jobs, task, batched=False),
+            schema.JobStatus,
             batched=False,
         ),
         get(
             f"{base}/jobs/{{job}}",
-            f"get_job_results_api_tasks_{name}_jobs__job__get",
+            f"get_job_results_api_tasks_{task_id}_jobs__job__get",
             "How far a job is, and its result",
             batched=False,
         ),
         post(
             f"{base}/batched/{{model}}/jobs",
-            f"new_batched_job_api_tasks_{name}_batched__model__jobs_post",
+            f"new_batched_job_api_tasks_{task_id}_batched__model__jobs_post",
             "Submit a job of many items",
-            submit(batched=True),
-            fes.JobStatus,
+            _submit_handler(jobs, task, batched=True),
+            schema.JobStatus,
             batched=True,
         ),
         get(
             f"{base}/batched/jobs/{{job}}",
-            f"get_batched_job_results_api_tasks_{name}_batched_jobs__job__get",
+            f"get_batched_job_results_api_tasks_{task_id}_batched_jobs__job__get",
             "How far a batched job is, and its results",
             batched=True,
         ),
         post(
             f"/api/legacy/tasks/{task}/{{model}}/jobs",
-            f"new_job_results_api_legacy_tasks_{name}__model__jobs_post",
+            f"new_job_results_api_legacy_tasks_{task_id}__model__jobs_post",
             "One item, answered at once",
-            legacy,
-            fes.OUTPUTS[tower],
+            _legacy_handler(task),
+            schema.OUTPUTS[tower],
             batched=False,
         ),
     )
 
 
-def _record(call: RequestContext, task: str, batched: bool) -> dict[str, Any]:
-    """A request for a job, checked: what `compute` takes."""
-    tower, name = fes.TASKS[task], call.arguments["model"]
-    model = call.runtime.choose(name)
+def _submit_handler(jobs: Jobs, task: str, *, batched: bool) -> Handler:
+    def handler(context: RequestContext) -> Any:
+        return {"id": jobs.submit(_record(context, task, batched)), "status": "starting"}
+
+    return handler
+
+
+def _read_handler(jobs: Jobs, batched: bool) -> Handler:
+    def handler(context: RequestContext) -> Any:
+        reply = jobs.store.reply(context.path_params["job"])
+        # Sent as it was stored: a result of many vectors is not parsed.
+        if reply is None or reply.startswith(OTHER_KIND[batched]):
+            raise ApiError(404, "job_unknown", "There is no such job, or it has expired.")
+        return Response(reply, mimetype="application/json")
+
+    return handler
+
+
+def _legacy_handler(task: str) -> Handler:
+    def handler(context: RequestContext) -> Any:
+        record = _record(context, task, batched=False)
+        tower = schema.TASKS[task]
+        embed_request = schema.make_request([record["input"][tower]], tower, record["model"], context.limits)
+        return schema.write_result(embed(embed_request, context.runtime, context.timings), batched=False)
+
+    return handler
+
+
+def _record(context: RequestContext, task: str, batched: bool) -> dict[str, Any]:
+    """A validated request for a job, in the form that `compute` takes."""
+    tower, name = schema.TASKS[task], context.path_params["model"]
+    model = context.runtime.choose(name)
     if tower not in model.manifest.towers:
         raise ApiError(404, "task_unknown", f"The model {name[:100]!r} does not do {task}.")
-    try:
-        body = read_json(call.request, call.runtime.settings.limits)
-    except ApiError as error:
-        status = 422 if error.status == 400 else error.status
-        raise ApiError(status, error.code, error.message) from None
-    items = fes.read_input(body, tower, batched, call.runtime.settings.jobs.items)
+    items = schema.items_of(context.read_body(), tower, batched, context.runtime.settings.jobs.items)
     value: Any = items if batched else items[0]
     return {"task": task, "model": model.manifest.name, "batched": batched, "input": {tower: value}}
 
 
-def _models_of_task(call: RequestContext) -> Any:
-    tower = fes.TASKS.get(call.arguments["task"])
+def _models_of_task(context: RequestContext) -> Any:
+    tower = schema.TASKS.get(context.path_params["task"])
     if tower is None:
-        raise ApiError(404, "task_unknown", f"No such task; there are {', '.join(fes.TASKS)}.")
-    return [name for name, model in call.runtime.models.items() if tower in model.manifest.towers]
+        raise ApiError(404, "task_unknown", f"No such task; there are {', '.join(schema.TASKS)}.")
+    return [name for name, model in context.runtime.models.items() if tower in model.manifest.towers]
 
 
-def _tasks_of_model(call: RequestContext) -> Any:
-    towers = call.runtime.choose(call.arguments["model"]).manifest.towers
-    return [task for task, tower in fes.TASKS.items() if tower in towers]
+def _tasks_of_model(context: RequestContext) -> Any:
+    towers = context.runtime.choose(context.path_params["model"]).manifest.towers
+    return [task for task, tower in schema.TASKS.items() if tower in towers]
 
 
-def _model_status(call: RequestContext) -> Any:
-    model = call.runtime.choose(call.arguments["model"])
+def _model_status(context: RequestContext) -> Any:
+    model = context.runtime.choose(context.path_params["model"])
     state = "running" if model.text.made or model.image.made else "stopped"
     return {"status": state, "jobs": []}
 
 
-def _start(call: RequestContext) -> None:
-    model = call.runtime.choose(call.arguments["model"])
+def _start(context: RequestContext) -> None:
+    model = context.runtime.choose(context.path_params["model"])
     for tower, holder in (("text", model.text), ("image", model.image)):
-        if tower in model.manifest.towers and tower in call.runtime.towers:
+        if tower in model.manifest.towers and tower in context.runtime.towers:
             holder.get()
 
 
-def _stop(call: RequestContext) -> None:
-    model = call.runtime.choose(call.arguments["model"])
+def _stop(context: RequestContext) -> None:
+    model = context.runtime.choose(context.path_params["model"])
     model.text.clear()
     model.image.clear()
 
 
 def _get(
-    path: str, operation: str, summary: str, answer: Any, reply: Any = list[str], tag: str = "models"
+    path: str,
+    operation_id: str,
+    summary: str,
+    handler: Handler,
+    reply: Any = list[str],
+    tag: str = "models",
 ) -> Route:
-    faults = (404, 503) if "{" in path else ()
-    return Route("GET", path, operation, summary, answer, reply, faults=faults, errors=fes.ERRORS, tag=tag)
+    return Route(
+        method="GET",
+        path=path,
+        operation_id=operation_id,
+        summary=summary,
+        handler=handler,
+        reply=reply,
+        error_statuses=(404, 503) if "{" in path else (),
+        errors=schema.ERRORS,
+        tag=tag,
+    )
 
 
-def _post_model(verb: str, summary: str, answer: Any) -> Route:
+def _post_model(verb: str, summary: str, handler: Handler) -> Route:
     return Route(
         method="POST",
         path=f"/api/models/{{model}}/{verb}",
-        operation=f"{verb}_model_api_models__model__{verb}_post",
+        operation_id=f"{verb}_model_api_models__model__{verb}_post",
         summary=summary,
-        answer=answer,
+        handler=handler,
         reply=None,
-        faults=(404,),
-        errors=fes.ERRORS,
+        error_statuses=(404,),
+        errors=schema.ERRORS,
         tag="models",
     )

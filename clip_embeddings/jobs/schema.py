@@ -1,6 +1,7 @@
-"""The feature-extraction server's convention: jobs to submit and poll, and listings of models and tasks.
+"""The feature-extraction server's protocol: jobs to submit and poll, and listings of models and tasks.
 
-Operation ids and schema names are the original's, because its clients are generated from the document.
+Operation ids and schema names are the original server's, because its clients are generated from the OpenAPI
+document.
 """
 
 from __future__ import annotations
@@ -12,26 +13,18 @@ from typing import Any
 import msgspec
 
 from clip_embeddings.config import Limits
+from clip_embeddings.embedding import EmbedRequest, EmbedResult, TowerResult, only_vector
 from clip_embeddings.errors import ApiError
-from clip_embeddings.images.sources import Source, parse_image
-from clip_embeddings.protocols.base import (
-    EmbedRequest,
-    EmbedResult,
-    Errors,
-    TowerResult,
-    only_vector,
-    parse_each,
-    validate,
-)
-from clip_embeddings.protocols.options import text_item
+from clip_embeddings.images.sources import parse_image
+from clip_embeddings.protocols.base import ErrorFormat, json_body, parse_each, parse_text, validate
 
-# Which tower does a task, and which field of the body holds its input.
+# Task to tower, which is also the name of the body's field that holds the input.
 TASKS = {"image-embedding": "image", "text-embedding": "text"}
 Config = dict[str, Any] | list[dict[str, Any]] | None
 
 
 class JobState(enum.Enum):
-    """How far a job is."""
+    """The progress of a job."""
 
     starting = "starting"
     running = "running"
@@ -40,7 +33,7 @@ class JobState(enum.Enum):
 
 
 class ModelState(enum.Enum):
-    """How far a model is, on the instance that answers."""
+    """The state of a model on the instance that answers."""
 
     loading = "loading"
     running = "running"
@@ -51,7 +44,7 @@ class ModelState(enum.Enum):
 
 
 class JobStatus(msgspec.Struct):
-    """A job that was taken."""
+    """A job that was accepted."""
 
     id: str
     status: JobState
@@ -146,7 +139,7 @@ class BatchedJobResponseTextEmbeddingOutput(msgspec.Struct):
 
 
 class ValidationError(msgspec.Struct):
-    """What does not fit, and where."""
+    """What is invalid, and where."""
 
     loc: list[str | int]
     msg: str
@@ -154,7 +147,7 @@ class ValidationError(msgspec.Struct):
 
 
 class HTTPValidationError(msgspec.Struct):
-    """A request that does not fit its schema."""
+    """A request that does not match its schema."""
 
     detail: list[ValidationError]
 
@@ -165,20 +158,23 @@ class Detail(msgspec.Struct):
     detail: str
 
 
-# By tower: input, output and reply, single and batched.
-INPUTS = {
+# Input and reply by tower and whether the job is batched; output by tower.
+INPUTS: dict[tuple[str, bool], Any] = {
     ("image", False): ImageEmbeddingInput,
     ("image", True): BatchedImageEmbeddingInput,
     ("text", False): TextEmbeddingInput,
     ("text", True): BatchedTextEmbeddingInput,
 }
-OUTPUTS = {"image": ImageEmbeddingOutput, "text": TextEmbeddingOutput}
-REPLIES = {
+OUTPUTS: dict[str, Any] = {"image": ImageEmbeddingOutput, "text": TextEmbeddingOutput}
+REPLIES: dict[tuple[str, bool], Any] = {
     ("image", False): JobResponseImageEmbeddingOutput,
     ("image", True): BatchedJobResponseImageEmbeddingOutput,
     ("text", False): JobResponseTextEmbeddingOutput,
     ("text", True): BatchedJobResponseTextEmbeddingOutput,
 }
+
+
+BODIES = {key: json_body(struct, invalid_status=422) for key, struct in INPUTS.items()}
 
 
 def write_error(error: ApiError) -> Mapping[str, Any]:
@@ -190,20 +186,25 @@ def write_error(error: ApiError) -> Mapping[str, Any]:
     return {"detail": [{"loc": loc, "msg": error.message, "type": error.code}]}
 
 
-ERRORS = Errors(write_error, lambda status: HTTPValidationError if status == 422 else Detail)
+ERRORS = ErrorFormat(write_error, lambda status: HTTPValidationError if status == 422 else Detail)
 
 
-def read_input(body: Mapping[str, Any], tower: str, batched: bool, limit: int) -> list[str]:
-    """The texts or image references of a body; one unless `batched`.
-
-    Raises:
-        CallerError: 422 if the body does not fit, 413 for more than `limit` items.
-    """
-    struct: Any = INPUTS[tower, batched]
+def read_items(body: Mapping[str, Any], tower: str, batched: bool, limit: int) -> list[str]:
+    """The texts or image references of a stored body; one unless `batched`. Raises ApiError as `items_of`."""
     try:
-        value = getattr(validate(body, struct), tower)
+        value = validate(body, INPUTS[tower, batched])
     except ApiError as error:
         raise ApiError(422, error.code, error.message, where=error.where) from None
+    return items_of(value, tower, batched, limit)
+
+
+def items_of(body: Any, tower: str, batched: bool, limit: int) -> list[str]:
+    """The texts or image references of an input struct; one unless `batched`.
+
+    Raises:
+        ApiError: 422 for an empty list, 413 for more than `limit` items.
+    """
+    value = getattr(body, tower)
     if not value and batched:
         raise ApiError(422, "list_empty", f"`{tower}` must have at least one item.", where=f"$.{tower}")
     if batched and len(value) > limit:
@@ -211,17 +212,17 @@ def read_input(body: Mapping[str, Any], tower: str, batched: bool, limit: int) -
     return list(value) if batched else [value]
 
 
-def make_ask(items: list[str], tower: str, model: str, limits: Limits) -> EmbedRequest:
-    """What a job wants embedded. A bad item stands as the error it deserves."""
+def make_request(items: list[str], tower: str, model: str, limits: Limits) -> EmbedRequest:
+    """The items of a job as a request. An invalid item is represented by its ApiError."""
     if tower == "text":
-        return EmbedRequest(texts=parse_each(items, lambda item: text_item(item, limits)), model=model)
-    images: list[Source | ApiError] = parse_each(items, lambda item: parse_image(item, limits.image_bytes))
+        return EmbedRequest(texts=parse_each(items, lambda item: parse_text(item, limits)), model=model)
+    images = parse_each(items, lambda item: parse_image(item, limits.image_bytes))
     return EmbedRequest(images=images, model=model)
 
 
-def write_result(answer: EmbedResult, batched: bool) -> Any:
-    """`{"embedding": [f]}`, or a list of them. Raises the CallerError of a single item that failed."""
-    part = answer.texts or answer.images
+def write_result(result: EmbedResult, batched: bool) -> Any:
+    """`{"embedding": [f]}`, or a list of them. Raises the ApiError of a single item that failed."""
+    part = result.texts or result.images
     assert part is not None
     return _outputs(part) if batched else {"embedding": only_vector(part)}
 

@@ -27,7 +27,8 @@ from clip_embeddings.photos.indexer import (
     open_indexer,
 )
 from clip_embeddings.photos.reconcile import differences
-from clip_embeddings.runtime import exit_on_config_error, start
+from clip_embeddings.runtime import Runtime
+from clip_embeddings.startup import start
 from clip_embeddings.storage.types import StorageError
 
 # Seconds between two lines in the log, where there is no progress bar.
@@ -44,10 +45,12 @@ REASONS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 1 if anything failed."""
     options = _parse(argv)
-    runtime = start("backfill", towers=("image",))
-    with exit_on_config_error("backfill"):
+
+    def build(runtime: Runtime) -> tuple[Indexer, str]:
         indexer = open_indexer(open_indexed_bucket(runtime.settings), runtime)
-        prefix = _prefix(options.prefix, indexer.collection.prefix)
+        return indexer, _prefix(options.prefix, indexer.collection.prefix)
+
+    indexer, prefix = start("backfill", build)
     report = Report()
     try:
         if options.dry_run:

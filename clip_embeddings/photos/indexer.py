@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from clip_embeddings.config import ConfigError
-from clip_embeddings.embedding import pixels_of
+from clip_embeddings.embedding import image_pixels
 from clip_embeddings.engine.model import IMAGE_ROWS, Model, normalize_rows
 from clip_embeddings.errors import ApiError
 from clip_embeddings.index.types import Entry
@@ -120,7 +120,7 @@ class Indexer:
             data, _ = bucket.read(photo.name, generation=generation, max_bytes=limits.image_bytes)
             tower = self.model.image.get()
             with self.runtime.decode_slots.acquire(background=True):
-                return Pixels(photo, len(data), pixels_of(data, tower, self.runtime))
+                return Pixels(photo, len(data), image_pixels(data, tower, self.runtime))
         except NotFoundError:
             refused = Rejected(photo, "object_gone", "This generation is not in the bucket any more.")
         except TooLargeError:
@@ -171,7 +171,7 @@ def open_indexer(collection: IndexedBucket, runtime: Runtime) -> Indexer:
     Raises:
         ConfigError: the deployment's model takes no pictures.
     """
-    model = runtime.settings_model()
+    model = runtime.default_model()
     if "image" not in model.manifest.towers:
         raise ConfigError(f"The model {model.manifest.name} has no image tower: it cannot embed photos.")
     return Indexer(collection, model, runtime)

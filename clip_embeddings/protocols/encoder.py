@@ -1,28 +1,24 @@
-"""The image-text encoder's convention: one text or one picture as JSON, one vector."""
+"""The image-text encoder's protocol: one text or one picture as JSON in, one vector out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Request
-
 from clip_embeddings.config import Limits
+from clip_embeddings.embedding import EmbedRequest, EmbedResult, only_vector
 from clip_embeddings.errors import ApiError
-from clip_embeddings.http.bodies import read_json
 from clip_embeddings.images.sources import parse_image, parse_url
 from clip_embeddings.protocols.base import (
-    JSON,
-    Body,
-    EmbedRequest,
-    EmbedResult,
+    EXAMPLE_IMAGE,
     Endpoint,
-    only_vector,
+    Options,
+    Protocol,
+    VectorReply,
+    json_body,
+    parse_text,
     provenance,
-    validate,
 )
-from clip_embeddings.protocols.native import Options, VectorReply
-from clip_embeddings.protocols.options import text_item
 
 
 class TextBody(Options, kw_only=True):
@@ -38,15 +34,13 @@ class ImageBody(Options, kw_only=True):
     image_b64: str | None = None
 
 
-def parse_text(request: Request, limits: Limits) -> EmbedRequest:
+def parse_text_body(body: TextBody, limits: Limits) -> EmbedRequest:
     """`{"text": str}`."""
-    body = validate(read_json(request, limits), TextBody)
-    return EmbedRequest(texts=[text_item(body.text, limits)], model=body.model, normalize=body.normalize)
+    return EmbedRequest(texts=[parse_text(body.text, limits)], model=body.model, normalize=body.normalize)
 
 
-def parse_picture(request: Request, limits: Limits) -> EmbedRequest:
+def parse_image_body(body: ImageBody, limits: Limits) -> EmbedRequest:
     """`{"image_url": str}` or `{"image_b64": str}`."""
-    body = validate(read_json(request, limits), ImageBody)
     if body.image_url is None and body.image_b64 is None:
         raise ApiError(400, "image_missing", "Send either `image_url` or `image_b64`.")
     if body.image_url is not None and body.image_b64 is not None:
@@ -58,30 +52,37 @@ def parse_picture(request: Request, limits: Limits) -> EmbedRequest:
     return EmbedRequest(images=[image], model=body.model, normalize=body.normalize)
 
 
-def write(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
+def write(body: TextBody | ImageBody, result: EmbedResult) -> Mapping[str, Any]:
     """`{"embedding": [f]}`."""
-    part = answer.texts or answer.images
+    part = result.texts or result.images
     assert part is not None
-    return {"embedding": only_vector(part), **provenance(answer)}
+    return {"embedding": only_vector(part), **provenance(result)}
 
 
-TEXT = Endpoint(
-    operation="encode_text",
-    summary="A text to a vector",
-    path="/encode_text",
-    body=Body(JSON, TextBody),
-    reply=VectorReply,
-    parse=parse_text,
-    write=write,
-    protocol="encoder",
-)
-IMAGE = Endpoint(
-    operation="encode_image",
-    summary="A picture to a vector",
-    path="/encode_image",
-    body=Body(JSON, ImageBody),
-    reply=VectorReply,
-    parse=parse_picture,
-    write=write,
-    protocol="encoder",
+PROTOCOL = Protocol(
+    "encoder",
+    (
+        Endpoint(
+            operation_id="encode_text",
+            summary="A text to a vector",
+            path="/encode_text",
+            body=json_body(TextBody),
+            reply=VectorReply,
+            parse=parse_text_body,
+            write=write,
+            functions=("embed_text",),
+            example={"text": "birthday cake"},
+        ),
+        Endpoint(
+            operation_id="encode_image",
+            summary="A picture to a vector",
+            path="/encode_image",
+            body=json_body(ImageBody),
+            reply=VectorReply,
+            parse=parse_image_body,
+            write=write,
+            functions=("embed_image",),
+            example={"image_b64": EXAMPLE_IMAGE},
+        ),
+    ),
 )

@@ -1,4 +1,4 @@
-"""The native convention: JSON lists in, lists of vectors out, and a raw picture as a body."""
+"""The native protocol: JSON lists in, lists of vectors out, and an image's bytes as a body."""
 
 from __future__ import annotations
 
@@ -6,42 +6,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from flask import Request
 
 from clip_embeddings.config import Limits
+from clip_embeddings.embedding import EmbedRequest, EmbedResult, only_vector
 from clip_embeddings.errors import ApiError
-from clip_embeddings.http.bodies import read_bytes, read_json
 from clip_embeddings.images.sources import ImageBytes, Source, parse_image, parse_url
 from clip_embeddings.protocols.base import (
-    JSON,
+    EXAMPLE_IMAGE,
     Body,
-    EmbedRequest,
-    EmbedResult,
     Endpoint,
     Images,
     ItemError,
+    Options,
+    Protocol,
     Provenance,
     Texts,
-    Vector,
+    VectorReply,
     Vectors,
-    only_vector,
+    json_body,
     parse_each,
+    parse_text,
     provenance,
-    validate,
     vectors_and_errors,
 )
-from clip_embeddings.protocols.options import text_item
-
-
-class Options(msgspec.Struct, kw_only=True):
-    """What may accompany the items."""
-
-    model: str | None = None
-    normalize: bool = True
 
 
 class TextsBody(Options, kw_only=True):
-    """Texts to embed; the empty string is one."""
+    """Texts to embed; the empty string is a valid one."""
 
     texts: Texts
 
@@ -87,87 +78,86 @@ class MixedReply(msgspec.Struct, kw_only=True):
     fingerprint: dict[str, str]
 
 
-class VectorReply(Provenance, kw_only=True):
-    """The vector of the only item."""
-
-    embedding: Vector
-
-
-def parse_texts(request: Request, limits: Limits) -> EmbedRequest:
+def parse_texts(body: TextsBody, limits: Limits) -> EmbedRequest:
     """`{"texts": [str]}`."""
-    body = validate(read_json(request, limits), TextsBody)
     _check_count(limits, body.texts)
-    texts = parse_each(body.texts, lambda item: text_item(item, limits))
+    texts = parse_each(body.texts, lambda item: parse_text(item, limits))
     return EmbedRequest(texts=texts, model=body.model, normalize=body.normalize)
 
 
-def parse_images(request: Request, limits: Limits) -> EmbedRequest:
+def parse_images(body: ImagesBody, limits: Limits) -> EmbedRequest:
     """`{"urls": [str]}`, or `images` in place of `urls`."""
-    body = validate(read_json(request, limits), ImagesBody)
     field, items = _image_list(body)
     _check_count(limits, items)
-    images = _images(field, items, limits)
-    return EmbedRequest(images=images, image_field=field, model=body.model, normalize=body.normalize)
+    images = _parse_image_list(field, items, limits)
+    return EmbedRequest(images=images, model=body.model, normalize=body.normalize)
 
 
-def parse_mixed(request: Request, limits: Limits) -> EmbedRequest:
+def parse_mixed(body: MixedBody, limits: Limits) -> EmbedRequest:
     """`{"texts": [str], "urls": [str]}`, or `images` in place of `urls`."""
-    body = validate(read_json(request, limits), MixedBody)
     field, items = _image_list(body)
     _check_count(limits, body.texts, items)
     return EmbedRequest(
-        texts=parse_each(body.texts, lambda item: text_item(item, limits)),
-        images=_images(field, items, limits),
-        image_field=field,
+        texts=parse_each(body.texts, lambda item: parse_text(item, limits)),
+        images=_parse_image_list(field, items, limits),
         model=body.model,
         normalize=body.normalize,
     )
 
 
-def parse_raw(request: Request, limits: Limits) -> EmbedRequest:
-    """A picture as the body itself."""
-    data = read_bytes(request, limits.image_bytes)
-    if not data:
+def parse_raw(body: bytes, limits: Limits) -> EmbedRequest:
+    """An image as the body itself."""
+    if not body:
         raise ApiError(400, "image_empty", "The body is empty: send the picture's bytes.")
-    return EmbedRequest(images=[ImageBytes(data)])
+    return EmbedRequest(images=[ImageBytes(body)])
 
 
-def write_texts(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
+def write_texts(body: TextsBody, result: EmbedResult) -> Mapping[str, Any]:
     """`{"embeddings": [[f]]}`."""
-    assert answer.texts is not None
-    rows, errors = vectors_and_errors(answer.texts, ask.text_field)
-    return {"embeddings": rows, **provenance(answer), "errors": errors, "truncated": answer.texts.truncated}
+    assert result.texts is not None
+    rows, errors = vectors_and_errors(result.texts, "texts")
+    truncated = result.texts.truncated
+    return {"embeddings": rows, **provenance(result), "errors": errors, "truncated": truncated}
 
 
-def write_images(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
+def write_images(body: ImagesBody, result: EmbedResult) -> Mapping[str, Any]:
     """`{"embeddings": [[f]]}`."""
-    assert answer.images is not None
-    rows, errors = vectors_and_errors(answer.images, ask.image_field)
-    return {"embeddings": rows, **provenance(answer), "errors": errors}
+    assert result.images is not None
+    rows, errors = vectors_and_errors(result.images, _image_list(body)[0])
+    return {"embeddings": rows, **provenance(result), "errors": errors}
 
 
-def write_mixed(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
+def write_mixed(body: MixedBody, result: EmbedResult) -> Mapping[str, Any]:
     """`{"text_embeddings": [[f]], "image_embeddings": [[f]]}`."""
-    assert answer.texts is not None
-    assert answer.images is not None
-    texts, text_errors = vectors_and_errors(answer.texts, ask.text_field)
-    images, image_errors = vectors_and_errors(answer.images, ask.image_field)
+    assert result.texts is not None
+    assert result.images is not None
+    texts, text_errors = vectors_and_errors(result.texts, "texts")
+    images, image_errors = vectors_and_errors(result.images, _image_list(body)[0])
     return {
         "text_embeddings": texts,
         "image_embeddings": images,
-        **provenance(answer),
+        **provenance(result),
         "errors": text_errors + image_errors,
-        "truncated": answer.texts.truncated,
+        "truncated": result.texts.truncated,
     }
 
 
-def write_raw(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
+def write_raw(body: bytes, result: EmbedResult) -> Mapping[str, Any]:
     """`{"embedding": [f]}`."""
-    assert answer.images is not None
-    return {"embedding": only_vector(answer.images), **provenance(answer)}
+    assert result.images is not None
+    return {"embedding": only_vector(result.images), **provenance(result)}
+
+
+def _check_count(limits: Limits, *lists: Sequence[object]) -> None:
+    count = sum(map(len, lists))
+    if count > limits.items:
+        raise ApiError(
+            413, "too_many_items", f"The request has {count:,} items; {limits.items:,} are allowed."
+        )
 
 
 def _image_list(body: ImagesBody) -> tuple[str, Sequence[object]]:
+    """The list of images that the body has, and its name. Raises ApiError 400 for none or two."""
     lists = [
         (name, value)
         for name, value in (("urls", body.urls), ("images", body.images))
@@ -180,52 +170,56 @@ def _image_list(body: ImagesBody) -> tuple[str, Sequence[object]]:
     return lists[0]
 
 
-def _check_count(limits: Limits, *lists: Sequence[object]) -> None:
-    count = sum(map(len, lists))
-    if count > limits.items:
-        raise ApiError(
-            413, "too_many_items", f"The request has {count:,} items; {limits.items:,} are allowed."
-        )
-
-
-def _images(field: str, values: Sequence[object], limits: Limits) -> list[Source | ApiError]:
+def _parse_image_list(field: str, items: Sequence[object], limits: Limits) -> list[Source | ApiError]:
     parse = parse_url if field == "urls" else parse_image
-    return parse_each(values, lambda value: parse(value, limits.image_bytes))
+    return parse_each(items, lambda item: parse(item, limits.image_bytes))
 
 
-TEXT = Endpoint(
-    operation="embed_texts",
-    summary="Texts to vectors",
-    path="/embed/text",
-    body=Body(JSON, TextsBody),
-    reply=TextsReply,
-    parse=parse_texts,
-    write=write_texts,
-)
-IMAGE = Endpoint(
-    operation="embed_images",
-    summary="Pictures to vectors",
-    path="/embed/image",
-    body=Body(JSON, ImagesBody),
-    reply=ImagesReply,
-    parse=parse_images,
-    write=write_images,
-)
-MIXED = Endpoint(
-    operation="embed_mixed",
-    summary="Texts and pictures to vectors of one space",
-    path="/embed/mixed",
-    body=Body(JSON, MixedBody),
-    reply=MixedReply,
-    parse=parse_mixed,
-    write=write_mixed,
-)
-RAW = Endpoint(
-    operation="embed_raw_image",
-    summary="A picture's bytes to a vector",
-    path="/embed/image",
-    body=Body(("image/*",), {"type": "string", "format": "binary"}),
-    reply=VectorReply,
-    parse=parse_raw,
-    write=write_raw,
+PROTOCOL = Protocol(
+    "native",
+    (
+        Endpoint(
+            operation_id="embed_texts",
+            summary="Texts to vectors",
+            path="/embed/text",
+            body=json_body(TextsBody),
+            reply=TextsReply,
+            parse=parse_texts,
+            write=write_texts,
+            functions=("embed_text",),
+            example={"texts": ["birthday cake", "fire engine"]},
+        ),
+        Endpoint(
+            operation_id="embed_images",
+            summary="Pictures to vectors",
+            path="/embed/image",
+            body=json_body(ImagesBody),
+            reply=ImagesReply,
+            parse=parse_images,
+            write=write_images,
+            functions=("embed_image",),
+            example={"images": [EXAMPLE_IMAGE]},
+        ),
+        Endpoint(
+            operation_id="embed_mixed",
+            summary="Texts and pictures to vectors of one space",
+            path="/embed/mixed",
+            body=json_body(MixedBody),
+            reply=MixedReply,
+            parse=parse_mixed,
+            write=write_mixed,
+            functions=("embed_mixed",),
+            example={"texts": ["birthday cake"], "images": [EXAMPLE_IMAGE]},
+        ),
+        Endpoint(
+            operation_id="embed_raw_image",
+            summary="A picture's bytes to a vector",
+            path="/embed/image",
+            body=Body("bytes", ("image/*",), {"type": "string", "format": "binary"}),
+            reply=VectorReply,
+            parse=parse_raw,
+            write=write_raw,
+            functions=("embed_image",),
+        ),
+    ),
 )

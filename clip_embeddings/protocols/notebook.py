@@ -1,4 +1,4 @@
-"""The form convention: one text field or one uploaded file, one vector."""
+"""The form protocol: one text field or one uploaded file in, one vector out."""
 
 from __future__ import annotations
 
@@ -6,28 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from flask import Request
 
 from clip_embeddings.config import Limits
-from clip_embeddings.errors import ApiError
-from clip_embeddings.http.bodies import read_file, read_form
+from clip_embeddings.embedding import EmbedRequest, EmbedResult, only_vector
 from clip_embeddings.images.sources import ImageBytes
 from clip_embeddings.protocols.base import (
-    FORM,
+    MULTIPART,
     Body,
-    EmbedRequest,
-    EmbedResult,
     Endpoint,
+    Protocol,
     Provenance,
+    UploadedFile,
     Vector,
-    only_vector,
+    form_body,
+    parse_text,
     provenance,
-    validate,
 )
-from clip_embeddings.protocols.options import text_item
-
-# A form is what curl -d sends when no content type is named.
-USE_JSON = " If it is JSON, send Content-Type: application/json."
 
 
 class TextForm(msgspec.Struct):
@@ -36,7 +30,7 @@ class TextForm(msgspec.Struct):
     text: str
 
 
-# JSON Schema as it is: of a struct's bytes, msgspec would say that they come in base64.
+# JSON Schema as it is: for a struct with bytes, msgspec would document base64.
 FILE_FORM = {
     "title": "FileForm",
     "description": "A picture to embed.",
@@ -61,57 +55,56 @@ class FileReply(Provenance, kw_only=True):
     embedding: Vector
 
 
-def parse_text(request: Request, limits: Limits) -> EmbedRequest:
+def parse_form(body: TextForm, limits: Limits) -> EmbedRequest:
     """Form field `text`."""
-    text = text_item(validate(dict(read_form(request, limits)), TextForm, USE_JSON).text, limits)
-    return EmbedRequest(texts=[text], echo={"text": text})
+    return EmbedRequest(texts=[parse_text(body.text, limits)])
 
 
-def write_text(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
+def write_text(body: TextForm, result: EmbedResult) -> Mapping[str, Any]:
     """`{"text": str, "embedding": [f]}`."""
-    assert answer.texts is not None
+    assert result.texts is not None
     return {
-        **ask.echo,
-        "embedding": only_vector(answer.texts),
-        **provenance(answer),
-        "truncated": bool(answer.texts.truncated),
+        "text": body.text,
+        "embedding": only_vector(result.texts),
+        **provenance(result),
+        "truncated": bool(result.texts.truncated),
     }
 
 
-def parse_file(request: Request, limits: Limits) -> EmbedRequest:
+def parse_file(body: UploadedFile, limits: Limits) -> EmbedRequest:
     """Multipart field `file`."""
-    file = read_file(request, limits, "file")
-    data = file.stream.read(limits.image_bytes + 1)
-    if len(data) > limits.image_bytes:
-        raise ApiError(413, "image_too_large", f"The image has more than {limits.image_bytes:,} bytes.")
-    if not data:
-        raise ApiError(400, "image_empty", "The uploaded file is empty.")
-    return EmbedRequest(images=[ImageBytes(data)], echo={"filename": file.filename or ""})
+    return EmbedRequest(images=[ImageBytes(body.data)])
 
 
-def write_file(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
+def write_file(body: UploadedFile, result: EmbedResult) -> Mapping[str, Any]:
     """`{"filename": str, "embedding": [f]}`."""
-    assert answer.images is not None
-    return {**ask.echo, "embedding": only_vector(answer.images), **provenance(answer)}
+    assert result.images is not None
+    return {"filename": body.filename, "embedding": only_vector(result.images), **provenance(result)}
 
 
-TEXT = Endpoint(
-    operation="embed_text_form",
-    summary="A text to a vector",
-    path="/embed/text",
-    body=Body(FORM, TextForm),
-    reply=TextReply,
-    parse=parse_text,
-    write=write_text,
-    protocol="notebook",
-)
-IMAGE = Endpoint(
-    operation="embed_image_file",
-    summary="An uploaded picture to a vector",
-    path="/embed/image",
-    body=Body(("multipart/form-data",), FILE_FORM),
-    reply=FileReply,
-    parse=parse_file,
-    write=write_file,
-    protocol="notebook",
+PROTOCOL = Protocol(
+    "notebook",
+    (
+        Endpoint(
+            operation_id="embed_text_form",
+            summary="A text to a vector",
+            path="/embed/text",
+            body=form_body(TextForm),
+            reply=TextReply,
+            parse=parse_form,
+            write=write_text,
+            functions=("embed_text",),
+            example={"text": "birthday cake"},
+        ),
+        Endpoint(
+            operation_id="embed_image_file",
+            summary="An uploaded picture to a vector",
+            path="/embed/image",
+            body=Body("file", MULTIPART, FILE_FORM, file_field="file"),
+            reply=FileReply,
+            parse=parse_file,
+            write=write_file,
+            functions=("embed_image",),
+        ),
+    ),
 )

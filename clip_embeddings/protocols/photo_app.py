@@ -1,4 +1,4 @@
-"""The photo app's convention: the address of a picture as a form field, one vector."""
+"""The photo app's protocol: the URL of a picture as a form field in, one vector out."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from flask import Request
 
 from clip_embeddings.config import Limits
-from clip_embeddings.http.bodies import read_form
+from clip_embeddings.embedding import EmbedRequest, EmbedResult, only_vector
 from clip_embeddings.images.sources import parse_url
 from clip_embeddings.protocols.base import (
-    FORM,
-    Body,
-    EmbedRequest,
-    EmbedResult,
+    EXAMPLE_IMAGE,
     Endpoint,
+    Protocol,
     Provenance,
     Vector,
-    only_vector,
+    form_body,
     provenance,
-    validate,
 )
-from clip_embeddings.protocols.notebook import USE_JSON
 
 
 class UploadForm(msgspec.Struct):
@@ -39,29 +34,34 @@ class UploadReply(Provenance, kw_only=True):
     embedding: Vector
 
 
-def parse(request: Request, limits: Limits) -> EmbedRequest:
+def parse(body: UploadForm, limits: Limits) -> EmbedRequest:
     """Form field `imageUrl`."""
-    form = validate(dict(read_form(request, limits)), UploadForm, USE_JSON)
-    return EmbedRequest(images=[parse_url(form.imageUrl, limits.image_bytes)])
+    return EmbedRequest(images=[parse_url(body.imageUrl, limits.image_bytes)])
 
 
-def write(ask: EmbedRequest, answer: EmbedResult) -> Mapping[str, Any]:
+def write(body: UploadForm, result: EmbedResult) -> Mapping[str, Any]:
     """`{"message": str, "embedding": [f]}`."""
-    assert answer.images is not None
+    assert result.images is not None
     return {
         "message": "Image processed successfully",
-        "embedding": only_vector(answer.images),
-        **provenance(answer),
+        "embedding": only_vector(result.images),
+        **provenance(result),
     }
 
 
-UPLOAD = Endpoint(
-    operation="upload",
-    summary="The picture at a URL to a vector",
-    path="/upload",
-    body=Body(FORM, UploadForm),
-    reply=UploadReply,
-    parse=parse,
-    write=write,
-    protocol="photo-app",
+PROTOCOL = Protocol(
+    "photo-app",
+    (
+        Endpoint(
+            operation_id="upload",
+            summary="The picture at a URL to a vector",
+            path="/upload",
+            body=form_body(UploadForm),
+            reply=UploadReply,
+            parse=parse,
+            write=write,
+            functions=("embed_image",),
+            example={"imageUrl": EXAMPLE_IMAGE},
+        ),
+    ),
 )

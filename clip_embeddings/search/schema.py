@@ -1,4 +1,4 @@
-"""The search convention: a text, a picture or an object of the index in, the nearest objects out."""
+"""The search protocol: a text, a picture or an object of the index in, the nearest objects out."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
-from flask import Request
 from msgspec import Meta
 
 from clip_embeddings.config import Limits
+from clip_embeddings.embedding import EmbedRequest
 from clip_embeddings.errors import ApiError
-from clip_embeddings.http.bodies import read_json
 from clip_embeddings.images.sources import parse_image
 from clip_embeddings.index.types import Hit
-from clip_embeddings.protocols.base import EmbedRequest, validate
-from clip_embeddings.protocols.options import text_item
+from clip_embeddings.protocols.base import parse_text
 
 K = Annotated[int, Meta(ge=1, le=100, description="At most so many results.")]
 Prefix = Annotated[str, Meta(max_length=1024, description="Only objects whose names start with this.")]
 MinScore = Annotated[float, Meta(ge=-1, le=1, description="Only results with at least this cosine.")]
 Uri = Annotated[str, Meta(description="An object of the index, as in a result's `uri`.")]
-# Pixels of a thumbnail's longer side. Few enough that one costs little more than reading the picture.
+# Pixels of a thumbnail's longer side. Up to this size, a thumbnail costs little more than reading the
+# picture.
 Size = Annotated[int, Meta(ge=16, le=1280, description="Pixels of the longer side, at most.")]
 
 
@@ -89,39 +88,28 @@ class SearchReply(msgspec.Struct, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Search:
-    """What to embed, and which of its neighbours are wanted."""
+class SearchQuery:
+    """What to embed, and which of its neighbors to return."""
 
-    ask: EmbedRequest
+    embed_request: EmbedRequest
     nearest: Nearest
 
 
-def parse_body(request: Request, limits: Limits) -> Search:
-    """`{"text": str}` or `{"image": str}`, and what may accompany it."""
-    body = validate(read_json(request, limits), SearchBody)
+def parse_body(body: SearchBody, limits: Limits) -> SearchQuery:
+    """`{"text": str}` or `{"image": str}`, with options."""
     if body.text is None and body.image is None:
         raise ApiError(400, "query_missing", "Send either `text` or `image`.")
     if body.text is not None and body.image is not None:
         raise ApiError(400, "query_ambiguous", "Send either `text` or `image`, not both.")
     if body.text is not None:
-        return Search(EmbedRequest(texts=[_text(body.text, limits)], model=body.model), body)
-    return Search(EmbedRequest(images=[parse_image(body.image, limits.image_bytes)], model=body.model), body)
+        return SearchQuery(EmbedRequest(texts=[_query_text(body.text, limits)], model=body.model), body)
+    image = parse_image(body.image, limits.image_bytes)
+    return SearchQuery(EmbedRequest(images=[image], model=body.model), body)
 
 
-def parse_query(request: Request, limits: Limits) -> Search:
-    """`?q=...`, and what may accompany it."""
-    query = validate(request.args.to_dict(), TextQuery, where="query string")
-    return Search(EmbedRequest(texts=[_text(query.q, limits)], model=query.model), query)
-
-
-def parse_similar(request: Request) -> SimilarQuery:
-    """`?uri=...`, and what may accompany it."""
-    return validate(request.args.to_dict(), SimilarQuery, where="query string")
-
-
-def parse_thumbnail(request: Request) -> ThumbnailQuery:
-    """`?uri=...`, and what may accompany it."""
-    return validate(request.args.to_dict(), ThumbnailQuery, where="query string")
+def parse_link(query: TextQuery, limits: Limits) -> SearchQuery:
+    """`?q=...`, with options."""
+    return SearchQuery(EmbedRequest(texts=[_query_text(query.q, limits)], model=query.model), query)
 
 
 def write(hits: Sequence[Hit], model: str | None, space: str, notice: str | None) -> Mapping[str, Any]:
@@ -137,13 +125,13 @@ def _result(hit: Hit) -> Mapping[str, Any]:
         "generation": entry.generation,
         "content_type": entry.content_type,
         "metadata": dict(entry.metadata),
-        # A link, so that no client has to carry a generation: JavaScript cannot hold those of files exactly.
+        # A link with the generation in it: those of files exceed the integers that JavaScript holds exactly.
         "thumbnail": f"/thumbnail?uri={quote(entry.uri, safe='')}&generation={entry.generation}",
     }
 
 
-def _text(value: object, limits: Limits) -> str:
-    text = text_item(value, limits)
+def _query_text(value: object, limits: Limits) -> str:
+    text = parse_text(value, limits)
     if not text.strip():
         raise ApiError(400, "text_empty", "The text is empty: say what to look for.")
     return text

@@ -9,6 +9,8 @@ import pytest
 
 from deploy.modules import needed_files
 
+REGISTRY = "clip_embeddings.protocols.registry"
+REGISTRIES = {REGISTRY: ("clip_embeddings.protocols.one", "clip_embeddings.protocols.two")}
 PACKAGE = {"clip_embeddings/__init__.py": "", "functions/__init__.py": ""}
 
 
@@ -17,7 +19,7 @@ def needed(sources: Mapping[str, str], folder: Path) -> set[str]:
     for name, text in {**PACKAGE, **sources}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    files = needed_files(["functions.f"], folder)
+    files = needed_files(["functions.f"], folder, REGISTRIES)
     return {path.relative_to(folder).as_posix() for path in files} - {*PACKAGE}
 
 
@@ -98,16 +100,32 @@ def test_a_package_comes_with_its_parents_and_its_data_files(tmp_path: Path) -> 
     assert needed(sources | unneeded, tmp_path) == {*sources}
 
 
-def test_the_registry_of_protocols_needs_every_protocol(tmp_path: Path) -> None:
-    sources = {
-        "functions/f.py": "import clip_embeddings.protocols.registry",
-        "clip_embeddings/protocols/__init__.py": "",
-        "clip_embeddings/protocols/registry.py": "NAMES = ('one',)",
-        "clip_embeddings/protocols/one.py": "import clip_embeddings.a",
-        "clip_embeddings/a.py": "",
-    }
+PROTOCOLS = {
+    "clip_embeddings/protocols/__init__.py": "",
+    "clip_embeddings/protocols/registry.py": "MODULES = ('one', 'two')",
+    "clip_embeddings/protocols/one.py": "import clip_embeddings.a",
+    "clip_embeddings/protocols/two.py": "",
+    "clip_embeddings/protocols/old.py": "",
+    "clip_embeddings/a.py": "",
+}
 
-    assert needed(sources, tmp_path) == {*sources}
+
+@pytest.mark.parametrize("call", ["import_module(name)", "importlib.import_module(names[0])"])
+def test_whoever_loads_a_registry_s_modules_needs_them(call: str, tmp_path: Path) -> None:
+    sources = {"functions/f.py": f"from {REGISTRY} import MODULES\n{call}"} | PROTOCOLS
+
+    assert needed(sources, tmp_path) == {*sources} - {"clip_embeddings/protocols/old.py"}
+
+
+@pytest.mark.parametrize(
+    "source", [f"import {REGISTRY}", f"import {REGISTRY}\nimport_module('clip_embeddings.protocols')"]
+)
+def test_whoever_only_reads_a_registry_needs_no_module_of_it(source: str, tmp_path: Path) -> None:
+    assert needed({"functions/f.py": source} | PROTOCOLS, tmp_path) == {
+        "functions/f.py",
+        "clip_embeddings/protocols/__init__.py",
+        "clip_embeddings/protocols/registry.py",
+    }
 
 
 def test_packages_that_are_not_staged_are_not_followed(tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def test_a_function_holds_no_module_that_it_does_not_import(staged: Path) -> Non
     assert packages("run_job").isdisjoint({"search", "photos"})
     assert packages("on_delete").isdisjoint({"search", "jobs", "http"})
     assert packages("gateway") >= {"search", "jobs", "photos", "http"}
+    protocols = {path.stem for path in (staged / "embed_text/clip_embeddings/protocols").glob("*.py")}
+    assert protocols >= {"native", "notebook", "photo_app", "encoder"}
     # Which backends there are is part of the settings; the backends are not.
     registry = {path for path in files(staged / "embed_text") if path.startswith("clip_embeddings/index/")}
     assert registry == {"clip_embeddings/index/__init__.py", "clip_embeddings/index/registry.py"}
@@ -195,7 +197,7 @@ def test_one_staged_model_answers_without_the_setting(tmp_path: Path) -> None:
     ended = subprocess.run(
         [
             *(sys.executable, "-B", "-c"),
-            "from functions.embed_image import SERVICE; print(*SERVICE.runtime.models)",
+            "from functions.embed_image import APP; print(*APP.runtime.models)",
         ],
         cwd=tmp_path / "build" / "embed_image",
         env=environment({}) | {"MODEL": ""},

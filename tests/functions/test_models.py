@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from clip_embeddings.config import Settings
-from clip_embeddings.embedding import embed
+from clip_embeddings.embedding import EmbedRequest, embed
 from clip_embeddings.images.sources import ImageBytes
 from clip_embeddings.logs import Timings
-from clip_embeddings.protocols.base import EmbedRequest
 from clip_embeddings.runtime import make_runtime
 from tests.support.models import copy_model
 from tests.support.pictures import in_base64, picture, web

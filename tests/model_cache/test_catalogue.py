@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_embeddings.config import PROTOCOLS
 from clip_embeddings.engine.manifest import slug
+from clip_embeddings.protocols.registry import PROTOCOLS
 from model_cache.baking import catalogue
 from model_cache.baking.catalogue import CATALOGUE
 from tests.support.baking.command import Run, command_line

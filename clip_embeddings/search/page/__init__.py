@@ -12,7 +12,7 @@ from flask import Request, Response
 FOLDER = Path(__file__).parent
 
 
-def page(request: Request) -> Response:
+def search_page(request: Request) -> Response:
     """The page. It holds no data: what it shows it asks for, with the API key if there is one."""
     document, policy = _document()
     response = Response(document, mimetype="text/html")

@@ -1,0 +1,14 @@
+"""The client protocols: the name that the setting PROTOCOL_MODELS gives each, and its module.
+
+Adding one takes a module beside this file, which defines `PROTOCOL`, and a line here. This module needs the
+standard library only, because settings and deploying read it too.
+"""
+
+from __future__ import annotations
+
+PROTOCOLS = {
+    "native": "clip_embeddings.protocols.native",
+    "notebook": "clip_embeddings.protocols.notebook",
+    "photo-app": "clip_embeddings.protocols.photo_app",
+    "encoder": "clip_embeddings.protocols.encoder",
+}

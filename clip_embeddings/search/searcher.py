@@ -1,0 +1,82 @@
+"""What is searched: the index of a deployment, and the buckets whose objects are in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from clip_embeddings.errors import ApiError
+from clip_embeddings.index.types import Entry, Hit, Index
+from clip_embeddings.photos.collection import open_own_index
+from clip_embeddings.runtime import Runtime
+from clip_embeddings.search.schema import Nearest
+from clip_embeddings.storage.factory import open_bucket
+from clip_embeddings.storage.types import Bucket, NotFoundError, TooLargeError
+
+EMPTY = "The index is empty: put pictures into the bucket, and they can be found a moment later."
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """An index, and the local folder whose objects are in it: then only its objects are found."""
+
+    index: Index
+    # None: objects are in Cloud Storage.
+    folder: Bucket | None
+
+    def nearest(self, vector: np.ndarray, space: str, options: Nearest, k: int) -> list[Hit]:
+        """The `k` entries of `space` nearest to `vector` (d,), of those that `options` admit."""
+        bucket = self.folder.url if self.folder else None
+        return self.index.query(
+            vector, space, k, bucket=bucket, prefix=options.prefix, min_score=options.min_score
+        )
+
+    def entry(self, uri: str) -> Entry:
+        """The entry of an object. Raises ApiError 404."""
+        base = self.folder.url if self.folder else "gs://"
+        rest = uri[len(base) :]
+        bucket, name = (base, rest) if self.folder else rest.partition("/")[::2]
+        entry = self.index.get(bucket, name) if uri.startswith(base) else None
+        if entry is None:
+            raise ApiError(404, "object_unknown", "There is no such object in the index.")
+        return entry
+
+    def read(self, entry: Entry, max_bytes: int) -> bytes:
+        """The bytes of an indexed object, in the indexed generation. Raises ApiError."""
+        bucket = self.folder or _bucket(entry.bucket)
+        try:
+            return bucket.read(entry.name, generation=entry.generation, max_bytes=max_bytes)[0]
+        except NotFoundError:
+            message = "The object is no longer in the bucket, or has changed since it was indexed."
+            raise ApiError(404, "object_gone", message) from None
+        except TooLargeError:
+            raise ApiError(413, "image_too_large", f"The object has more than {max_bytes:,} bytes.") from None
+
+    def empty_notice(self, space: str) -> str | None:
+        """Why a search of `space` cannot find anything; None if the space has entries."""
+        if self.folder and next(self.index.generations(self.folder.url), None) is None:
+            return EMPTY
+        if self.index.count(space):
+            return None
+        if others := self.index.count():
+            return (
+                f"The index was made with another model (pictures in it: {others:,}), and vectors of two "
+                "models cannot be compared. Run `python -m functions.backfill` with the model that is served "
+                "now."
+            )
+        return EMPTY
+
+
+@cache
+def _bucket(name: str) -> Bucket:
+    return open_bucket(f"gs://{name}")
+
+
+def open_searcher(runtime: Runtime) -> Searcher:
+    """The searcher of this deployment. Raises ConfigError if a package is missing."""
+    settings = runtime.settings
+    url = settings.photos.url or ""
+    folder = open_bucket(url, externally_written=True) if url.startswith("file:") else None
+    return Searcher(open_own_index(settings), folder)
