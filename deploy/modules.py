@@ -18,7 +18,7 @@ def needed_files(modules: Iterable[str], root: Path, registries: Mapping[str, Se
 
     Args:
         registries: by the name of a registry's module, the modules that are imported by names in it. They are
-            needed by a module that imports the registry and calls `import_module` with what is no constant.
+            needed by a module that imports the registry and calls `import_module` with a name that is not a constant.
     """
     files: dict[str, Path] = {}
     pending = [*modules]
