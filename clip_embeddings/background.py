@@ -1,4 +1,4 @@
-"""A thread beside those that answer requests, in the process that serves."""
+"""A background thread in a serving process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class BackgroundThread:
-    """Runs `work` in a thread of low priority, which ends with the process or when `stopping` is set."""
+    """Runs `work` in a daemon thread of low priority; `work` must return soon after `stopping` is set."""
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
         self.stopping = threading.Event()
@@ -19,8 +19,8 @@ class BackgroundThread:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin. Call it in the process that serves; repeated calls are cheap."""
-        # A thread does not survive a fork: after one, this starts another.
+        """Start the thread if it is not running. Call in the serving process; repeated calls are cheap."""
+        # A thread does not survive a fork, so after one a new thread is started.
         if self._thread is not None and self._thread.is_alive():
             return
         with self._lock:
@@ -29,7 +29,7 @@ class BackgroundThread:
                 self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Ask `work` to end, and wait for that, but no longer than `timeout` seconds."""
+        """Set `stopping` and wait for `work` to return, for at most `timeout` seconds."""
         self.stopping.set()
         if self._thread is not None:
             self._thread.join(timeout)
@@ -40,7 +40,8 @@ class BackgroundThread:
 
 
 def _lower_priority() -> None:
-    """Let threads that answer requests go before this one and those it starts; only Linux can."""
+    """Lower the priority of this thread and of those it starts. Only Linux has priorities per thread."""
     if sys.platform == "linux":
-        me = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, me, min(19, os.getpriority(os.PRIO_PROCESS, me) + 10))
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, niceness + 10))

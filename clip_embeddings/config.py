@@ -1,4 +1,4 @@
-"""Settings: read once from the environment into a frozen dataclass.
+"""The settings, read once from the environment into a frozen dataclass.
 
 A bad value raises `ConfigError` with a sentence that names the variable, the value and what is allowed.
 """
@@ -28,16 +28,16 @@ BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 
 
 class ConfigError(Exception):
-    """The deployment is set up wrongly: start-up stops with this sentence."""
+    """A setting is wrong. The process stops at start-up with this sentence."""
 
 
 def need_package(setting: str, module: str) -> None:
-    """Raises ConfigError: what `setting` asks for needs a package of Google's that is not installed."""
+    """Check that the Google package `module`, which `setting` requires, is installed. Raises ConfigError."""
     try:
-        found = find_spec(module)
+        spec = find_spec(module)
     except ModuleNotFoundError:
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         raise ConfigError(
             f"{setting} needs the package {module.replace('.', '-')}, which is not installed: "
             "pip install -r requirements/firestore.txt"
@@ -46,25 +46,25 @@ def need_package(setting: str, module: str) -> None:
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How image bytes become pixels. Part of every image fingerprint."""
+    """How image files are decoded. Part of every image fingerprint."""
 
-    # Turn the picture the way its EXIF orientation says. open_clip does not.
+    # Apply the EXIF orientation. open_clip does not.
     exif: bool = True
-    # Decode every JPEG pixel. Off, a JPEG far larger than the model's input is decoded at reduced size.
+    # Decode JPEGs at full size. Otherwise one far larger than the model's input is decoded at reduced size.
     exact: bool = False
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for. Anything over a limit is refused before work is done."""
+    """Limits of one request. Anything above a limit is refused before any work is done."""
 
     items: int = 256
-    # Cloud Run refuses larger HTTP/1 requests before they reach us.
+    # Cloud Run refuses larger HTTP/1 requests itself.
     request_bytes: int = 32 * MiB
     image_bytes: int = 20 * MiB
     image_pixels: int = 50_000_000
     text_chars: int = 10_000
-    # Seconds for which a body that has begun may stand still. nginx gives it 60.
+    # Seconds without a byte after which the read of a request body is given up. nginx allows 60.
     body_timeout: float = 30.0
 
 
@@ -72,10 +72,10 @@ class Limits:
 class FetchSettings:
     """How image URLs are fetched."""
 
-    # One deadline over name look-up, redirects and body, in seconds.
+    # Seconds for name lookup, redirects and body together.
     timeout: float = 30.0
     ports: frozenset[int] = frozenset({80, 443})
-    # Host names that may resolve to private addresses. For development and tests.
+    # Hosts that may have private addresses. For development and tests.
     private_hosts: frozenset[str] = frozenset()
     # Downloads in flight per request.
     parallel: int = 8
@@ -84,43 +84,44 @@ class FetchSettings:
 
 @dataclass(frozen=True)
 class JobSettings:
-    """Where jobs are kept, and for how long."""
+    """Where jobs are stored, and for how long."""
 
-    # file:///folder or gs://bucket/prefix; None takes a folder for temporary files.
+    # file:///folder or gs://bucket/prefix; None means a temporary folder.
     url: str | None = None
-    # Seconds until a finished job is forgotten.
+    # Seconds until a finished job is deleted.
     ttl: float = 24 * 3600.0
-    # Seconds after which a job that nobody finished has failed.
+    # Seconds after which an unfinished job counts as failed.
     deadline: float = 3600.0
-    # Items in one batched job.
+    # Maximum number of items in one batch job.
     items: int = 2000
 
 
 @dataclass(frozen=True)
 class PhotoSettings:
-    """The bucket whose photos are kept in the index."""
+    """The bucket whose photos are indexed."""
 
     # file:///folder or gs://bucket.
     url: str | None = None
-    # Only objects whose names start so.
+    # Index only objects whose names start with this.
     prefix: str = ""
-    # Seconds after which an event is dropped: one whose handling ends its process would come for ever.
+    # Age in seconds above which an event is dropped. An event that crashes its process would otherwise be
+    # delivered forever.
     max_event_age: float = 2 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """Where the vectors of photos are kept."""
+    """Where the vectors of photos are stored."""
 
-    # sqlite:///folder/file or firestore://project/collection; None takes a temporary file.
+    # sqlite:///folder/file or firestore://project/collection; None means a temporary file.
     url: str | None = None
-    # Seconds for which a removed photo is remembered, so that late events do not bring it back.
+    # Seconds for which the tombstone of a deleted photo is kept, so that late events do not restore it.
     tombstone_ttl: float = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """Which of the tasks of a Cloud Run job this process is."""
+    """The place of this process among the tasks of a Cloud Run job."""
 
     index: int = 0
     count: int = 1
@@ -130,24 +131,24 @@ class TaskSettings:
 class Settings:
     """Every setting of a serving process."""
 
-    # The model that answers where neither the request nor its protocol names one.
+    # The model used when neither the request nor its protocol names one.
     model: str = "demo"
-    # Further models served beside it, by name or folder.
+    # Further models to serve, by name or folder.
     models: tuple[str, ...] = ()
-    # Which model answers a protocol's requests, by the protocol's name.
+    # The default model of a protocol, by the protocol's name.
     protocol_models: Mapping[str, str] = field(default_factory=dict)
     log_level: str = "INFO"
-    # Set by Cloud Run: logs become JSON and carry the trace.
+    # Whether the process runs on Cloud Run: logs are then JSON and carry the trace.
     in_cloud: bool = False
-    # CPU threads of one model run; None takes what the container has.
+    # CPU threads of one model run; None means every CPU of the container.
     threads: int | None = None
-    # Requests that may wait for the model before the next one gets 429.
+    # Number of requests that may wait for the model; one more gets status 429.
     queue: int = 64
-    # Origins whose pages may read replies, or `*`.
+    # Origins whose pages may read replies (CORS), or `*`.
     origins: frozenset[str] = frozenset()
-    # Every request must carry it, /health aside.
+    # Required of every request except /health; None means no authentication.
     api_key: str | None = field(default=None, repr=False)
-    # Buckets that gs:// references may name.
+    # Buckets that gs:// references in requests may name.
     buckets: frozenset[str] = frozenset()
     limits: Limits = Limits()
     images: ImageSettings = ImageSettings()
@@ -281,7 +282,7 @@ def _origins(raw: str) -> frozenset[str]:
 
 
 def _secret(raw: str) -> str:
-    # Not a ValueError, which would be shown with the value: a key must not be in a log, not even a bad one.
+    # A ConfigError, because the message for a ValueError contains the value, and a key must never be logged.
     if len(raw) < 16:
         raise ConfigError("API_KEY is shorter than 16 characters: use a long random one.")
     if not re.fullmatch("[!-~]+", raw):

@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use."""
+"""Counts the CPUs that this process may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(cgroup: Path = CGROUP) -> int:
-    """CPUs by affinity, or by the container's CFS quota where that is lower; at least 1.
+    """The number of CPUs by affinity, or by the container's CFS quota if that is lower; at least 1.
 
     Quota files: https://docs.kernel.org/admin-guide/cgroup-v2.html (`cpu.max`) and
     https://docs.kernel.org/scheduler/sched-bwc.html (version 1).
@@ -21,6 +21,7 @@ def usable_cpus(cgroup: Path = CGROUP) -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
+    """CPUs that the quota allows, or None without a quota."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -32,6 +33,6 @@ def _quota(cgroup: Path) -> float | None:
     try:
         cpus = int(quota) / int(period)
     except (ValueError, ZeroDivisionError):
-        # cgroup v2 writes "max" where there is no quota.
+        # cgroup v2 writes "max" if there is no quota.
         return None
     return cpus if cpus > 0 else None

@@ -8,14 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from clip_embeddings.engine.model import IMAGE_ROWS, ImageTower, Model, normalize_rows
 from clip_embeddings.errors import ApiError
-from clip_embeddings.images.sources import GcsObject, ImageBytes, Source
+from clip_embeddings.images.loading import load_bytes
+from clip_embeddings.images.sources import Source
 from clip_embeddings.logs import Timings
 from clip_embeddings.runtime import Runtime
 
@@ -136,7 +137,7 @@ def _embed_images(
             return source
         try:
             seconds = timeout if background else max(0.001, deadline - time.monotonic())
-            data = _bytes_of(source, seconds, runtime, timings)
+            data = load_bytes(source, seconds, runtime.settings, timings)
             with runtime.decode_slots.acquire(), timings.measure("decode"):
                 return image_pixels(data, tower, runtime)
         except ApiError as error:
@@ -174,22 +175,6 @@ def _load_ahead(sources: Sequence[S], load: Callable[[S], T], threads: int) -> I
     finally:
         # If the request is abandoned, downloads in progress end at their own deadline.
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _bytes_of(source: Source, seconds: float, runtime: Runtime, timings: Timings) -> bytes:
-    if isinstance(source, ImageBytes):
-        return source.data
-    if isinstance(source, GcsObject):
-        from clip_embeddings.images.objects import read_object
-
-        with timings.measure("fetch"):
-            return read_object(source, runtime.settings)
-    # Imported late: a request without URLs needs none of it.
-    from clip_embeddings.fetch.client import fetch
-
-    settings = runtime.settings
-    with timings.measure("fetch"):
-        return fetch(source.url, replace(settings.fetch, timeout=seconds), settings.limits.image_bytes)
 
 
 def image_pixels(data: bytes, tower: ImageTower, runtime: Runtime) -> np.ndarray:

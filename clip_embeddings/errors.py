@@ -1,20 +1,20 @@
-"""What the caller did wrong, as one exception with a status, a stable code and a sentence."""
+"""The exception behind every error reply: an HTTP status, a stable code and a sentence."""
 
 from __future__ import annotations
 
 
 class ApiError(Exception):
-    """The request, or one item of it, cannot be served as sent.
+    """The request, or one item of it, cannot be served.
 
-    Raised while a request is read, it becomes the whole reply. Raised for one item of a batch, it
-    becomes that item's entry in `errors` and the others are answered.
+    Raised while a request is read, it becomes the whole reply. Raised for one item of a batch, it becomes
+    that item's entry in `errors`, and the other items are embedded.
 
     Args:
-        status: HTTP status: 400-499; 500 or 503 where the reply to a fault of ours is made.
-        code: snake_case name that clients may switch on; never changes once released.
-        message: one sentence for a person. Never holds a resolved address, a local path or a secret.
-        retry_after: seconds, sent as `Retry-After` (with status 429).
-        where: place in a JSON body that is wrong, as a path like `$.texts[3]`.
+        status: HTTP status: 400-499 for errors of the caller, 500 or 503 for errors of the service.
+        code: snake_case name that clients may compare with; never changes once released.
+        message: one sentence for a person, without resolved addresses, local paths or secrets.
+        retry_after: seconds until the client should try again, sent as `Retry-After` (with status 429).
+        where: the invalid place in a JSON body, as a path like `$.texts[3]`.
     """
 
     def __init__(
@@ -34,5 +34,5 @@ class ApiError(Exception):
         self.where = where
 
     def without_traceback(self) -> ApiError:
-        """The same without its traceback, which holds the item that failed for as long as the error lives."""
+        """A copy without the traceback, which would keep the failed item in memory as long as the error."""
         return ApiError(self.status, self.code, self.message, retry_after=self.retry_after, where=self.where)

@@ -1,4 +1,4 @@
-"""A value made at first use, once, whoever asks first."""
+"""A value that is made once, at first use, by whichever thread needs it first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Lazy(Generic[T]):
-    """Holds what `make` returns. A failure is not kept: the next caller tries again."""
+    """Holds the value that `make` returns. If `make` raises, nothing is kept: the next caller tries again."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -18,7 +18,7 @@ class Lazy(Generic[T]):
         self._value: T | None = None
 
     def get(self) -> T:
-        """The value, made now if it is not there yet; other threads wait meanwhile."""
+        """Return the value, making it first if needed. Other threads wait meanwhile."""
         value = self._value
         if value is None:
             with self._lock:
@@ -28,11 +28,11 @@ class Lazy(Generic[T]):
         return value
 
     def clear(self) -> None:
-        """Forget the value; whoever holds it keeps it."""
+        """Drop the value, so that the next `get` makes a new one. Callers that have it can go on using it."""
         with self._lock:
             self._value = None
 
     @property
     def made(self) -> bool:
-        """True once the value is there."""
+        """Whether the value has been made."""
         return self._value is not None

@@ -1,4 +1,4 @@
-"""Logs: JSON lines with the trace in the cloud, plain lines on a terminal."""
+"""Logging: JSON lines with the trace in the cloud, plain lines elsewhere; and the timings of a request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("clip_embeddings")
 
 
 def setup_logging(level: str, *, in_cloud: bool) -> None:
-    """Send this package's log to standard error. Repeated calls change nothing but the level."""
+    """Send this package's log to standard error. Repeated calls only change the level."""
     logger.setLevel(level)
     if logger.handlers:
         return
@@ -42,7 +42,7 @@ class PlainFormatter(logging.Formatter):
 
 
 class CloudFormatter(logging.Formatter):
-    """One JSON object a line, as Cloud Logging reads it.
+    """One JSON object per line, as Cloud Logging reads it.
 
     Special fields: https://cloud.google.com/logging/docs/structured-logging#special-payload-fields
     """
@@ -59,7 +59,7 @@ TRACE = "logging.googleapis.com/trace"
 
 
 def trace_field(headers: Headers) -> dict[str, str]:
-    """The trace of a request, from `traceparent` or `X-Cloud-Trace-Context`, as a log field."""
+    """The trace of a request, from `traceparent` or `X-Cloud-Trace-Context`, as a log field if it has one."""
     parts = headers.get("traceparent", "").split("-")
     trace = parts[1] if len(parts) == 4 else headers.get("X-Cloud-Trace-Context", "").split("/")[0]
     if not trace.isalnum() or len(trace) > 64:
@@ -69,19 +69,19 @@ def trace_field(headers: Headers) -> dict[str, str]:
 
 
 class Timings:
-    """Counts of one request, and its milliseconds by stage. What several threads do at once adds up."""
+    """Counts of one request, and its time by stage. Times of parallel threads add up."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._stages: dict[str, float] = {}
         self._lock = threading.Lock()
-        # Items of the request, and the codes of those that failed.
+        # Number of items in the request, and the error codes of those that failed.
         self.items = 0
         self.failures: list[str] = []
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Add the block's time to `stage`."""
+        """Add the time of the `with` block to `stage`."""
         started = time.perf_counter()
         try:
             yield
@@ -94,7 +94,7 @@ class Timings:
             self._stages[stage] = self._stages.get(stage, 0.0) + seconds * 1000
 
     def milliseconds(self) -> dict[str, float]:
-        """Every stage so far and `total`, rounded to 0.1 ms."""
+        """The time of every stage so far and the `total` since the start, rounded to 0.1 ms."""
         total = (time.perf_counter() - self._started) * 1000
         return {stage: round(value, 1) for stage, value in {**self._stages, "total": total}.items()}
 

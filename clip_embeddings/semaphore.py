@@ -1,4 +1,4 @@
-"""How many model runs go at once, in which order the rest wait, and how many may wait."""
+"""A semaphore that admits waiting threads in order of arrival and bounds how many may wait."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 
 class OverloadedError(Exception):
-    """Too many callers wait already."""
+    """The queue of a semaphore is full."""
 
 
 class FairSemaphore:
-    """Admits `width` holders at a time, first come, first served, and at most `queue` in waiting.
+    """Admits `width` holders at a time, first come, first served, and lets at most `queue` threads wait.
 
-    threading.Semaphore lets a newcomer overtake those who wait; under load the unlucky would starve.
+    threading.Semaphore lets a new thread overtake waiting ones, which could then starve under load.
     """
 
     def __init__(self, width: int, queue: int) -> None:
@@ -26,10 +26,10 @@ class FairSemaphore:
 
     @contextmanager
     def acquire(self, *, background: bool = False) -> Iterator[None]:
-        """Wait for a place and keep it for the block.
+        """Wait for a place and hold it during the `with` block.
 
         Raises:
-            OverloadedError: the queue is full, and the caller is not `patient`.
+            OverloadedError: the queue is full. Never raised with `background`, which may always wait.
         """
         self._enter(background)
         try:
@@ -47,7 +47,7 @@ class FairSemaphore:
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
-        # Released by the holder whose place becomes ours.
+        # A holder that leaves releases this lock and passes its place on.
         turn.acquire()
 
     def _leave(self) -> None:

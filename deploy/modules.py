@@ -17,8 +17,8 @@ def needed_files(modules: Iterable[str], root: Path, registries: Mapping[str, Se
     Data files beside a package's `__init__.py` are included.
 
     Args:
-        registries: by the name of a registry's module, the modules that are imported by names in it. They are
-            needed by a module that imports the registry and calls `import_module` with a name that is not a constant.
+        registries: by the name of a registry's module, the modules that are imported by names in it. A module
+            needs them if it imports the registry and calls `import_module` with anything but a constant.
     """
     files: dict[str, Path] = {}
     pending = [*modules]

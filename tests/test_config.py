@@ -1,3 +1,5 @@
+"""Settings: defaults, every variable, and the sentences about invalid values."""
+
 from __future__ import annotations
 
 import sys
@@ -18,17 +20,17 @@ from clip_embeddings.config import (
     load_settings,
 )
 from clip_embeddings.photos.collection import open_indexed_bucket, open_own_index
-from tests.support.settings import BAD
+from tests.support.settings import INVALID_VALUES
 
 KEY = "a-long-random-key-0123456789"
 
 
-def test_defaults() -> None:
+def test_an_empty_environment_gives_the_defaults() -> None:
     assert load_settings({}) == Settings()
     assert load_settings({"MODEL": "", "MAX_ITEMS": " "}) == Settings()
 
 
-def test_every_variable() -> None:
+def test_every_variable_is_read() -> None:
     settings = load_settings(
         {
             "MODEL": "ViT-B-32/laion400m_e32",
@@ -95,13 +97,11 @@ def test_every_variable() -> None:
     )
 
 
-# What each variable refuses, and the words that say what it allows.
-
-
 @pytest.mark.parametrize(
-    ("name", "value", "allowed"), [(n, value, ok) for n, values, ok in BAD for value in values]
+    ("name", "value", "allowed"),
+    [(name, value, allowed) for name, values, allowed in INVALID_VALUES for value in values],
 )
-def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowed: str) -> None:
+def test_an_invalid_value_is_named_with_what_is_allowed(name: str, value: str, allowed: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings({name: value})
 
@@ -112,13 +112,13 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, value: str, allowe
     assert "\n" not in message
 
 
-def test_without_model_the_first_of_models_answers() -> None:
+def test_without_model_the_first_of_models_is_the_default() -> None:
     assert load_settings({"MODELS": "a, b"}).model == "a"
     assert load_settings({"MODELS": "a, b", "MODEL": "b"}).model == "b"
 
 
 @pytest.mark.parametrize("key", ["hunter2", "x" * 15, "long enough, but with blanks", "schlüsselschlüssel"])
-def test_a_bad_key_is_named_but_never_shown(key: str) -> None:
+def test_an_invalid_key_is_reported_but_never_shown(key: str) -> None:
     with pytest.raises(ConfigError, match=r"^API_KEY is ") as caught:
         load_settings({"API_KEY": key})
 
@@ -126,20 +126,20 @@ def test_a_bad_key_is_named_but_never_shown(key: str) -> None:
     assert "16" in str(caught.value)
 
 
-def test_a_key_is_not_in_what_settings_show() -> None:
+def test_the_repr_of_settings_does_not_contain_the_key() -> None:
     assert KEY not in repr(load_settings({"API_KEY": KEY}))
 
 
-def test_any_origin_may_be_allowed() -> None:
+def test_a_star_allows_every_origin() -> None:
     assert load_settings({"ALLOWED_ORIGINS": "*"}).origins == {"*"}
 
 
 @pytest.mark.parametrize("url", ["file:///tmp/jobs", "gs://bucket", "gs://bucket/a/b"])
-def test_places_for_jobs(url: str) -> None:
+def test_urls_for_jobs(url: str) -> None:
     assert load_settings({"JOBS_URL": url}).jobs.url == url
 
 
-def test_jobs_must_fail_before_they_are_forgotten() -> None:
+def test_jobs_must_expire_before_they_are_deleted() -> None:
     with pytest.raises(ConfigError, match="JOBS_DEADLINE is 3600 seconds: it must be less than JOBS_TTL"):
         load_settings({"JOBS_TTL": "60"})
 
@@ -154,7 +154,7 @@ def test_tombstones_must_outlast_the_oldest_event() -> None:
 @pytest.mark.parametrize(
     "url", ["sqlite:///x", "sqlite:///a%20b/photos.sqlite", "firestore://my-project/photos"]
 )
-def test_places_for_the_index(url: str) -> None:
+def test_urls_for_the_index(url: str) -> None:
     assert load_settings({"INDEX_URL": url}).index.url == url
 
 
@@ -165,7 +165,7 @@ def test_places_for_the_index(url: str) -> None:
         ("google.cloud.storage", {"BUCKET_URL": "gs://photos"}, open_indexed_bucket),
     ],
 )
-def test_a_package_that_is_missing_stops_the_start(
+def test_a_missing_package_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, module: str, settings: dict[str, str], use: Callable[[Settings], object]
 ) -> None:
     use(load_settings(settings))

@@ -1,4 +1,6 @@
-"""The pipeline below HTTP: order, parallel downloads, one deadline, nothing kept."""
+"""The embedding pipeline without HTTP: order, parallel downloads, one deadline, errors that keep no data."""
+
+from __future__ import annotations
 
 import time
 from collections.abc import Iterator
@@ -29,18 +31,19 @@ def _runtime(**fetch: Any) -> Runtime:
     return make_runtime("test", ("text", "image"), Settings(fetch=replace(FETCH, **fetch)))
 
 
-def _codes(ask: EmbedRequest, runtime: Runtime) -> list[str | None]:
-    images = embed(ask, runtime, Timings()).images
+def _codes(request: EmbedRequest, runtime: Runtime) -> list[str | None]:
+    """The error code of each image, or None."""
+    images = embed(request, runtime, Timings()).images
     assert images is not None
     return [result.code if isinstance(result, ApiError) else None for result in images.results]
 
 
-def test_good_and_bad_keep_their_places_over_several_runs() -> None:
-    good, bad = ImageBytes(photos()["chelsea"]), ImageBytes(b"not a picture")
+def test_results_and_errors_keep_their_places_over_several_model_runs() -> None:
+    valid, invalid = ImageBytes(photos()["chelsea"]), ImageBytes(b"not a picture")
 
-    codes = _codes(EmbedRequest(images=[good, bad, ApiError(400, "noted", ""), good] * 6), _runtime())
+    codes = _codes(EmbedRequest(images=[valid, invalid, ApiError(400, "given", ""), valid] * 6), _runtime())
 
-    assert codes == [None, "image_unsupported", "noted", None] * 6
+    assert codes == [None, "image_unsupported", "given", None] * 6
 
 
 def test_one_deadline_covers_all_downloads_of_a_request(server: Server) -> None:
@@ -54,7 +57,7 @@ def test_one_deadline_covers_all_downloads_of_a_request(server: Server) -> None:
     assert time.monotonic() - started < 3
 
 
-def test_downloads_go_side_by_side_up_to_the_setting(server: Server) -> None:
+def test_downloads_are_parallel_up_to_the_setting(server: Server) -> None:
     server.most_in_flight = 0
 
     codes = _codes(EmbedRequest(images=[ImageUrl(server.url("/busy/0.1"))] * 8), _runtime(parallel=3))
@@ -63,10 +66,10 @@ def test_downloads_go_side_by_side_up_to_the_setting(server: Server) -> None:
     assert server.most_in_flight == 3
 
 
-def test_an_error_does_not_hold_on_to_the_bytes() -> None:
-    answer = embed(EmbedRequest(images=[ImageBytes(b"x" * 1000)] * 2), _runtime(), Timings())
+def test_an_error_does_not_keep_the_image_bytes_in_memory() -> None:
+    result = embed(EmbedRequest(images=[ImageBytes(b"x" * 1000)] * 2), _runtime(), Timings())
 
-    assert answer.images is not None
-    for error in answer.images.results:
+    assert result.images is not None
+    for error in result.images.results:
         assert isinstance(error, ApiError)
         assert (error.__traceback__, error.__context__) == (None, None)

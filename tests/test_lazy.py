@@ -1,4 +1,6 @@
-"""A lazy value: made once, whoever asks; a failure is not kept."""
+"""Lazy: the value is made once for all threads, and a failure is not kept."""
+
+from __future__ import annotations
 
 import threading
 import time
@@ -8,26 +10,27 @@ import pytest
 from clip_embeddings.lazy import Lazy
 
 
-def test_many_threads_get_one_value_made_once() -> None:
-    made: list[object] = []
+def test_many_threads_get_the_one_value() -> None:
+    values: list[object] = []
 
     def make() -> object:
         time.sleep(0.01)
-        made.append(object())
-        return made[-1]
+        values.append(object())
+        return values[-1]
 
-    lazy, got = Lazy(make), []
-    threads = [threading.Thread(target=lambda: got.append(lazy.get())) for _ in range(8)]
+    lazy = Lazy(make)
+    results: list[object] = []
+    threads = [threading.Thread(target=lambda: results.append(lazy.get())) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert len(made) == 1
-    assert set(map(id, got)) == {id(made[0])}
+    assert len(values) == 1
+    assert set(map(id, results)) == {id(values[0])}
 
 
-def test_a_failure_is_tried_again() -> None:
+def test_the_call_after_a_failure_makes_the_value() -> None:
     attempts: list[int] = []
 
     def make() -> str:

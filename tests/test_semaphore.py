@@ -1,34 +1,38 @@
-"""The gate: bounded width, first come first served, bounded queue."""
+"""FairSemaphore: bounded width, first come first served, bounded queue."""
+
+from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from clip_embeddings.semaphore import FairSemaphore, OverloadedError
 
 
-def test_no_more_than_width_hold_at_once() -> None:
-    semaphore, inside, most = FairSemaphore(width=2, queue=100), 0, 0
+def test_at_most_width_threads_hold_it_at_once() -> None:
+    semaphore, holders, most_holders = FairSemaphore(width=2, queue=100), 0, 0
     lock = threading.Lock()
 
     def work() -> None:
-        nonlocal inside, most
+        nonlocal holders, most_holders
         with semaphore.acquire():
             with lock:
-                inside += 1
-                most = max(most, inside)
+                holders += 1
+                most_holders = max(most_holders, holders)
             time.sleep(0.002)
             with lock:
-                inside -= 1
+                holders -= 1
 
     _run_all([threading.Thread(target=work) for _ in range(20)])
 
-    assert most == 2
+    assert most_holders == 2
 
 
-def test_those_who_wait_go_in_the_order_they_came() -> None:
-    semaphore, order = FairSemaphore(width=1, queue=100), []
+def test_waiting_threads_are_admitted_in_order_of_arrival() -> None:
+    semaphore = FairSemaphore(width=1, queue=100)
+    order: list[int] = []
 
     def work(number: int) -> None:
         with semaphore.acquire():
@@ -38,7 +42,7 @@ def test_those_who_wait_go_in_the_order_they_came() -> None:
     with semaphore.acquire():
         for count, thread in enumerate(threads, 1):
             thread.start()
-            _wait_for(lambda count=count: len(semaphore._waiting) == count)
+            _wait_for(lambda count=count: len(semaphore._waiting) == count)  # type: ignore[misc]
     for thread in threads:
         thread.join()
 
@@ -55,7 +59,7 @@ def test_a_full_queue_refuses_and_recovers() -> None:
         pass
 
 
-def test_a_failure_inside_gives_the_place_back() -> None:
+def test_an_exception_inside_the_block_releases_the_place() -> None:
     semaphore = FairSemaphore(width=1, queue=0)
 
     with pytest.raises(ZeroDivisionError), semaphore.acquire():
@@ -72,8 +76,8 @@ def _run_all(threads: list[threading.Thread]) -> None:
         thread.join()
 
 
-def _wait_for(condition: object) -> None:
+def _wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -17,14 +17,14 @@ from clip_embeddings.setting_names import (
     setting_names,
 )
 from tests.support.serving import Server, serving
-from tests.support.settings import BAD
+from tests.support.settings import INVALID_VALUES
 
 
 def test_every_setting_is_known_because_it_is_read() -> None:
     literals = {*re.findall(r'env(?:\.get\(|, )"([A-Z_]+)"', Path(config.__file__).read_text())}
 
     assert setting_names() == literals - PLATFORM_NAMES
-    assert {name for name, *_ in BAD} <= setting_names() | PLATFORM_NAMES
+    assert {name for name, *_ in INVALID_VALUES} <= setting_names() | PLATFORM_NAMES
     assert {"MODEL", "MODELS", "API_KEY", "INDEX_URL"} <= setting_names()
 
 

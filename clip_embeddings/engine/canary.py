@@ -1,4 +1,4 @@
-"""Fixed inputs whose vectors are known: a tower that reproduces its canary works on this CPU."""
+"""Fixed inputs whose vectors are recorded: a tower that reproduces its canary vector works on this CPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 TEXT = "a photo of a birthday cake, 2 candles & a cat"
 IMAGE = "waves-v1"
 
-# Cosine to the baked vector. int8 kernels differ a little between CPU generations, float32 ones hardly.
+# The least cosine to the recorded vector, by precision. int8 kernels differ a little between CPU generations,
+# float32 kernels hardly differ.
 MINIMUM = {"fp32": 0.9999, "int8": 0.99}
 
 
 def canary_image(name: str) -> Image.Image:
-    """The picture that `name` stands for: 320x240 RGB waves of all colours, the same on every machine."""
+    """The image called `name`: 320 x 240 pixels of RGB waves in all colors, the same on every machine."""
     from PIL import Image
 
     if name != IMAGE:

@@ -1,4 +1,4 @@
-"""The manifest: what a baked model is, read from `manifest.json` into frozen dataclasses.
+"""The manifest: the description of a baked model, read from `manifest.json` into frozen dataclasses.
 
 `bake` writes it with `to_json`, the serving process reads it with `load_manifest`.
 """
@@ -19,12 +19,12 @@ TOWERS = ("text", "image")
 
 
 class ModelError(Exception):
-    """A baked model is missing, damaged or of an unknown format. The message says what to do."""
+    """A baked model is missing, damaged or of an unknown format. The message says how to fix it."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One file of a tower, relative to the model's folder."""
+    """One file of a tower: its path relative to the model's folder, its size in bytes and its SHA-256."""
 
     path: str
     bytes: int
@@ -33,7 +33,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Canary:
-    """A fixed input and its L2-normalised vector, as the artifact gave it when it was baked."""
+    """A fixed input and the L2-normalized vector that the artifact gave for it when it was baked."""
 
     input: str
     vector: tuple[float, ...]
@@ -43,16 +43,16 @@ class Canary:
 class TextSpec:
     """How text becomes tokens.
 
-    `trim`: a batch need be no longer than its longest text, because the tower is causal and pools at the
-    end-of-text token, or hides padding from itself; otherwise every row is padded to `context_length`.
+    `trim`: whether a batch may be as short as its longest text. It may where the tower is causal and pools at
+    the end-of-text token, or where it masks padding. Otherwise every row is padded to `context_length`.
 
-    `kind`: `clip` is open_clip's own way, in which `start_id` and `end_id` go around the merged bytes;
-    `library` leaves all that follows the cleaning to tokenizer.json: special tokens and cutting too.
+    `kind`: with `clip`, open_clip's own method, `start_id` and `end_id` are put around the merged byte pairs.
+    With `library`, tokenizer.json does everything after cleaning, special tokens and truncation included.
     """
 
     context_length: int
     trim: bool
-    # Name of a cleaning rule in engine.tokenizer.
+    # Name of a cleaning rule: a key of tokenizer.CLEANERS.
     clean: str
     pad_id: int
     kind: Literal["clip", "library"] = "clip"
@@ -63,25 +63,25 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How open_clip prepares pictures for a model: the fields of its `PreprocessCfg`."""
+    """How open_clip prepares images for a model: the fields of its `PreprocessCfg`."""
 
     # Height and width of the model's input, in pixels.
     size: tuple[int, int]
-    # Per channel, of values from 0 to 1.
+    # Mean and standard deviation per channel, of values from 0 to 1.
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    # shortest: fill the input and crop; longest: fit into it and pad; squash: ignore the ratio.
+    # shortest: fill the input and crop. longest: fit into it and pad. squash: ignore the aspect ratio.
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
-    # Of the padding, 0-255, in every band of the picture's own mode.
+    # Value of the padding, 0-255, in every band of the image's own mode.
     fill_color: int = 0
-    # Shorter side to resize to before the crop, where that is not the input's own size.
+    # Shorter side to resize to before the crop, in pixels, if that is not the size of the input.
     resize: int | None = None
 
 
 @dataclass(frozen=True)
 class Tower:
-    """One half of a model: its files, in the order graph first, and all that decides its vectors."""
+    """One half of a model: its files, the graph first, and everything that determines its vectors."""
 
     name: str
     files: tuple[ModelFile, ...]
@@ -90,15 +90,15 @@ class Tower:
     canary: Canary
     text: TextSpec | None = None
     preprocess: Preprocess | None = None
-    # A network of convolutions: it gains from a layout of tensors made for the CPU at hand, see session.py.
+    # A convolutional network gains from a tensor layout chosen for the CPU: see session.py.
     convolutional: bool = False
-    # Figures measured by bake, for people: cosine to PyTorch, size, load time, milliseconds.
+    # Figures measured by bake, for information: cosine to PyTorch, size, load time, milliseconds.
     parity: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A baked model. `space` names the checkpoint: vectors are comparable only inside one space."""
+    """A baked model. `space` names the checkpoint: only vectors of the same space are comparable."""
 
     name: str
     architecture: str
@@ -109,23 +109,24 @@ class Manifest:
     normalize: bool
     towers: Mapping[str, Tower]
     tools: Mapping[str, str]
-    # Other names by which requests may ask for it.
+    # Other names by which requests may name it.
     aliases: tuple[str, ...] = ()
 
     def is_called(self, name: str) -> bool:
-        """Whether `name` means this model."""
+        """Whether `name` is the name or an alias of this model, in any spelling with the same slug."""
         return slug(name) in map(slug, (self.name, *self.aliases))
 
 
 def load_manifest(
     folder: Path, towers: Sequence[str] = (), *, allow_missing_towers: bool = False
 ) -> Manifest:
-    """Read `folder`/manifest.json and check that every file of `towers` is there in its full size.
+    """Read `folder`/manifest.json and check that every file of `towers` exists and has its full size.
 
-    With `partial`, the model may lack some of `towers`.
+    With `allow_missing_towers`, the model may lack some of `towers`.
 
     Raises:
-        ModelError: no manifest, one that cannot be read, a tower it lacks, a file missing or cut short.
+        ModelError: the manifest is missing or cannot be read, a tower or a file is missing, or a file has
+            another size.
     """
     path = folder / "manifest.json"
     try:
@@ -162,12 +163,12 @@ def _check_size(path: Path, expected: int) -> None:
 
 
 def to_json(manifest: Manifest) -> str:
-    """`manifest` as the text of manifest.json."""
+    """`manifest` as the contents of manifest.json."""
     return json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1) + "\n"
 
 
 def from_json(text: str) -> Manifest:
-    """The manifest in `text`. Raises ValueError, KeyError or TypeError if it is not one."""
+    """The manifest in `text`. Raises ValueError, KeyError, TypeError or AttributeError if it holds none."""
     data = json.loads(text)
     if data.pop("format") != FORMAT:
         raise ValueError("made by another version of this package")
@@ -194,13 +195,13 @@ def _tower(data: dict[str, Any]) -> Tower:
 
 
 def locate(model: str, cache: Path) -> Path:
-    """Where `model` is: a folder, or the name or alias of one that was baked into `cache`."""
-    given = Path(model)
-    if given.is_absolute() or (given / "manifest.json").is_file():
-        return given
+    """The folder of `model`, which is a folder itself, or the name or alias of a model baked into `cache`."""
+    folder = Path(model)
+    if folder.is_absolute() or (folder / "manifest.json").is_file():
+        return folder
     if not (cache / slug(model)).is_dir():
         for path in sorted(cache.glob("*/manifest.json")):
-            # What cannot be read is told of when it is asked for.
+            # Skips unreadable manifests; load_manifest reports them.
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 if from_json(path.read_text(encoding="utf-8")).is_called(model):
                     return path.parent

@@ -1,4 +1,4 @@
-"""A baked model in a serving process: towers load at first use, turn texts and pictures into vectors."""
+"""A baked model in a serving process. Its towers load at first use and turn texts and images into vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from clip_embeddings.engine import canary
 from clip_embeddings.engine.manifest import Manifest, ModelError, Preprocess, TextSpec, Tower, load_manifest
-from clip_embeddings.engine.session import open_session, run
+from clip_embeddings.engine.session import open_session, run_session
 from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.semaphore import FairSemaphore
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from tokenizers import Tokenizer
 
-# Rows of one model run: enough to fill the CPU, few enough to bound memory and the wait of others.
+# Rows of one model run: enough to use the whole CPU, few enough to bound memory and the time others wait.
 TEXT_ROWS = 32
 IMAGE_ROWS = 8
-# Of a text run, at most so many tokens are padding: a run costs about as much more than its tokens.
-PADDING = 32
+# Maximum padding tokens per text run. An extra run costs about as much as 32 tokens.
+MAX_PADDING = 32
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TextVectors:
 
 @dataclass(frozen=True)
 class TextTower:
-    """An open text tower."""
+    """A loaded text tower."""
 
     tower: Tower
     spec: TextSpec
@@ -48,26 +48,33 @@ class TextTower:
     run_slots: FairSemaphore
 
     def embed(self, texts: Sequence[str], *, background: bool = False) -> TextVectors:
-        """Raw projections of `texts`, in their order. Raises OverloadedError unless `patient`."""
+        """Embed `texts`, at least one.
+
+        Returns:
+            Raw projections in the order of `texts`, not normalized.
+
+        Raises:
+            OverloadedError: too many requests wait for the model. Never raised with `background`.
+        """
         tokens = tokenize(self.tokenizer, self.spec, texts)
-        # Texts of like length run together: a long one never pads the short ones.
+        # Texts of similar length run together, so that a long one does not pad the short ones.
         order = sorted(range(len(texts)), key=lambda index: len(tokens.ids[index]))
         vectors: np.ndarray | None = None
         lengths = [len(ids) for ids in tokens.ids] if self.spec.trim else [0] * len(texts)
-        for rows in _alike(order, lengths):
+        for rows in _batches(order, lengths):
             batch = pad([tokens.ids[index] for index in rows], self.spec)
             with self.run_slots.acquire(background=background):
-                projection = run(self.session, batch)
+                projections = run_session(self.session, batch)
             if vectors is None:
-                vectors = np.empty((len(texts), projection.shape[1]), np.float32)
-            vectors[rows] = projection
+                vectors = np.empty((len(texts), projections.shape[1]), np.float32)
+            vectors[rows] = projections
         assert vectors is not None, "embed needs at least one text"
         return TextVectors(vectors, tokens.truncated)
 
 
 @dataclass(frozen=True)
 class ImageTower:
-    """An open image tower."""
+    """A loaded image tower."""
 
     tower: Tower
     preprocess: Preprocess
@@ -75,28 +82,32 @@ class ImageTower:
     run_slots: FairSemaphore
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """`image` as the tower's input: (3, h, w) float32."""
-        # Imported late, like all of Pillow: a process without an image tower needs none of it.
+        """`image` as the tower's input: (3, height, width) float32."""
+        # Imported late, because it imports Pillow, which a process without an image tower does not need.
         from clip_embeddings.engine.preprocess import to_pixels
 
         return to_pixels(image, self.preprocess)
 
     def embed(self, pixels: Sequence[np.ndarray], *, background: bool = False) -> np.ndarray:
-        """Raw projections of pictures in `pixels` form: (n, d) float32.
+        """Embed images, at least one, given as `pixels` returns them.
 
-        Raises OverloadedError unless `patient`.
+        Returns:
+            Raw projections, not normalized: (n, d) float32.
+
+        Raises:
+            OverloadedError: too many requests wait for the model. Never raised with `background`.
         """
         parts = []
-        for rows in _slices(range(len(pixels)), IMAGE_ROWS):
-            batch = np.stack([pixels[index] for index in rows])
+        for start in range(0, len(pixels), IMAGE_ROWS):
+            batch = np.stack(pixels[start : start + IMAGE_ROWS])
             with self.run_slots.acquire(background=background):
-                parts.append(run(self.session, batch))
+                parts.append(run_session(self.session, batch))
         return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A baked model and the holders of its two towers."""
+    """A baked model and its two towers, each loaded at first use."""
 
     manifest: Manifest
     text: Lazy[TextTower]
@@ -111,12 +122,12 @@ def load_model(
     run_slots: FairSemaphore,
     allow_missing_towers: bool = False,
 ) -> Model:
-    """The model baked in `folder`. Checks the files of `towers` now, opens them at first use.
+    """The model baked in `folder`. Checks the files of `towers` now; each tower is opened at first use.
 
-    With `partial`, the model may lack some of `towers`.
+    With `allow_missing_towers`, the model may lack some of `towers`.
 
     Raises:
-        ModelError: now, or at first use, when the artifact is missing or damaged.
+        ModelError: the artifact is missing or damaged. Damage inside a file is reported at first use.
     """
     manifest = load_manifest(folder, towers, allow_missing_towers=allow_missing_towers)
     return Model(
@@ -127,14 +138,18 @@ def load_model(
 
 
 def normalize_rows(vectors: np.ndarray) -> np.ndarray:
-    """`vectors` scaled to length 1, row by row: (n, d) float32. A zero row stays zero."""
+    """Scale each row of `vectors` to length 1: (n, d) float32. A zero row stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     result: np.ndarray = vectors / np.maximum(lengths, np.float32(1e-12))
     return result
 
 
 def check_canary(model: Model, name: str) -> None:
-    """Load the tower `name` and run its canary. Raises ModelError if the vector is not the baked one."""
+    """Load the tower `name` and run its canary.
+
+    Raises:
+        ModelError: the tower is damaged, or its vector differs too much from the recorded one.
+    """
     tower = model.manifest.towers[name]
     if name == "text":
         vector = model.text.get().embed([tower.canary.input]).vectors
@@ -172,21 +187,17 @@ def _tower(manifest: Manifest, name: str) -> Tower:
     return manifest.towers[name]
 
 
-def _alike(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """`order`, which goes by length, in runs of little padding."""
-    run: list[int] = []
+def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Split `order`, row numbers sorted by length, into batches with little padding."""
+    batch: list[int] = []
     padding = 0
     for row in order:
-        grown = len(run) * (lengths[row] - lengths[run[-1]]) if run else 0
-        if run and (len(run) == TEXT_ROWS or padding + grown > PADDING):
-            yield run
-            run, padding, grown = [], 0, 0
-        run.append(row)
-        padding += grown
-    if run:
-        yield run
-
-
-def _slices(rows: Sequence[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(rows), size):
-        yield list(rows[start : start + size])
+        # Adding the row pads every shorter row of the batch to its length.
+        extra = len(batch) * (lengths[row] - lengths[batch[-1]]) if batch else 0
+        if batch and (len(batch) == TEXT_ROWS or padding + extra > MAX_PADDING):
+            yield batch
+            batch, padding, extra = [], 0, 0
+        batch.append(row)
+        padding += extra
+    if batch:
+        yield batch

@@ -1,4 +1,4 @@
-"""Pixels to the model's input tensor, equal to open_clip's evaluation transform to the last bit."""
+"""Turns an image into the model's input tensor, bit for bit as open_clip's evaluation transform does."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image
 
 from clip_embeddings.engine.manifest import Preprocess
 
-# Beyond this ratio of the sides, the resized picture that open_clip crops from would be mostly thrown
-# away and has no bound (a 20 x 10,000 picture would grow to 224 x 112,000).
-_EXTREME = 32
+# Ratio of the sides above which only the part that stays after the crop is resized. open_clip would resize
+# the whole image, to a size without bound (20 x 10,000 would grow to 224 x 112,000), and crop most of it off.
+_EXTREME_RATIO = 32
 
 
 def to_pixels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.float32]:
-    """Resize, crop or pad, convert to RGB, normalise.
+    """Resize, crop or pad, convert to RGB, normalize.
 
-    Equal to `open_clip.transform.image_transform(..., is_train=False)` bit for bit, with one exception
-    that keeps memory bounded: with `shortest`, of a picture with one side more than 32 times the other
-    only the part that stays is resized. Photos then differ by 2/255 at most; where pixels have nothing to
-    do with their neighbours, clipping between Pillow's two passes can make that 15/255, and nearly
-    transparent pixels may hide any colour. (`longest` also takes pictures so narrow that open_clip fails.)
+    Equal to `open_clip.transform.image_transform(..., is_train=False)` bit for bit, with one exception that
+    bounds memory: with `shortest`, if one side is more than 32 times the other, only the part of the image
+    that stays after the crop is resized. Photos then differ by 2/255 at most. In noise, where neighboring
+    pixels are unrelated, clipping between Pillow's two passes can make that 15/255, and nearly transparent
+    pixels may hide any color. (`longest` also accepts images so narrow that open_clip fails.)
 
     Args:
         image: of mode 1, L, LA, P, RGB, RGBA or CMYK.
@@ -45,15 +45,15 @@ def to_pixels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.floa
         if width == height:
             resized = _shortest(image.size, preprocess.resize or width)
         else:
-            # open_clip does not hand its interpolation to the resize of this case.
+            # open_clip does not pass its interpolation on to this resize.
             resized, resample = _keep_ratio(image.size, (width, height), min), Image.Resampling.BICUBIC
-        if max(image.size) > _EXTREME * min(image.size):
+        if max(image.size) > _EXTREME_RATIO * min(image.size):
             image = _resize_center(image, resized, (width, height), resample)
         else:
             image = _center(image.resize(resized, resample), (width, height), 0)
-    # open_clip drops transparency too; still written down here it would only earn a warning.
+    # open_clip drops transparency too. Left in place, it would only cause a warning.
     image.info.pop("transparency", None)
-    return _normalise(image.convert("RGB"), preprocess)
+    return _normalize(image.convert("RGB"), preprocess)
 
 
 def _shortest(size: tuple[int, int], target: int) -> tuple[int, int]:
@@ -67,13 +67,13 @@ def _shortest(size: tuple[int, int], target: int) -> tuple[int, int]:
 def _keep_ratio(
     size: tuple[int, int], target: tuple[int, int], side: Callable[[float, float], float]
 ) -> tuple[int, int]:
-    # open_clip.transform.ResizeKeepRatio, which lets the short side become 0 and then fails.
+    # open_clip.transform.ResizeKeepRatio, which fails when the short side becomes 0.
     ratio = side(size[1] / target[1], size[0] / target[0])
     return max(1, round(size[0] / ratio)), max(1, round(size[1] / ratio))
 
 
 def _center(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image:
-    """Crop or pad to `size` (width, height) around the centre: open_clip.transform.center_crop_or_pad."""
+    """Crop or pad to `size` (width, height) around the center: open_clip.transform.center_crop_or_pad."""
     padded = max(size[0], image.width), max(size[1], image.height)
     if padded != image.size:
         bands = len(image.getbands())
@@ -89,24 +89,24 @@ def _center(image: Image.Image, size: tuple[int, int], fill: int) -> Image.Image
 def _resize_center(
     image: Image.Image, resized: tuple[int, int], size: tuple[int, int], resample: Image.Resampling
 ) -> Image.Image:
-    """The centre `size` of `image` as it would be after a resize to `resized`, from the pixels it needs."""
+    """The central `size` of `image` after a resize to `resized`, computed from the pixels it needs."""
     window, box = [], []
     for source, whole, part in zip(image.size, resized, size, strict=True):
         scale = source / whole
         start = round((whole - part) / 2) * scale
         stop = start + part * scale
-        # A bicubic kernel reaches two pixels to each side, of whichever picture is the coarser.
-        reach = 2 * max(scale, 1.0) + 1
-        first, last = max(0, int(start - reach)), min(source, ceil(stop + reach))
+        # A bicubic kernel extends two pixels to each side, in pixels of the coarser of the two images.
+        margin = 2 * max(scale, 1.0) + 1
+        first, last = max(0, int(start - margin)), min(source, ceil(stop + margin))
         window.append((first, last))
-        # Pillow takes the box in single precision: count from the window, not from the far edge.
+        # Pillow stores the box in single precision: coordinates relative to the window stay small.
         box.append((start - first, min(stop - first, last - first)))
     (left, right), (top, bottom) = window
     (x0, x1), (y0, y1) = box
     return image.crop((left, top, right, bottom)).resize(size, resample, box=(x0, y0, x1, y1))
 
 
-def _normalise(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+def _normalize(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.float32]:
     pixels = np.asarray(image)
     tensor = np.empty((3, *pixels.shape[:2]), np.float32)
     for channel, table in enumerate(_tables(preprocess.mean, preprocess.std)):
@@ -116,9 +116,9 @@ def _normalise(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.flo
 
 @lru_cache
 def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> npt.NDArray[np.float32]:
-    """What each of the 256 values of a byte becomes, per channel: (3, 256) float32."""
+    """The normalized value of each of the 256 byte values, per channel: (3, 256) float32."""
     # torchvision's order of operations, all in float32: to_tensor divides by 255, then normalize.
-    unit = np.arange(256, dtype=np.float32) / np.float32(255)
-    mean_, std_ = np.asarray(mean, np.float32)[:, None], np.asarray(std, np.float32)[:, None]
-    tables: npt.NDArray[np.float32] = (unit - mean_) / std_
+    scaled = np.arange(256, dtype=np.float32) / np.float32(255)
+    means, stds = np.asarray(mean, np.float32)[:, None], np.asarray(std, np.float32)[:, None]
+    tables: npt.NDArray[np.float32] = (scaled - means) / stds
     return tables

@@ -1,4 +1,4 @@
-"""A tower's ONNX Runtime session: verified, opened, run."""
+"""Opens, verifies and runs a tower's ONNX Runtime session."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 def open_session(
     folder: Path, files: tuple[ModelFile, ...], threads: int, *, convolutional: bool = False
 ) -> ort.InferenceSession:
-    """Open the graph `files[0]` while the SHA-256 of every file is checked beside it.
+    """Open the graph `files[0]`, while other threads check the SHA-256 of every file.
 
-    Call it in the process that serves: a session made before a fork loses its threads.
+    Call this in the serving process, after the fork: a fork loses the session's threads.
 
     Raises:
-        ModelError: a file's bytes are not the baked ones, or ONNX Runtime cannot open the graph.
+        ModelError: a file differs from the baked one, or ONNX Runtime cannot open the graph.
     """
     with ThreadPoolExecutor(2, thread_name_prefix="verify") as pool:
         checks = [pool.submit(_verify, folder / file.path, file.sha256) for file in files]
         try:
             session = _open(folder / files[0].path, threads, convolutional)
         finally:
-            # A damaged file explains a failed open better than ONNX Runtime does.
+            # A damaged file explains a failed open better than ONNX Runtime's error.
             for check in checks:
                 check.result()
     return session
@@ -47,10 +47,10 @@ def _open(path: Path, threads: int, convolutional: bool) -> ort.InferenceSession
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Spinning threads burn billed CPU time between requests.
+    # Spinning threads use billed CPU time between requests.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # bake has optimised the graph already. Left is the order of tensors in memory, which depends on the CPU:
-    # it takes a third off the runs of a convolutional network, and only adds to the start of others.
+    # bake has optimized the graph already, except for the tensor layout, which depends on the CPU. Choosing
+    # it takes a third off the run time of convolutional networks; for others it only makes loading slower.
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if convolutional else levels.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -59,17 +59,24 @@ def _open(path: Path, threads: int, convolutional: bool) -> ort.InferenceSession
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot open {path}: {error}") from error
-    # The first one that the session got: without a device, ONNX Runtime falls back to the CPU.
+    # The provider in use: without a device, ONNX Runtime falls back to the CPU.
     logger.info("%s runs on %s", path.name, session.get_providers()[0].removesuffix("ExecutionProvider"))
     return session
 
 
 def _providers(available: Sequence[str]) -> list[str]:
-    """CUDA where onnxruntime-gpu is installed, else, and as its fallback, the CPU."""
+    """CUDA where onnxruntime-gpu is installed, then the CPU."""
     return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
 
 
-def run(session: ort.InferenceSession, batch: np.ndarray) -> np.ndarray:
-    """The raw projection of `batch`: (n, d) float32."""
+def run_session(session: ort.InferenceSession, batch: np.ndarray) -> np.ndarray:
+    """Run `batch` through the model.
+
+    Args:
+        batch: (n, length) int64 token ids, or (n, 3, height, width) float32 pixels.
+
+    Returns:
+        The raw projection, not normalized: (n, d) float32.
+    """
     (projection,) = session.run(None, {session.get_inputs()[0].name: batch})
     return projection  # type: ignore[no-any-return]

@@ -1,8 +1,9 @@
-"""Text to token ids, exactly as the model's own tokenizer makes them.
+"""Turns text into token ids, exactly as the model's own tokenizer does.
 
-For CLIP, open_clip cleans a text, splits it into words and merges byte pairs. Cleaning and splitting are
-here, with the libraries open_clip uses; merging is in the baked `tokenizer.json`, run by the `tokenizers`
-library (whose own regular expressions know an older Unicode and would split 17,000 characters differently).
+For CLIP, open_clip cleans a text, splits it into words and merges byte pairs. Cleaning and splitting happen
+here, with the libraries open_clip uses. Merging is described by the baked `tokenizer.json` and done by the
+`tokenizers` library. (Its own regular expressions follow an older Unicode version and would split 17,000
+characters differently.)
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ SPECIAL = frozenset({"<start_of_text>", "<end_of_text>"})
 WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # The same for lower-case ASCII, without the `regex` library.
 ASCII_WORDS = re.compile(r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
-# More words than any context length: each word is at least one token.
+# Words beyond this are ignored. It exceeds any context length, and each word is at least one token.
 MAX_WORDS = 4096
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """`ids`: one row of token ids per text, start and end included; `truncated`: indices of cut texts."""
+    """`ids`: token ids of each text, start and end included; `truncated`: indices of the texts cut."""
 
     ids: list[list[int]]
     truncated: list[int]
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The baked tokenizer. Raises ModelError if the file is not one."""
+    """Load the baked tokenizer. Raises ModelError if the file holds none."""
     from tokenizers import Tokenizer
 
     try:
@@ -51,19 +52,21 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def tokenize(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
-    """Token ids of each text, cut at the context length with the end token last."""
+    """The token ids of each text, cut at the context length with the end token last."""
     clean = CLEANERS[spec.clean]
     cleaned = [clean(text) for text in texts]
-    return _library(tokenizer, cleaned) if spec.kind == "library" else _clip(tokenizer, spec, cleaned)
+    if spec.kind == "library":
+        return _tokenize_library(tokenizer, cleaned)
+    return _tokenize_clip(tokenizer, spec, cleaned)
 
 
-def _library(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
+def _tokenize_library(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
     encodings = tokenizer.encode_batch(texts)
     truncated = [index for index, encoding in enumerate(encodings) if encoding.overflowing]
     return Tokens([encoding.ids for encoding in encodings], truncated)
 
 
-def _clip(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
+def _tokenize_clip(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
     rows, truncated = [], []
     for index, ids in enumerate(_merge(tokenizer, [_split(text) for text in texts])):
         row = [spec.start_id, *ids, spec.end_id]
@@ -75,7 +78,10 @@ def _clip(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
 
 
 def pad(rows: Sequence[Sequence[int]], spec: TextSpec) -> np.ndarray:
-    """`rows` as an (n, length) int64 array; `length` is the longest row's where the tower allows trimming."""
+    """`rows` padded to an (n, length) int64 array.
+
+    `length` is that of the longest row if the tower allows trimming, otherwise the context length.
+    """
     length = max(map(len, rows)) if spec.trim else spec.context_length
     batch = np.full((len(rows), length), spec.pad_id, np.int64)
     for index, row in enumerate(rows):
@@ -87,7 +93,7 @@ def pad(rows: Sequence[Sequence[int]], spec: TextSpec) -> np.ndarray:
 def _split(text: str) -> list[str]:
     if text.isascii() and text == text.lower():
         return [match.group() for match in islice(ASCII_WORDS.finditer(text), MAX_WORDS)]
-    # Imported late: a process without a text tower needs none of it.
+    # Imported late: a process without a text tower does not need it.
     import regex
 
     return [match.group() for match in islice(regex.finditer(WORDS, text, regex.IGNORECASE), MAX_WORDS)]
@@ -102,7 +108,7 @@ def _merge(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[list[in
 
 
 def _merge_special(tokenizer: Tokenizer, words: Sequence[str]) -> list[int]:
-    """A text that spells a special token out gets that token, as in open_clip."""
+    """The ids of a text that contains the name of a special token: it becomes that token, as in open_clip."""
     ids: list[int] = []
     for word in words:
         if word in SPECIAL:
@@ -128,7 +134,7 @@ def _clean_canonicalize(text: str) -> str:
 
 
 def _unescape(text: str) -> str:
-    # Printable ASCII without an entity is as it should be: most texts need not wait for ftfy.
+    # ftfy does not change printable ASCII without entities, so most texts skip its import.
     if text.isascii() and text.isprintable() and "&" not in text:
         return text.strip()
     import ftfy
@@ -136,7 +142,7 @@ def _unescape(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
 
-# open_clip's rules by its own names for them (open_clip.tokenizer.get_clean_fn), and none.
+# open_clip's cleaning rules, by its own names (open_clip.tokenizer.get_clean_fn), and `none`.
 CLEANERS: dict[str, Callable[[str], str]] = {
     "lower": _clean_lower,
     "whitespace": _clean_whitespace,

@@ -1,6 +1,6 @@
-"""One GET to one judged address, under a deadline.
+"""One GET request to one checked address, under a deadline.
 
-Imported by the first fetch, not at start-up: requests is slow to load.
+The first fetch imports this module; start-up does not, because requests is slow to load.
 """
 
 from __future__ import annotations
@@ -19,60 +19,64 @@ from requests_hardened.ip_filter_adapter import IPFilterAdapter
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from clip_embeddings.fetch.client import DEFAULT_PORTS, Deadline, Target, failed, forbidden
+from clip_embeddings.fetch.types import DEFAULT_PORTS, Deadline, Target, fetch_failed, forbidden_url
 
-# Images gain nothing from a content coding. Servers that use one all the same are understood.
+# Images gain nothing from a content coding. Servers that apply one anyway are still understood.
 HEADERS = {"User-Agent": "clip-embedding-functions", "Accept-Encoding": "identity", "Connection": "close"}
 
-# Room for headers and chunk framing beside the body, in bytes.
+# Bytes allowed for headers and chunk framing, on top of the body.
 OVERHEAD = 1024 * 1024
 
 
 @contextmanager
 def get(target: Target, deadline: Deadline, max_bytes: int) -> Iterator[BaseHTTPResponse]:
-    """Ask `target.address` for `target.path` and give the answer, its body (`max_bytes` at most) unread.
+    """Request `target.path` from `target.address`; yield the response with its body not yet read.
 
-    What goes wrong while the body is read inside the `with` is raised the same way.
+    The body may have `max_bytes` at most. Errors raised while the caller reads it inside the `with` block are
+    translated in the same way.
 
     Raises:
-        CallerError: 422 `fetch_failed`, or 400 `url_forbidden` where requests-hardened is stricter.
-        TimeoutError: the deadline passed, or connecting took half of what was left.
+        ApiError: 422 `fetch_failed`, or 400 `url_forbidden` where requests-hardened refuses the address.
+        TimeoutError: the deadline passed, or connecting took half of the time that was left.
     """
     url = f"{target.scheme}://{_bracketed(target.address)}:{target.port}{target.path}"
     try:
-        # Without a session there is no environment, netrc, cookie or redirect to keep out.
+        # There is no session, so no environment variable, netrc file, cookie or redirect can take part.
         with closing(_PinnedAdapter(target, deadline, max_bytes + OVERHEAD)) as adapter:
             request = Request("GET", url, headers=HEADERS).prepare()
             seconds = deadline.left()
-            # The first number bounds the TCP and the TLS handshake, each on its own.
-            with adapter.send(request, stream=True, timeout=(seconds / 2, seconds)) as answer:
-                yield answer
+            # The first number bounds the TCP handshake and the TLS handshake, each on its own.
+            with adapter.send(request, stream=True, timeout=(seconds / 2, seconds)) as response:
+                yield response
     except (Timeout, ReadTimeoutError):
         raise TimeoutError from None
     except InvalidIPAddress:
-        raise forbidden("its host is not on the public internet") from None
+        raise forbidden_url("its host is not on the public internet") from None
     except SSLError:
-        raise failed("the server has no valid TLS certificate, or speaks no TLS") from None
-    # http.client raises ValueError and OverflowError for some malformed answers.
+        raise fetch_failed("the server has no valid TLS certificate, or speaks no TLS") from None
+    # http.client raises ValueError and OverflowError for some malformed responses.
     except (RequestException, HTTPError, HTTPException, ValueError, OverflowError):
-        raise failed("the connection was refused or broken off") from None
+        raise fetch_failed("the connection was refused or broken off") from None
 
 
 class _PinnedAdapter(IPFilterAdapter):  # type: ignore[misc]  # requests-hardened ships no types.
-    """Connects to the address in the URL, which it judges once more; shows the server the name."""
+    """Connects to the IP address in the URL and presents the host name to the server.
+
+    requests-hardened checks the address a second time, with its own list.
+    """
 
     def __init__(self, target: Target, deadline: Deadline, max_bytes: int) -> None:
         super().__init__(is_https_proto=target.scheme == "https")
         self._target = target
         self._deadline = deadline
         self._max_bytes = max_bytes
-        self._answers: list[HTTPResponse] = []
+        self._responses: list[HTTPResponse] = []
 
     def build_connection_pool_key_attributes(
         self, request: PreparedRequest, verify: bool | str, cert: Any = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         target = self._target
-        # A private host is not for requests-hardened to judge: go past it to plain requests.
+        # requests-hardened would refuse a private host: call the method of plain requests instead.
         parent: Any = super(IPFilterAdapter, self) if target.private else super()
         host_params, pool_kwargs = parent.build_connection_pool_key_attributes(request, verify, cert)
         port = "" if target.port == DEFAULT_PORTS[target.scheme] else f":{target.port}"
@@ -85,44 +89,45 @@ class _PinnedAdapter(IPFilterAdapter):  # type: ignore[misc]  # requests-hardene
         pool: HTTPConnectionPool = super().get_connection_with_tls_context(*args, **kwargs)
         connection_class = pool.ConnectionCls
 
-        def connection(**options: Any) -> Any:
-            made: Any = connection_class(**options)
-            made.response_class = self._answer
-            return made
+        def make_connection(**options: Any) -> Any:
+            connection: Any = connection_class(**options)
+            connection.response_class = self._make_response
+            return connection
 
-        pool.ConnectionCls = connection  # type: ignore[assignment]
+        pool.ConnectionCls = make_connection  # type: ignore[assignment]
         return pool
 
     def build_response(self, req: PreparedRequest, resp: BaseHTTPResponse) -> BaseHTTPResponse:
-        # As urllib3 gave it. requests would read its cookies, which for hostile ones takes many seconds.
+        # Returns urllib3's own response: requests would parse its cookies, which for hostile ones takes many
+        # seconds.
         return resp
 
     def close(self) -> None:
         super().close()
-        # urllib3 forgets an answer whose headers it refuses, and its socket with it.
-        for answer in self._answers:
-            answer.close()
+        # urllib3 loses a response whose headers it rejects, and with it the open socket.
+        for response in self._responses:
+            response.close()
 
-    def _answer(self, sock: socket.socket, **options: Any) -> HTTPResponse:
-        answer = HTTPResponse(sock, **options)
-        reader = _BoundedReader(answer.fp.detach(), sock, self._deadline, self._max_bytes)
-        answer.fp = io.BufferedReader(reader)
-        self._answers.append(answer)
-        return answer
+    def _make_response(self, sock: socket.socket, **options: Any) -> HTTPResponse:
+        response = HTTPResponse(sock, **options)
+        reader = _BoundedReader(response.fp.detach(), sock, self._deadline, self._max_bytes)
+        response.fp = io.BufferedReader(reader)
+        self._responses.append(response)
+        return response
 
 
 class _BoundedReader(io.RawIOBase):
-    """Gives each read only the time left, and all of them together `max_bytes`.
+    """Limits each read to the time left, and all reads together to `max_bytes`.
 
-    A socket's own time-out starts anew with every byte. And some bytes cost time without adding to a body:
-    endless trailers, interim answers, empty gzip blocks.
+    A socket's own timeout starts again with every byte. Some bytes cost time without adding to a body:
+    endless trailers, interim responses, empty gzip blocks.
     """
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: Deadline, max_bytes: int) -> None:
         self._raw = raw
         self._sock = sock
         self._deadline = deadline
-        self._left = max_bytes
+        self._bytes_left = max_bytes
 
     def readable(self) -> bool:
         return True
@@ -130,9 +135,9 @@ class _BoundedReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._deadline.left())
         count = self._raw.readinto(buffer)
-        self._left -= count or 0
-        if self._left < 0:
-            raise failed("the server sent far more bytes than the image has")
+        self._bytes_left -= count or 0
+        if self._bytes_left < 0:
+            raise fetch_failed("the server sent far more bytes than the image has")
         return count
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Untrusted bytes to a Pillow image, in the mode that open_clip would see."""
+"""Decodes untrusted bytes into a Pillow image, in the mode that open_clip would see."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Parser = Callable[[io.BytesIO], ImageFile.ImageFile]
 
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, AVIF or HEIC"
 
-# One parser per format, imported when the first such picture comes. Image.open() would import all of
-# Pillow's some forty plugins to find WebP, and reads phone JPEGs through the TIFF code for the sake of
-# frames that nobody asked for.
+# One parser per format, imported when the first image of that format arrives. Image.open() would import all
+# of Pillow's forty or so plugins to find WebP, and would read phone JPEGs through the TIFF code for frames
+# that are not needed here.
 _PARSERS = {
     "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
     "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
@@ -39,11 +39,11 @@ _SIGNATURES = (
 )
 
 # Brands of the `ftyp` box. AVIF: AV1-AVIF 1.1 section 6. HEIF with HEVC: ISO/IEC 23008-12 annex B;
-# `mif1` and `msf1` name the container only, so they are asked last.
+# `mif1` and `msf1` name the container only, so AVIF brands are checked first.
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
-# What people send by mistake, told apart only to say so: (start, name).
+# Formats often sent by mistake, recognized only to name them in the error: (start in lower case, name).
 _NOT_IMAGES = (
     (b"%pdf-", "a PDF"),
     (b"<svg", "an SVG drawing"),
@@ -55,7 +55,7 @@ _NOT_IMAGES = (
     (b"[", "JSON"),
 )
 
-# Values of the EXIF orientation tag (274, CIPA DC-008 4.6.5) and what undoes them.
+# Values of the EXIF orientation tag (274, CIPA DC-008 4.6.5) and the transposition that undoes each.
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -67,71 +67,72 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow warns of odd EXIF, odd APNG and large pictures, in words of the uploader's making. Once per
-# process, because warnings.catch_warnings is not safe with threads.
+# Pillow warns about odd EXIF, odd APNG and large images, with text that the uploader controls. The filter is
+# set once per process, because warnings.catch_warnings is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode_image(data: bytes, *, settings: ImageSettings, max_pixels: int, target: int) -> Image.Image:
     """Decode the first frame of `data`.
 
-    The format is read from the bytes themselves. The mode stays as the file has it (palette, grey,
-    CMYK, alpha ...), because open_clip resizes before it converts to RGB. One exception: 16-bit grey is
-    scaled to 8 bits, where open_clip clips it to white.
+    The format is detected from the bytes. The mode stays as it is in the file (palette, gray, CMYK,
+    alpha ...), because open_clip resizes before it converts to RGB. The one exception is 16-bit gray, which
+    is scaled to 8 bits, where open_clip clips it to white.
 
     Args:
-        data: the file, hostile until decoded.
-        settings: `exif` turns the picture upright. Without `exact`, a JPEG is decoded at 1/2, 1/4 or 1/8
-            of its size as long as both sides keep twice `target`. HEIC is always upright: its rotation is
-            part of the picture.
-        max_pixels: largest width x height, checked before any pixel is decoded. No side may be longer
-            than 65,535.
+        data: the file, which may be hostile.
+        settings: `exif` turns the image upright. Without `exact`, a JPEG is decoded at 1/2, 1/4 or 1/8 of
+            its size as long as both sides keep twice `target`. HEIC is always upright: its rotation is part
+            of the image.
+        max_pixels: largest width x height, checked before any pixel is decoded. No side may have more than
+            65,535 pixels.
         target: shorter side of the model's input, in pixels.
 
     Returns:
         A loaded image of mode 1, L, LA, P, RGB, RGBA or CMYK.
 
     Raises:
-        CallerError: 422 `image_unsupported`, 422 `image_undecodable`, 413 `image_too_many_pixels`.
+        ApiError: 422 `image_unsupported`, 422 `image_undecodable`, 413 `image_too_many_pixels`.
     """
-    kind = _sniff(data)
-    module, name = _PARSERS[kind]
+    format = _detect_format(data)
+    module, name = _PARSERS[format]
     parser: Parser = getattr(import_module(module), name)
     try:
-        return _decode(kind, parser, data, settings, max_pixels, target)
+        return _decode(format, parser, data, settings, max_pixels, target)
     except ApiError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         failure = _too_large(f"more than {max_pixels:,} pixels", max_pixels)
     except Exception:
-        # Codecs fail on hostile bytes with nearly every built-in exception there is.
+        # Hostile bytes make codecs raise nearly every built-in exception.
         failure = ApiError(
-            422, "image_undecodable", f"The {kind} image is damaged or incomplete and cannot be decoded."
+            422, "image_undecodable", f"The {format} image is damaged or incomplete and cannot be decoded."
         )
-    # Raised out here, the error does not keep the half-decoded picture alive.
+    # Raised outside the `except` block, so that the error does not keep the half-decoded image alive.
     raise failure
 
 
 def _decode(
-    kind: str, parser: Parser, data: bytes, settings: ImageSettings, max_pixels: int, target: int
+    format: str, parser: Parser, data: bytes, settings: ImageSettings, max_pixels: int, target: int
 ) -> Image.Image:
-    # Two parsers reserve memory while they read the header (WebP's canvas, GIF's disposal). They ask this
-    # limit of Pillow's, 89 megapixels, and refuse at twice its value; it must not be lower than ours.
+    # Two parsers reserve memory while they read the header (WebP's canvas, GIF's disposal). They check its
+    # size against this limit of Pillow's, 89 megapixels, and refuse at twice its value. It must not be lower
+    # than `max_pixels`.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
-    image = _open_jpeg(parser, data) if kind == "JPEG" else parser(_Reader(data))
+    image = _open_jpeg(parser, data) if format == "JPEG" else parser(_Reader(data))
     _check_size(image, max_pixels)
-    if kind == "JPEG" and not settings.exact:
+    if format == "JPEG" and not settings.exact:
         image.draft("RGB", (2 * target, 2 * target))
     image.load()
-    # HEIC may turn out larger than its header said.
+    # A decoded HEIC image may be larger than its header says.
     _check_size(image, max_pixels)
     return _eight_bit(_upright(image) if settings.exif else image)
 
 
-def _sniff(data: bytes) -> str:
-    for signature, kind in _SIGNATURES:
+def _detect_format(data: bytes) -> str:
+    for signature, format in _SIGNATURES:
         if data.startswith(signature):
-            return kind
+            return format
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
     brands = _brands(data)
@@ -139,12 +140,12 @@ def _sniff(data: bytes) -> str:
         return "AVIF"
     if brands & _HEIC_BRANDS:
         return "HEIC"
-    what = "empty" if not data else "a video" if brands else "not an image of a known format"
+    description = "empty" if not data else "a video" if brands else "not an image of a known format"
     text = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"<?xml") and b"<svg" in text:
-        what = "an SVG drawing"
-    what = next((name for start, name in _NOT_IMAGES if text.startswith(start)), what)
-    raise ApiError(422, "image_unsupported", f"The data is {what}; send {ACCEPTED}.")
+        description = "an SVG drawing"
+    description = next((name for start, name in _NOT_IMAGES if text.startswith(start)), description)
+    raise ApiError(422, "image_unsupported", f"The data is {description}; send {ACCEPTED}.")
 
 
 def _brands(data: bytes) -> set[bytes]:
@@ -156,24 +157,24 @@ def _brands(data: bytes) -> set[bytes]:
 
 
 def _open_jpeg(parser: Parser, data: bytes) -> ImageFile.ImageFile:
-    if _too_many_scans(data):
+    if _has_too_many_scans(data):
         raise ValueError("more scans than any encoder writes")
     try:
         image = parser(_Reader(data))
     except Exception:
-        # Pillow looks into EXIF for the resolution already here, and broken EXIF must not cost the picture.
+        # The parser reads the resolution from EXIF, and a good image with broken EXIF must still decode.
         image = parser(_Reader(data.replace(b"Exif\0\0", bytes(6))))
-    # In blocks of 64 KiB, Pillow's default, decoding takes 5 % longer.
+    # Pillow's default, blocks of 64 KiB, makes decoding take 5% longer.
     image.decodermaxblock = len(data)
     return image
 
 
 class _Reader(io.BytesIO):
-    """A file that may be read so many times and no more.
+    """A file that can be read a limited number of times.
 
-    Pillow walks through headers, and through run-length BMP as a whole, in Python: a file of four-byte
-    segments costs it microseconds and 150 bytes of memory for each. Decoders of real pictures read in
-    blocks; the longest lists are PNG's, three reads for each chunk of commonly 8 KiB.
+    Pillow parses headers, and all of a run-length BMP, in Python: each segment of a file made of four-byte
+    segments costs microseconds and 150 bytes of memory. Decoders of real images read in blocks; the most
+    reads come from PNG, three for each chunk of commonly 8 KiB.
     """
 
     reads_left = 250_000
@@ -185,8 +186,8 @@ class _Reader(io.BytesIO):
         return super().read(size)
 
 
-# A progressive JPEG comes in about ten scans. Each may be a few bytes long and costs a pass over the
-# whole picture (45 ms at 50 megapixels), so that a megabyte of scans would take minutes.
+# A progressive JPEG has about ten scans. A scan can be a few bytes long and costs a pass over the whole image
+# (45 ms at 50 megapixels), so a megabyte of scans would take minutes.
 _MAX_SCANS = 64
 _MAX_SEGMENTS = 100_000
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
@@ -195,30 +196,30 @@ _SOS, _EOI = 0xDA, 0xD9
 _SEQUENTIAL = (0xC0, 0xC1)
 
 
-def _too_many_scans(data: bytes) -> bool:
-    at, scans, components = 2, 0, 0
+def _has_too_many_scans(data: bytes) -> bool:
+    position, scans, components = 2, 0, 0
     for _ in range(_MAX_SEGMENTS):
-        marker = _MARKER.search(data, at)
+        marker = _MARKER.search(data, position)
         if marker is None or data[marker.end() - 1] == _EOI:
             return False
-        at = marker.end()
-        kind = data[at - 1]
-        if kind in _SEQUENTIAL:
-            components = int.from_bytes(data[at + 7 : at + 8])
-        if kind == _SOS:
-            # With all components in it, the first scan of such a picture is its last: no need to look on.
-            whole = components and components == int.from_bytes(data[at + 2 : at + 3])
-            if not scans and (whole or data.count(b"\xff\xda") <= _MAX_SCANS):
+        position = marker.end()
+        code = data[position - 1]
+        if code in _SEQUENTIAL:
+            components = int.from_bytes(data[position + 7 : position + 8])
+        if code == _SOS:
+            # A first scan that holds all components of a sequential image is also its last.
+            complete = components and components == int.from_bytes(data[position + 2 : position + 3])
+            if not scans and (complete or data.count(b"\xff\xda") <= _MAX_SCANS):
                 return False
             scans += 1
             if scans > _MAX_SCANS:
                 break
-        at += int.from_bytes(data[at : at + 2], "big")
+        position += int.from_bytes(data[position : position + 2], "big")
     return True
 
 
-# The longest side that JPEG and GIF can say. PNG and BMP can say far more, and resizing takes 32 bytes
-# of coefficients for each pixel of a side.
+# The longest side that JPEG and GIF can express. PNG and BMP can express far more, and resizing takes 32
+# bytes of coefficients for each pixel of a side.
 _MAX_SIDE = 65_535
 
 
@@ -237,16 +238,16 @@ def _too_large(size: str, max_pixels: int) -> ApiError:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        transposition = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
-        # Whatever is wrong with the EXIF block, the picture is good.
+        # The EXIF block is broken, the image itself is good.
         return image
-    return image if turn is None else image.transpose(turn)
+    return image if transposition is None else image.transpose(transposition)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    # Pillow keeps 16 bits for grey PNG only, and takes the high byte of 16-bit colour. So do we of grey.
+    # Of 16-bit color, Pillow takes the high byte. It keeps all 16 bits of gray PNG: take the high byte here.
     if image.mode == "I;16":
         return Image.frombytes("L", image.size, image.tobytes(), "raw", "L;16")
-    # HEIC with premultiplied alpha.
+    # HEIC can have premultiplied alpha.
     return image.convert("RGBA") if image.mode == "RGBa" else image

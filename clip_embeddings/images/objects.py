@@ -1,4 +1,4 @@
-"""Pictures that a request names as gs:// objects: only from buckets on the allow-list."""
+"""Reads the gs:// objects that requests name, only from buckets on the deployment's allow-list."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from clip_embeddings.storage.types import Bucket, NotFoundError, StorageError, T
 
 
 def read_object(source: GcsObject, settings: Settings) -> bytes:
-    """The newest bytes of an object.
+    """The bytes of the newest generation of an object.
 
     Raises:
-        CallerError: 400 `bucket_forbidden`, 413 `image_too_large`, 422 `object_not_found` or `fetch_failed`.
+        ApiError: 400 `bucket_forbidden`, 413 `image_too_large`, 422 `object_not_found` or `fetch_failed`.
     """
     if source.bucket not in settings.buckets:
         raise ApiError(

@@ -1,4 +1,4 @@
-"""What an image reference in a request means: a URL to fetch, or bytes that came along."""
+"""Parses the image references of a request: a URL to fetch, an object to read, or the bytes themselves."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from dataclasses import dataclass
 
 from clip_embeddings.errors import ApiError
 
+# Translates the URL-safe base64 alphabet (RFC 4648, section 5) to the standard one.
 URLSAFE = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True)
 class ImageUrl:
-    """An http or https URL, not judged yet."""
+    """An http or https URL that has not been checked."""
 
     url: str
 
 
 @dataclass(frozen=True)
 class ImageBytes:
-    """Image bytes, not decoded yet."""
+    """The bytes of an image file that has not been decoded."""
 
     data: bytes
 
 
 @dataclass(frozen=True)
 class GcsObject:
-    """An object in Cloud Storage, in a bucket that is not judged yet."""
+    """An object in Cloud Storage. Its bucket has not been checked against the allow-list."""
 
     bucket: str
     name: str
@@ -39,10 +40,10 @@ SCHEMES = ("http", "https", "gs", "data")
 
 
 def parse_url(value: object, max_bytes: int) -> Source:
-    """A string that must be a URL: http, https, gs or data.
+    """Parse a string that must be a URL: http, https, gs or data.
 
     Raises:
-        CallerError: not a string (400), another scheme (400), or a data URI as in `parse_image`.
+        ApiError: 400 if it is not a string or has another scheme; otherwise as `parse_image`.
     """
     text = _text(value)
     if _scheme(text) not in SCHEMES:
@@ -53,10 +54,10 @@ def parse_url(value: object, max_bytes: int) -> Source:
 
 
 def parse_image(value: object, max_bytes: int) -> Source:
-    """A string that is an http(s) or gs:// URL, a data URI or bare base64.
+    """Parse a string that is an http(s) or gs:// URL, a data URI or bare base64.
 
     Raises:
-        CallerError: 400 if it is none of them, 413 if its bytes are more than `max_bytes`.
+        ApiError: 400 if it has another form, 413 if it holds more than `max_bytes` bytes.
     """
     text = _text(value)
     scheme = _scheme(text)
@@ -65,17 +66,17 @@ def parse_image(value: object, max_bytes: int) -> Source:
     if scheme == "data":
         return ImageBytes(_data_uri(text, max_bytes))
     if scheme == "gs":
-        return _stored(text)
+        return _gcs_object(text)
     if scheme is not None:
         raise ApiError(
             400,
             "url_invalid",
             f"`{scheme}:` is not a scheme served here; use http://, https://, gs://, data: or bare base64.",
         )
-    wrong = ApiError(
+    error = ApiError(
         400, "image_reference_invalid", "The image is neither a URL, nor a data URI, nor base64."
     )
-    return ImageBytes(_base64(text, max_bytes, wrong))
+    return ImageBytes(_base64(text, max_bytes, error))
 
 
 def _text(value: object) -> str:
@@ -87,13 +88,13 @@ def _text(value: object) -> str:
 
 
 def _scheme(text: str) -> str | None:
-    head, colon, _ = text[:32].partition(":")
-    if not colon or not head.isascii() or not head.replace("+", "").replace("-", "").isalnum():
+    scheme, colon, _ = text[:32].partition(":")
+    if not colon or not scheme.isascii() or not scheme.replace("+", "").replace("-", "").isalnum():
         return None
-    return head.lower()
+    return scheme.lower()
 
 
-def _stored(text: str) -> GcsObject:
+def _gcs_object(text: str) -> GcsObject:
     bucket, _, name = text[len("gs://") :].partition("/")
     # Object names have at most 1,024 bytes: https://cloud.google.com/storage/docs/objects#naming
     if not text[:5].lower() == "gs://" or not bucket or not name or len(name.encode()) > 1024:
@@ -102,24 +103,26 @@ def _stored(text: str) -> GcsObject:
 
 
 def _data_uri(text: str, max_bytes: int) -> bytes:
-    # RFC 2397: data:[<mediatype>][;base64],<data>. The media type is the sender's claim: ignored.
+    # RFC 2397: data:[<mediatype>][;base64],<data>. The media type is ignored, because the
+    # sender may claim anything.
     head, comma, body = text.partition(",")
-    wrong = ApiError(
+    error = ApiError(
         400, "data_uri_invalid", "A data URI must have the form data:image/jpeg;base64,... and hold base64."
     )
     if not comma or not head.lower().rstrip().endswith(";base64"):
-        raise wrong
-    return _base64(body, max_bytes, wrong)
+        raise error
+    return _base64(body, max_bytes, error)
 
 
-def _base64(text: str, max_bytes: int, wrong: ApiError) -> bytes:
+def _base64(text: str, max_bytes: int, error: ApiError) -> bytes:
+    """The bytes in `text`, standard or URL-safe base64. Raises `error` if it is neither."""
     compact = "".join(text.split()).translate(URLSAFE).rstrip("=")
     if len(compact) * 3 // 4 > max_bytes:
         raise ApiError(413, "image_too_large", f"The image has more than {max_bytes:,} bytes.")
     try:
         data = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise wrong from None
+        raise error from None
     if not data:
         raise ApiError(400, "image_empty", "The image has no bytes.")
     return data

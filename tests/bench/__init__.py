@@ -1,1 +1,1 @@
-"""`make bench`: start-up, latency, CPU and memory beside FastAPI + open_clip, all in one run."""
+"""`make bench`: start-up, latency, CPU and memory, compared with FastAPI + open_clip in one run."""

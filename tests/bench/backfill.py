@@ -1,4 +1,4 @@
-"""Backfill of a folder into SQLite beside the same pipeline over bytes in memory with no index."""
+"""Backfill of a folder into SQLite, compared with the same pipeline over bytes in memory and no index."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from clip_embeddings.storage.types import Stat
 from tests.bench.measure import Samples
 from tests.support.photographs import crops
 
-LEAST = 0.9
+# Least acceptable share of the throughput in memory.
+MIN_SHARE = 0.9
 
 
 def report(count: int, rounds: int) -> str:
-    """Embed `count` photos both ways in turn, so that a drift of the machine hits both alike.
+    """Embed `count` photos in both ways by turns, so that a drift of the machine affects both alike.
 
-    With the bundled model, which is small: with a larger one, bucket and index cost a smaller share.
+    This uses the bundled model, which is small. With a larger one, bucket and index cost a smaller share.
     """
     pictures = crops(count)
-    nowhere: Any = None
-    indexer = open_indexer(nowhere, make_runtime("bench", ("image",), Settings()))
-    memory: Any = Memory(pictures)
-    without_traceback = replace(indexer, collection=IndexedBucket(memory, Nothing(), "memory"))  # type: ignore[arg-type]
-    _measure(without_traceback, 0, Samples())
-    stored, in_memory = Samples(), Samples()
+    no_collection: Any = None
+    indexer = open_indexer(no_collection, make_runtime("bench", ("image",), Settings()))
+    memory: Any = MemoryBucket(pictures)
+    in_memory_indexer = replace(indexer, collection=IndexedBucket(memory, NullIndex(), "memory"))  # type: ignore[arg-type]
+    _measure(in_memory_indexer, 0, Samples())
+    on_disk, in_memory = Samples(), Samples()
     with tempfile.TemporaryDirectory() as folder:
         bucket = open_bucket(Path(folder, "photos").as_uri(), externally_written=True)
         for name, data in pictures.items():
@@ -44,40 +45,43 @@ def report(count: int, rounds: int) -> str:
         for number in range(rounds):
             with closing(SqliteIndex(Path(folder, f"{number}.sqlite"))) as index:
                 collection = IndexedBucket(bucket, index, bucket.url)
-                both = [(replace(indexer, collection=collection), stored), (without_traceback, in_memory)]
-                # Who comes first takes turns.
-                for one, samples in both if number % 2 else reversed(both):
-                    _measure(one, count, samples)
-    share = in_memory.median / stored.median
-    verdict = "OK   " if share >= LEAST else "SHORT"
+                pairs = [
+                    (replace(indexer, collection=collection), on_disk),
+                    (in_memory_indexer, in_memory),
+                ]
+                # The order alternates between rounds.
+                for measured_indexer, samples in pairs if number % 2 else reversed(pairs):
+                    _measure(measured_indexer, count, samples)
+    share = in_memory.median / on_disk.median
+    verdict = "OK   " if share >= MIN_SHARE else "SHORT"
     size = sum(map(len, pictures.values())) / count / 1000
     return "\n".join(
         [
             f"Backfill of {count:,} photos of {size:.0f} KB, the bundled model, median of {rounds}:",
-            _line("files to SQLite", stored, count),
+            _line("files to SQLite", on_disk, count),
             _line("in memory with no index", in_memory, count),
-            f"{verdict} backfill has {share:.0%} of that throughput (at least {LEAST:.0%})",
+            f"{verdict} backfill has {share:.0%} of that throughput (at least {MIN_SHARE:.0%})",
         ]
     )
 
 
 def _measure(indexer: Indexer, count: int, samples: Samples) -> None:
-    done = Report()
+    totals = Report()
     started, before = time.perf_counter(), time.process_time()
-    apply(indexer, differences(indexer.collection, indexer.fingerprint, done), done)
+    apply(indexer, differences(indexer.collection, indexer.fingerprint, totals), totals)
     samples.wall.append(time.perf_counter() - started)
     samples.cpu += time.process_time() - before
-    assert not count or (done.embedded, done.failed.total()) == (count, 0), done
+    assert not count or (totals.embedded, totals.failed.total()) == (count, 0), totals
 
 
-def _line(what: str, samples: Samples, count: int) -> str:
+def _line(label: str, samples: Samples, count: int) -> str:
     milliseconds = samples.mean_cpu / count * 1000
-    return f"  {what}: {count / samples.median:.0f} a second, {milliseconds:.2f} ms of CPU each"
+    return f"  {label}: {count / samples.median:.0f} a second, {milliseconds:.2f} ms of CPU each"
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Photos in memory as a bucket, as much of one as a backfill needs."""
+class MemoryBucket:
+    """A bucket of photos in memory, with the methods that a backfill calls."""
 
     pictures: Mapping[str, bytes]
 
@@ -89,8 +93,8 @@ class Memory:
         return self.pictures[name], 1
 
 
-class Nothing:
-    """An index that keeps nothing."""
+class NullIndex:
+    """An index that stores nothing."""
 
     def upsert(self, entries: Sequence[Entry]) -> list[bool]:
         return [True] * len(entries)

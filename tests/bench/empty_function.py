@@ -1,4 +1,4 @@
-"""The least a function can be: what its start costs, nobody can save."""
+"""An empty function. Its start-up time is the lower bound for every function."""
 
 import functions_framework
 from flask import Request
@@ -6,5 +6,5 @@ from flask import Request
 
 @functions_framework.http
 def empty(request: Request) -> str:
-    """Answer anything."""
+    """Answer every request."""
     return "ok"

@@ -1,4 +1,4 @@
-"""The usual way: FastAPI and open_clip, the model loaded when the module is imported."""
+"""The service to compare with: FastAPI and open_clip, with the model loaded on import."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Search over many vectors in SQLite: how long, how much memory, and are they the right ones?"""
+"""Search over many vectors in SQLite: time, memory, and agreement with numpy."""
 
 from __future__ import annotations
 
@@ -21,29 +21,38 @@ BEST = 10
 
 
 def report(rows: int, queries: int) -> str:
-    """Fill an index in a temporary folder, ask it, and say what that took, beside numpy on a bare matrix."""
+    """Fill an index in a temporary folder, query it, and report the cost beside that of numpy on a matrix."""
     rng = np.random.default_rng(0)
     vectors = _directions(rng, rows)
-    asked = _directions(rng, queries)
+    query_vectors = _directions(rng, queries)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "photos.sqlite")
         with closing(SqliteIndex(path)) as writer:
             fill = _seconds(lambda: _fill(writer, vectors))
             size = sum(file.stat().st_size for file in path.parent.iterdir()) / 1e6
             with closing(SqliteIndex(path)) as index:
-                return _measured(index, writer, vectors, asked, fill, size)
+                return _measured(index, writer, vectors, query_vectors, fill, size)
 
 
 def _measured(
-    index: SqliteIndex, writer: SqliteIndex, vectors: np.ndarray, asked: np.ndarray, fill: float, size: float
+    index: SqliteIndex,
+    writer: SqliteIndex,
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    fill: float,
+    size: float,
 ) -> str:
-    before = _rss()
-    load = _seconds(lambda: index.query(asked[0], "s", BEST))
-    after = _rss()
-    warm, without_traceback, tenth, few, wrong = [], [], [], [], 0
+    rss_before = _rss()
+    load = _seconds(lambda: index.query(queries[0], "s", BEST))
+    rss_after = _rss()
+    warm: list[float] = []
+    numpy_only: list[float] = []
+    tenth: list[float] = []
+    hundredth: list[float] = []
+    mismatches = 0
     cpu = 0.0
-    # In turn, so that a drift of the machine hits all alike.
-    for query in asked:
+    # In turn, so that a drift of the machine affects all of them alike.
+    for query in queries:
         cpu -= time.process_time()
         started = time.perf_counter()
         hits = index.query(query, "s", BEST)
@@ -53,44 +62,49 @@ def _measured(
         scores = vectors @ query
         best = np.argpartition(-scores, BEST)[:BEST]
         best = best[np.argsort(-scores[best])]
-        without_traceback.append(time.perf_counter() - started)
+        numpy_only.append(time.perf_counter() - started)
         tenth.append(_seconds(partial(index.query, query, "s", BEST, prefix="0/")))
-        few.append(_seconds(partial(index.query, query, "s", BEST, prefix="0/77")))
-        wrong += [hit.entry.name for hit in hits] != [_name(int(place)) for place in best]
-    fresh = [_after_a_write(index, writer, query) for query in asked[:50]]
+        hundredth.append(_seconds(partial(index.query, query, "s", BEST, prefix="0/77")))
+        mismatches += [hit.entry.name for hit in hits] != [_name(int(row)) for row in best]
+    after_write = [_query_after_write(index, writer, query) for query in queries[:50]]
+    equal = len(queries) - mismatches
+    cpu_ms = cpu / len(queries) * 1000
     rows, p50, p95 = len(vectors), *np.percentile(warm, (50, 95)) * 1000
     lines = [
         f"{rows:,} x {DIMENSIONS} in SQLite: {rows / fill:,.0f} rows/s written, {size:.0f} MB on disk",
-        f"  first query {load:.2f} s, which reads every vector; {after - before:.0f} MB more resident,"
-        f" {after:.0f} MB in all (of which the report's own copy is about as much)",
-        f"  warm query          p50 {p50:.2f} ms, p95 {p95:.2f} ms; {cpu / len(asked) * 1000:.2f} ms of CPU",
-        f"  bare numpy          p50 {_ms(without_traceback, 50)}, p95 {_ms(without_traceback, 95)}",
+        f"  first query {load:.2f} s, which reads every vector;"
+        f" {rss_after - rss_before:.0f} MB more resident,"
+        f" {rss_after:.0f} MB in all (of which the report's own copy is about as much)",
+        f"  warm query          p50 {p50:.2f} ms, p95 {p95:.2f} ms; {cpu_ms:.2f} ms of CPU",
+        f"  bare numpy          p50 {_ms(numpy_only, 50)}, p95 {_ms(numpy_only, 95)}",
         f"  a tenth by prefix   p50 {_ms(tenth, 50)}, p95 {_ms(tenth, 95)}",
-        f"  a hundredth         p50 {_ms(few, 50)}, p95 {_ms(few, 95)}",
-        f"  after another write p50 {_ms(fresh, 50)}, p95 {_ms(fresh, 95)}",
+        f"  a hundredth         p50 {_ms(hundredth, 50)}, p95 {_ms(hundredth, 95)}",
+        f"  after another write p50 {_ms(after_write, 50)}, p95 {_ms(after_write, 95)}",
         f"{'OK   ' if p50 < 10 else 'SHORT'} p50 {p50:.2f} ms (under 10)",
-        f"{'SHORT' if wrong else 'OK   '} {len(asked) - wrong} of {len(asked)} answers are numpy's",
+        f"{'SHORT' if mismatches else 'OK   '} {equal} of {len(queries)} answers are numpy's",
     ]
     return "\n".join(lines)
 
 
 def _directions(rng: np.random.Generator, count: int) -> np.ndarray:
-    found = rng.standard_normal((count, DIMENSIONS), np.float32)
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    return found
+    """`count` random unit vectors."""
+    vectors = rng.standard_normal((count, DIMENSIONS), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
-def _name(place: int) -> str:
-    return f"{place % 10}/{place}"
+def _name(row: int) -> str:
+    return f"{row % 10}/{row}"
 
 
 def _fill(index: SqliteIndex, vectors: np.ndarray) -> None:
     for start in range(0, len(vectors), BATCH):
         batch = range(start, min(len(vectors), start + BATCH))
-        index.upsert([entry(_name(place), vector=vectors[place]) for place in batch])
+        index.upsert([entry(_name(row), vector=vectors[row]) for row in batch])
 
 
-def _after_a_write(index: SqliteIndex, writer: SqliteIndex, query: np.ndarray) -> float:
+def _query_after_write(index: SqliteIndex, writer: SqliteIndex, query: np.ndarray) -> float:
+    """Seconds of a query after another connection has changed the index."""
     writer.upsert([entry("9/new", vector=query)])
     return _seconds(partial(index.query, query, "s", BEST))
 

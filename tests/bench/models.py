@@ -1,6 +1,6 @@
-"""What each model of the catalogue costs to serve: files, loading, a text, a photo, memory, side by side.
+"""The cost of serving each model of the catalogue: size, loading, a text, a photo, memory.
 
-Random weights of the real architectures: they cost what the published ones cost.
+The weights are random. They cost as much as the published weights of the same architecture.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from pathlib import Path
 from clip_embeddings.functions import find_function
 from deploy.sizing import memory_setting
 from model_cache.baking import catalogue
-from tests.bench import calls, services
-from tests.bench.measure import Say, block, stages
+from tests.bench import payloads, services
+from tests.bench.measure import Progress, block, stages
 from tests.bench.weights import BUILD, state
 from tests.support.serving import ROOT
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One tower in one precision. `cosine`: the lowest to PyTorch. MB are 10^6 bytes.
+    """The cost of one tower in one precision. MB are 10^6 bytes.
 
-    `mixed`: the CPU of 64 texts of mixed lengths in one request, over that of eight requests by length.
+    `cosine`: the lowest cosine to PyTorch. `mixed`: CPU time of 64 texts of mixed lengths in one request,
+    divided by that of the same texts in eight requests sorted by length.
     """
 
     tower: str
@@ -39,7 +40,7 @@ class Cost:
     cpu_ms: float
     rss: float
     mixed: float | None
-    # The setting of Cloud Run that deploy.sh takes.
+    # The memory limit that deploy.sh sets on Cloud Run.
     memory: str
 
     def cells(self) -> tuple[str, ...]:
@@ -56,9 +57,9 @@ class Cost:
         return self.tower, self.precision, *figures, self.memory
 
 
-def measure(names: Sequence[str], count: int, say: Say) -> str:
+def measure(names: Sequence[str], count: int, progress: Progress) -> str:
     """The table of `names`, each tower measured alone in the function that serves it."""
-    head = (
+    header: tuple[str, ...] = (
         "model",
         "tower",
         "precision",
@@ -71,36 +72,36 @@ def measure(names: Sequence[str], count: int, say: Say) -> str:
         "64 mixed",
         "memory",
     )
-    rows = [head]
+    rows = [header]
     for name in names:
         entry = catalogue.find(name)
         if entry is None:
-            known = ", ".join(one.name for one in catalogue.CATALOGUE)
+            known = ", ".join(known_entry.name for known_entry in catalogue.CATALOGUE)
             sys.exit(f"{name} is not in the catalogue; there is {known}.")
-        rows += [(entry.name, *cost.cells()) for cost in _costs(entry, count, say)]
+        rows += [(entry.name, *cost.cells()) for cost in _costs(entry, count, progress)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _costs(entry: catalogue.Entry, count: int, say: Say) -> list[Cost]:
-    folders = _baked(entry, say)
-    found = []
-    for tower, call in (("text", calls.texts()), ("image", calls.upload(calls.small_jpeg()))):
+def _costs(entry: catalogue.Entry, count: int, progress: Progress) -> list[Cost]:
+    folders = _baked(entry, progress)
+    costs = []
+    for tower, payload in (("text", payloads.texts()), ("image", payloads.upload(payloads.small_jpeg()))):
         for precision, folder in folders.items():
             manifest = json.loads((folder / "manifest.json").read_text())
             if tower not in manifest["towers"]:
                 continue
-            say(f"{entry.name}: {tower}, {precision}")
+            progress(f"{entry.name}: {tower}, {precision}")
             described = manifest["towers"][tower]
             service = services.function(f"embed_{tower}", f"embed_{tower}", MODEL=str(folder))
             with tempfile.TemporaryDirectory() as logs, services.running(service, Path(logs)) as server:
-                load = _first_load(server, call)
-                block(server, call, 3)
-                samples = block(server, call, count)
+                load = _first_load(server, payload)
+                block(server, payload, 3)
+                samples = block(server, payload, count)
                 rss = server.worker_rss()
                 size = sum(file["bytes"] for file in described["files"])
                 function = find_function(f"embed_{tower}")
-                found.append(
+                costs.append(
                     Cost(
                         tower=tower,
                         precision=precision,
@@ -114,36 +115,37 @@ def _costs(entry: catalogue.Entry, count: int, say: Say) -> list[Cost]:
                         memory=memory_setting(function, [size]),
                     )
                 )
-    return found
+    return costs
 
 
 def _mixed(server: services.Running, count: int) -> float:
-    whole, parts = calls.mixed()
+    """The ratio `Cost.mixed`."""
+    whole, parts = payloads.mixed()
     block(server, whole, 1)
     together = block(server, whole, count).mean_cpu
     return together / sum(block(server, part, count).mean_cpu for part in parts)
 
 
-def _first_load(server: services.Running, call: services.Call) -> float:
+def _first_load(server: services.Running, payload: services.Payload) -> float:
     """Milliseconds that the first request waits for the tower to load."""
-    server.listening()
-    return stages(server, call, 1)["load"]
+    server.wait_until_listening()
+    return stages(server, payload, 1)["load"]
 
 
-def _baked(entry: catalogue.Entry, say: Say) -> dict[str, Path]:
-    """The model in both precisions, kept for the next run while the code of bake is the same."""
+def _baked(entry: catalogue.Entry, progress: Progress) -> dict[str, Path]:
+    """The folders of the model by precision, kept for the next run until the code of bake changes."""
     folders = {precision: BUILD / "models" / f"{entry.name}-{precision}" for precision in ("int8", "fp32")}
     stamp = BUILD / "models" / f"{entry.name}.stamp"
     if not stamp.exists() or stamp.read_text() != state():
         from tests.support.baking.full_size import publish
         from tests.support.baking.hub import serving_hub
 
-        say(f"{entry.name}: making random weights")
+        progress(f"{entry.name}: making random weights")
         with tempfile.TemporaryDirectory() as work:
             published = publish(entry, Path(work))
             with serving_hub(published.files) as hub:
                 for precision, folder in folders.items():
-                    say(f"{entry.name}: baking {precision}")
+                    progress(f"{entry.name}: baking {precision}")
                     subprocess.run(
                         [
                             *(sys.executable, "-m", "model_cache.bake", entry.name),

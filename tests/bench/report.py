@@ -1,4 +1,4 @@
-"""What was measured, as one table, and whether it keeps what the project promises."""
+"""The measurements as one table, and whether they keep the promises of the project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLUMNS = {"empty": "empty function", "int8": "int8", "fp32": "float32", "fastap
 
 @dataclass(frozen=True)
 class Memory:
-    """MB resident: of the largest process, and of all processes with shared pages counted once."""
+    """Resident memory in MB: of the largest process, and of all processes with shared pages counted once."""
 
     rss: float
     pss: float
@@ -20,61 +20,66 @@ class Memory:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything measured. The keys say what was measured and of which column."""
+    """All measurements. A key names the measurement and the service, which is a column of the table."""
 
     starts: Mapping[Key, Samples]
     requests: Mapping[Key, Samples]
     memory: Mapping[Key, Memory]
-    # Server-Timing of a batch of 256 texts, int8: milliseconds by stage.
+    # Milliseconds by stage (Server-Timing) of a batch of 256 texts with int8.
     batch: Mapping[str, float]
 
 
+# Label, cells by service, ratio of int8 to FastAPI.
 Row = tuple[str, Mapping[str, str], str]
 
 
 def table(results: Results) -> str:
-    """The measurements, a row each, a column for each service."""
+    """All measurements: one row each, with one column per service."""
     rows: list[Row] = []
-    for what, label in (("text", "start to a text's vector"), ("image", "start to a photo's vector")):
-        # The empty function stands in both rows.
-        found = _column(results.starts, what) | _column(results.starts, "start")
-        rows.append(_row(f"{label}, s", {who: f"{s.median:.2f}" for who, s in found.items()}, _wall(found)))
-        spread = {who: f"{min(s.wall):.2f}..{max(s.wall):.2f}" for who, s in found.items()}
+    for tower, label in (("text", "start to a text's vector"), ("image", "start to a photo's vector")):
+        # The empty function is in both rows.
+        starts = _column(results.starts, tower) | _column(results.starts, "start")
+        medians = {service: f"{samples.median:.2f}" for service, samples in starts.items()}
+        rows.append(_row(f"{label}, s", medians, _wall_ratio(starts)))
+        spread = {
+            service: f"{min(samples.wall):.2f}..{max(samples.wall):.2f}"
+            for service, samples in starts.items()
+        }
         rows.append(_row("  lowest..highest", spread))
-        cpu = {who: f"{s.mean_cpu:.2f}" for who, s in found.items()}
-        rows.append(_row("  CPU seconds", cpu, _cpu(found)))
-    for what in dict.fromkeys(what for what, _ in results.requests):
-        found = _column(results.requests, what)
-        wall = {who: f"{s.median * 1000:.1f}" for who, s in found.items()}
-        rows.append(_row(f"{what}, ms", wall, _wall(found)))
-        cpu = {who: f"{s.mean_cpu * 1000:.1f}" for who, s in found.items()}
-        rows.append(_row("  CPU ms", cpu, _cpu(found)))
-    for what, label in (("text", "memory after texts"), ("image", "memory after photos")):
-        memory = {who: m for (kind, who), m in results.memory.items() if kind == what}
-        rss = {who: m.rss for who, m in memory.items()}
-        pss = {who: m.pss for who, m in memory.items()}
+        cpu = {service: f"{samples.mean_cpu:.2f}" for service, samples in starts.items()}
+        rows.append(_row("  CPU seconds", cpu, _cpu_ratio(starts)))
+    for name in dict.fromkeys(name for name, _ in results.requests):
+        requests = _column(results.requests, name)
+        wall = {service: f"{samples.median * 1000:.1f}" for service, samples in requests.items()}
+        rows.append(_row(f"{name}, ms", wall, _wall_ratio(requests)))
+        cpu = {service: f"{samples.mean_cpu * 1000:.1f}" for service, samples in requests.items()}
+        rows.append(_row("  CPU ms", cpu, _cpu_ratio(requests)))
+    for tower, label in (("text", "memory after texts"), ("image", "memory after photos")):
+        memory = {key[1]: value for key, value in results.memory.items() if key[0] == tower}
+        rss = {service: value.rss for service, value in memory.items()}
+        pss = {service: value.pss for service, value in memory.items()}
         rows.append(_row(f"{label}, MB (worker RSS)", _whole(rss), _ratio(rss)))
         rows.append(_row("  all processes, MB (PSS)", _whole(pss), _ratio(pss)))
     return _aligned(["", *COLUMNS.values(), "int8 / FastAPI"], rows)
 
 
 def verdicts(results: Results) -> list[str]:
-    """A line for each promise: kept or not, and by which figure."""
+    """One line for each promise of the project: whether it is kept, and the measured figure."""
     starts, requests, memory = results.starts, results.requests, results.memory
     lines = []
-    for what in ("text", "image"):
-        ours = starts[what, "int8"].median
-        later = ours - starts["start", "empty"].median
-        faster = starts[what, "fastapi"].median / ours
-        lines.append(_verdict(later <= 0.5, f"embed_{what} starts {later:.2f} s after empty (at most 0.5)"))
-        lines.append(_verdict(faster >= 10, f"embed_{what} starts {faster:.1f}x faster (at least 10)"))
-    for what, limit in (("short text", 6), ("12 MP JPEG", 3)):
-        share = requests[what, "fastapi"].cpu / requests[what, "int8"].cpu
-        lines.append(_verdict(share >= limit, f"{what} costs 1/{share:.1f} of the CPU (at most 1/{limit})"))
-    for what in ("text", "image"):
-        # The stricter of the two ways to count.
-        most = max(memory[what, "int8"].rss, memory[what, "int8"].pss)
-        lines.append(_verdict(most < 300, f"embed_{what} holds {most:.0f} MB (under 300)"))
+    for tower in ("text", "image"):
+        start = starts[tower, "int8"].median
+        delay = start - starts["start", "empty"].median
+        speedup = starts[tower, "fastapi"].median / start
+        lines.append(_verdict(delay <= 0.5, f"embed_{tower} starts {delay:.2f} s after empty (at most 0.5)"))
+        lines.append(_verdict(speedup >= 10, f"embed_{tower} starts {speedup:.1f}x faster (at least 10)"))
+    for name, limit in (("short text", 6), ("12 MP JPEG", 3)):
+        ratio = requests[name, "fastapi"].cpu / requests[name, "int8"].cpu
+        lines.append(_verdict(ratio >= limit, f"{name} costs 1/{ratio:.1f} of the CPU (at most 1/{limit})"))
+    for tower in ("text", "image"):
+        # The stricter of the two ways to count memory.
+        megabytes = max(memory[tower, "int8"].rss, memory[tower, "int8"].pss)
+        lines.append(_verdict(megabytes < 300, f"embed_{tower} holds {megabytes:.0f} MB (under 300)"))
     write, model = results.batch["write"], results.batch["model"]
     lines.append(_verdict(write <= model, f"256 vectors: {write:.1f} ms of JSON, {model:.1f} ms of model"))
     return lines
@@ -84,16 +89,17 @@ def _verdict(kept: bool, sentence: str) -> str:
     return f"{'OK   ' if kept else 'SHORT'} {sentence}"
 
 
-def _column(samples: Mapping[Key, Samples], what: str) -> dict[str, Samples]:
-    return {who: found for (kind, who), found in samples.items() if kind == what}
+def _column(samples: Mapping[Key, Samples], measurement: str) -> dict[str, Samples]:
+    """The samples of one measurement, by service."""
+    return {key[1]: value for key, value in samples.items() if key[0] == measurement}
 
 
-def _wall(found: Mapping[str, Samples]) -> str:
-    return _ratio({who: samples.median for who, samples in found.items()})
+def _wall_ratio(samples: Mapping[str, Samples]) -> str:
+    return _ratio({service: value.median for service, value in samples.items()})
 
 
-def _cpu(found: Mapping[str, Samples]) -> str:
-    return _ratio({who: samples.mean_cpu for who, samples in found.items()})
+def _cpu_ratio(samples: Mapping[str, Samples]) -> str:
+    return _ratio({service: value.mean_cpu for service, value in samples.items()})
 
 
 def _ratio(values: Mapping[str, float]) -> str:
@@ -101,7 +107,7 @@ def _ratio(values: Mapping[str, float]) -> str:
 
 
 def _whole(values: Mapping[str, float]) -> dict[str, str]:
-    return {who: f"{value:.0f}" for who, value in values.items()}
+    return {service: f"{value:.0f}" for service, value in values.items()}
 
 
 def _row(label: str, cells: Mapping[str, str], ratio: str = "") -> Row:
@@ -110,10 +116,12 @@ def _row(label: str, cells: Mapping[str, str], ratio: str = "") -> Row:
 
 def _aligned(header: Sequence[str], rows: Sequence[Row]) -> str:
     lines = [list(header)]
-    lines += [[label, *(cells.get(who, "") for who in COLUMNS), ratio] for label, cells, ratio in rows]
+    lines += [
+        [label, *(cells.get(service, "") for service in COLUMNS), ratio] for label, cells, ratio in rows
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     formats = ["{:<{}}"] + ["{:>{}}"] * len(COLUMNS) + ["{:>{}}"]
     return "\n".join(
-        "  ".join(form.format(*cell) for form, *cell in zip(formats, line, widths, strict=True))
+        "  ".join(template.format(*cell) for template, *cell in zip(formats, line, widths, strict=True))
         for line in lines
     )

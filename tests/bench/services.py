@@ -1,4 +1,4 @@
-"""The services that are measured: how to start, ask, weigh and stop each of them."""
+"""The services that are measured: how to start them, send requests, read CPU and memory, stop them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ REPLY_SECONDS = 120
 
 
 @dataclass(frozen=True)
-class Call:
-    """One POST."""
+class Payload:
+    """One POST request."""
 
     path: str
     content_type: str
@@ -29,12 +29,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Service:
-    """A command that answers HTTP on the loopback port it is given in place of `{port}`."""
+    """A command that serves HTTP on a loopback port, which replaces `{port}` in the command."""
 
     name: str
     command: tuple[str, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
-    # Where it is started.
+    # Working directory of the command.
     folder: Path = ROOT
 
 
@@ -47,7 +47,7 @@ def function(
 
 
 def staged(name: str, target: str, model: Path, build: Path) -> Service:
-    """A function as it is deployed: in a folder below `build` with its own tower only."""
+    """A function as it is deployed: staged in a folder below `build`, with its own tower only."""
     stage = [str(ROOT / "deploy.sh"), f"--model={model}", f"--build-dir={build}", "stage", target]
     subprocess.run(stage, stdout=sys.stderr, check=True)
     (folder,) = (build / target / "model_cache").iterdir()
@@ -66,7 +66,7 @@ def fastapi(checkpoint: Path) -> Service:
 
 @dataclass(frozen=True)
 class Running:
-    """A started service, which may not answer yet. `started` is of time.perf_counter()."""
+    """A started service, which may not be ready yet. `started` is a time of time.perf_counter()."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -75,15 +75,15 @@ class Running:
     started: float
 
     def connect(self) -> HTTPConnection:
-        """A connection to it."""
+        """Open a connection to the service."""
         return HTTPConnection("127.0.0.1", self.port, timeout=REPLY_SECONDS)
 
-    def first_answer(self, call: Call) -> float:
-        """Seconds from the start of the process to a status of 200, asking again until it comes."""
+    def wait_for_reply(self, payload: Payload) -> float:
+        """Repeat `payload` until the status is 200. Returns the seconds since the start of the process."""
         while time.perf_counter() < self.started + START_SECONDS and self.process.poll() is None:
             connection = self.connect()
             try:
-                if ask(connection, call).status == 200:
+                if post(connection, payload).status == 200:
                     return time.perf_counter() - self.started
             except (OSError, HTTPException):
                 pass
@@ -92,8 +92,8 @@ class Running:
             time.sleep(0.002)
         raise RuntimeError(f"{self.name} does not answer:\n{self.log.read_text()[-4000:]}")
 
-    def listening(self) -> None:
-        """Wait until it accepts connections."""
+    def wait_until_listening(self) -> None:
+        """Wait until the service accepts connections."""
         while time.perf_counter() < self.started + START_SECONDS and self.process.poll() is None:
             connection = self.connect()
             try:
@@ -107,8 +107,8 @@ class Running:
         raise RuntimeError(f"{self.name} does not listen:\n{self.log.read_text()[-4000:]}")
 
     def cpu_seconds(self) -> float:
-        """CPU time, user and system, of the process and its descendants, those that ended included."""
-        # proc_pid_stat(5): fields 14 to 17, in clock ticks; the name in field 2 may hold spaces.
+        """CPU time in seconds, user and system, of the process and its descendants, ended ones included."""
+        # proc_pid_stat(5): fields 14 to 17, in clock ticks. The name in field 2 may contain spaces.
         ticks = 0
         for pid in self.pids():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -116,36 +116,36 @@ class Running:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def worker_rss(self) -> float:
-        """MB resident in its largest process."""
+        """Resident memory of the largest process, in MB."""
         return max(kilobytes(Path(f"/proc/{pid}/status"), "VmRSS") for pid in self.pids()) / 1000
 
     def tree_pss(self) -> float:
-        """MB resident in all its processes, pages shared between several counted once."""
+        """Resident memory of all processes, in MB, with shared pages counted once."""
         return sum(kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in self.pids()) / 1000
 
     def pids(self) -> list[int]:
-        """Its process and all descendants."""
-        found = [self.process.pid]
-        for pid in found:
+        """The process and all its descendants."""
+        pids = [self.process.pid]
+        for pid in pids:
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                # The thread may have ended since.
+                # The thread may have ended in the meantime.
                 with suppress(OSError):
-                    found += map(int, children.read_text().split())
-        return found
+                    pids += map(int, children.read_text().split())
+        return pids
 
 
 def kilobytes(path: Path, name: str) -> float:
-    """A line of a file in /proc, in units of 1000 bytes."""
-    # What /proc calls kB are units of 1024 bytes.
+    """The value `name` in a file of /proc, in units of 1000 bytes."""
+    # The unit that /proc calls kB is 1024 bytes.
     for line in path.read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1.024
     raise ValueError(f"{path} has no {name}")
 
 
-def ask(connection: HTTPConnection, call: Call) -> HTTPResponse:
-    """POST and read the whole reply."""
-    connection.request("POST", call.path, call.body, {"Content-Type": call.content_type})
+def post(connection: HTTPConnection, payload: Payload) -> HTTPResponse:
+    """Send `payload` and read the whole reply."""
+    connection.request("POST", payload.path, payload.body, {"Content-Type": payload.content_type})
     response = connection.getresponse()
     response.read()
     return response
@@ -153,7 +153,7 @@ def ask(connection: HTTPConnection, call: Call) -> HTTPResponse:
 
 @contextmanager
 def running(service: Service, logs: Path) -> Iterator[Running]:
-    """Spawn `service`; end it and wait for its end when the block is left."""
+    """Start `service`; stop it and wait for its end after the `with` block."""
     port = free_port()
     command = [sys.executable, "-m", *(part.format(port=port) for part in service.command)]
     log = logs / f"{service.name}.log"
@@ -179,7 +179,7 @@ def _stop(server: Running) -> None:
     try:
         server.process.wait(15)
     except subprocess.TimeoutExpired:
-        # Children first: a worker whose master is gone belongs to nobody.
+        # Children first: after the end of their parent, the walk over descendants no longer reaches them.
         for pid in reversed(server.pids()):
             os.kill(pid, 9)
         server.process.wait()

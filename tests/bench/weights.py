@@ -1,4 +1,4 @@
-"""Random ViT-B-32 weights and what bake makes of them, kept under build/bench/ for the next run."""
+"""Random ViT-B-32 weights and the models baked from them, kept under build/bench/ for the next run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.serving import ROOT
 BUILD = ROOT / "build" / "bench"
 ARCHITECTURE = "ViT-B-32"
 PRECISIONS = ("int8", "fp32")
-# What decides the baked files, beside the weights.
+# The code that determines the baked files, together with the weights.
 SOURCES = (
     "model_cache/*.py",
     "model_cache/baking/*.py",
@@ -41,7 +41,7 @@ def checkpoint() -> Path:
 
 
 def baked(precision: str) -> Path:
-    """The folder of the model that bake makes of `checkpoint()`, new when the code of bake is."""
+    """The folder of the model baked from `checkpoint()`; baked again when the code of bake has changed."""
     folder = BUILD / f"{ARCHITECTURE.lower()}-{precision}"
     stamp = folder.with_suffix(".stamp")
     current = state()
@@ -59,7 +59,7 @@ def baked(precision: str) -> Path:
 
 
 def state() -> str:
-    """A digest of the code that decides the baked files."""
+    """A digest of the code that determines the baked files."""
     digest = hashlib.sha256()
     for pattern in SOURCES:
         for path in sorted(ROOT.glob(pattern)):

@@ -1,13 +1,13 @@
-"""The manifest: what is written reads back; what is damaged is refused with a sentence."""
+"""The manifest: what is written reads back, and damage is refused with a sentence that names it."""
 
-import json
-import shutil
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clip_embeddings.config import MODEL_CACHE
 from clip_embeddings.engine.manifest import (
     ModelError,
     from_json,
@@ -17,21 +17,15 @@ from clip_embeddings.engine.manifest import (
     slug,
     to_json,
 )
-from tests.support.models import BAKED, copy_model
-
-DEMO = MODEL_CACHE / "demo"
+from tests.support.models import DEMO, MODEL_FILES, copy_demo, copy_model, edit_manifest
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name in BAKED:
-        shutil.copy(DEMO / name, folder / name)
-    return folder
+def model_folder(tmp_path: Path) -> Path:
+    return copy_demo(tmp_path / "model")
 
 
-def test_what_is_written_reads_back() -> None:
+def test_a_written_manifest_reads_back_equal() -> None:
     manifest = load_manifest(DEMO)
 
     assert from_json(to_json(manifest)) == manifest
@@ -41,28 +35,23 @@ def test_every_file_is_listed_with_its_size_and_hash() -> None:
     manifest = load_manifest(DEMO, ("text", "image"))
 
     files = [file for tower in manifest.towers.values() for file in tower.files]
-    assert {file.path for file in files} == set(BAKED) - {"manifest.json"}
+    assert {file.path for file in files} == set(MODEL_FILES) - {"manifest.json"}
     for file in files:
         assert (DEMO / file.path).stat().st_size == file.bytes
         assert sha256_of(DEMO / file.path) == file.sha256
 
 
-def test_a_tower_that_is_not_needed_may_be_absent(copy: Path) -> None:
-    (copy / "image.onnx").unlink()
+def test_the_files_of_a_tower_that_is_not_needed_may_be_absent(model_folder: Path) -> None:
+    (model_folder / "image.onnx").unlink()
 
-    load_manifest(copy, ("text",))
+    load_manifest(model_folder, ("text",))
 
     with pytest.raises(ModelError, match=r"image\.onnx is missing"):
-        load_manifest(copy, ("text", "image"))
+        load_manifest(model_folder, ("text", "image"))
 
 
-def _edit(change: Callable[[dict[str, object]], object]) -> Callable[[Path], object]:
-    def damage(folder: Path) -> None:
-        data = json.loads((folder / "manifest.json").read_text())
-        change(data)
-        (folder / "manifest.json").write_text(json.dumps(data))
-
-    return damage
+def _edit(change: Callable[[Any], object]) -> Callable[[Path], object]:
+    return lambda folder: edit_manifest(folder, change)
 
 
 @pytest.mark.parametrize(
@@ -83,13 +72,13 @@ def _edit(change: Callable[[dict[str, object]], object]) -> Callable[[Path], obj
         (lambda folder: (folder / "tokenizer.json").write_bytes(b""), "0 bytes"),
     ],
 )
-def test_damage_is_refused_with_a_sentence(
-    copy: Path, damage: Callable[[Path], object], sentence: str
+def test_a_damaged_model_is_refused_with_a_sentence(
+    model_folder: Path, damage: Callable[[Path], object], sentence: str
 ) -> None:
-    damage(copy)
+    damage(model_folder)
 
     with pytest.raises(ModelError) as caught:
-        load_manifest(copy, ("text", "image"))
+        load_manifest(model_folder, ("text", "image"))
 
     assert sentence in str(caught.value)
 
@@ -103,15 +92,15 @@ def test_damage_is_refused_with_a_sentence(
         ("a b/C:D", "a-b-c-d"),
     ],
 )
-def test_a_name_becomes_one_folder(name: str, folder: str) -> None:
+def test_a_name_becomes_the_name_of_one_folder(name: str, folder: str) -> None:
     assert slug(name) == folder
 
 
-def test_a_model_is_found_by_its_alias(tmp_path: Path) -> None:
+def test_a_model_is_located_by_name_alias_or_folder(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "manifest.json").write_text("{")
-    baked = copy_model(tmp_path / "vit-b-32", aliases=["clip-ViT-B-32"])
+    folder = copy_model(tmp_path / "vit-b-32", aliases=["clip-ViT-B-32"])
 
-    assert locate("vit-b-32", tmp_path) == locate("Clip-ViT-B-32", tmp_path) == baked
+    assert locate("vit-b-32", tmp_path) == locate("Clip-ViT-B-32", tmp_path) == folder
     assert locate("another", tmp_path) == tmp_path / "another"
-    assert locate(str(baked), Path("elsewhere")) == baked
+    assert locate(str(folder), Path("elsewhere")) == folder

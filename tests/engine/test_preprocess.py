@@ -1,4 +1,6 @@
-"""Preprocessing against open_clip's own evaluation transform."""
+"""Preprocessing equals open_clip's own evaluation transform."""
+
+from __future__ import annotations
 
 import subprocess
 import sys
@@ -14,21 +16,8 @@ from clip_embeddings.engine.manifest import Preprocess
 from clip_embeddings.engine.preprocess import to_pixels
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.photographs import photo, photos
+from tests.support.preprocessing import CLIP, CONFIGURATIONS, LONGEST, MEAN, STD
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-CLIP = Preprocess((224, 224), MEAN, STD)
-SIGLIP = Preprocess((64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), resize_mode="squash")
-LONGEST = Preprocess((64, 64), MEAN, STD, resize_mode="longest", fill_color=128)
-KINDS = {
-    "clip": CLIP,
-    "shortest bilinear": Preprocess((32, 32), MEAN, STD, interpolation="bilinear"),
-    "odd size": Preprocess((75, 75), MEAN, STD),
-    "not square": Preprocess((48, 80), MEAN, STD, interpolation="bilinear"),
-    "squash": SIGLIP,
-    "squash bilinear, not square": Preprocess((40, 56), MEAN, STD, "bilinear", "squash"),
-    "longest": LONGEST,
-    "longest bilinear, not square": Preprocess((61, 40), MEAN, STD, "bilinear", "longest", 7),
-}
 MODES = ("RGB", "L", "1", "P", "LA", "RGBA", "CMYK")
 SIZES = [
     (1, 1),
@@ -44,7 +33,8 @@ SIZES = [
 ]
 
 
-def theirs(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
+def open_clip_pixels(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    """What open_clip's evaluation transform makes of `image`: (3, height, width) float32."""
     import_open_clip()
     from open_clip.transform import image_transform
 
@@ -57,15 +47,17 @@ def theirs(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
         interpolation=preprocess.interpolation,
         fill_color=preprocess.fill_color,
     )
-    return transform(image).numpy()
+    pixels: np.ndarray = transform(image).numpy()
+    return pixels
 
 
-def noise(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
-    random = np.random.RandomState(seed)
-    pixels = random.randint(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+def noise(mode: str, size: tuple[int, int]) -> Image.Image:
+    """Random pixels in `mode`, the same on every machine."""
+    generator = np.random.RandomState(0)
+    pixels = generator.randint(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     if mode == "P":
         image = Image.fromarray(pixels[..., 0])
-        image.putpalette(random.randint(0, 256, 768, dtype=np.uint8).tobytes())
+        image.putpalette(generator.randint(0, 256, 768, dtype=np.uint8).tobytes())
         assert image.mode == "P"
         return image
     if mode == "LA":
@@ -75,90 +67,106 @@ def noise(mode: str, size: tuple[int, int], seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels[..., :3].copy()).convert(mode)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
 @pytest.mark.parametrize("mode", MODES)
-def test_equals_open_clip_for_every_mode_and_size(mode: str, kind: str) -> None:
+def test_equals_open_clip_for_every_mode_and_size(mode: str, configuration: str) -> None:
     for size in SIZES:
         image = noise(mode, size)
         np.testing.assert_array_equal(
-            to_pixels(image, KINDS[kind]), theirs(image, KINDS[kind]), err_msg=f"{mode} {size}"
+            to_pixels(image, CONFIGURATIONS[configuration]),
+            open_clip_pixels(image, CONFIGURATIONS[configuration]),
+            err_msg=f"{mode} {size}",
         )
 
 
-@pytest.mark.parametrize("kind", ["clip", "not square", "squash", "longest"])
+@pytest.mark.parametrize("configuration", ["clip", "not square", "squash", "longest"])
 @pytest.mark.parametrize("name", photos())
-def test_equals_open_clip_for_photos(name: str, kind: str) -> None:
+def test_equals_open_clip_for_photos(name: str, configuration: str) -> None:
     image = photo(name)
     width, height = image.size
     narrow = image.crop((width // 3, 0, width // 2, height))
     for variant in (image, narrow, narrow.quantize(64), image.resize((width // 2, height // 5))):
-        np.testing.assert_array_equal(to_pixels(variant, KINDS[kind]), theirs(variant, KINDS[kind]))
+        np.testing.assert_array_equal(
+            to_pixels(variant, CONFIGURATIONS[configuration]),
+            open_clip_pixels(variant, CONFIGURATIONS[configuration]),
+        )
 
 
 @pytest.mark.parametrize("transparency", [3, bytes(range(256))])
-def test_equals_open_clip_for_palette_with_transparency(transparency: int | bytes) -> None:
+def test_equals_open_clip_for_palettes_with_transparency(transparency: int | bytes) -> None:
     image = photo("coffee").quantize(64)
     image.info["transparency"] = transparency
     if isinstance(transparency, bytes):
         with pytest.warns(UserWarning, match="should be converted to RGBA"):
-            expected = theirs(image, CLIP)
+            expected = open_clip_pixels(image, CLIP)
     else:
-        expected = theirs(image, CLIP)
+        expected = open_clip_pixels(image, CLIP)
     np.testing.assert_array_equal(to_pixels(image, CLIP), expected)
 
 
-def test_gives_contiguous_float32_of_the_size_asked_for() -> None:
+def test_returns_contiguous_float32_of_the_configured_size() -> None:
     pixels = to_pixels(photo("chelsea"), Preprocess((48, 80), MEAN, STD))
     assert pixels.shape == (3, 48, 80)
     assert pixels.dtype == np.float32
     assert pixels.flags.c_contiguous
 
 
-@pytest.mark.parametrize("kind", ["squash", "squash bilinear, not square", "longest"])
+@pytest.mark.parametrize("configuration", ["squash", "squash bilinear, not square", "longest"])
 @pytest.mark.parametrize("size", [(3300, 100), (100, 3300), (6000, 60)])
-def test_equals_open_clip_for_extreme_ratios_that_are_not_cropped(size: tuple[int, int], kind: str) -> None:
+def test_equals_open_clip_for_extreme_ratios_that_are_not_cropped(
+    size: tuple[int, int], configuration: str
+) -> None:
     image = noise("RGBA", size)
-    np.testing.assert_array_equal(to_pixels(image, KINDS[kind]), theirs(image, KINDS[kind]))
+    np.testing.assert_array_equal(
+        to_pixels(image, CONFIGURATIONS[configuration]),
+        open_clip_pixels(image, CONFIGURATIONS[configuration]),
+    )
 
 
-@pytest.mark.parametrize("kind", ["clip", "shortest bilinear", "odd size", "not square"])
+@pytest.mark.parametrize("configuration", ["clip", "shortest bilinear", "odd size", "not square"])
 @pytest.mark.parametrize("size", [(3300, 100), (100, 3300), (2000, 9), (9, 2000), (9000, 211)])
-def test_stays_near_open_clip_for_extreme_ratios_that_are_cropped(size: tuple[int, int], kind: str) -> None:
+def test_stays_close_to_open_clip_for_extreme_ratios_that_are_cropped(
+    size: tuple[int, int], configuration: str
+) -> None:
     smooth = photo("retina").resize(size)
     cases = [(smooth, 2), (smooth.convert("CMYK"), 2), (smooth.convert("LA"), 2)]
     cases += [(noise(mode, size), 15) for mode in ("RGB", "L", "CMYK")]
     for image, steps in cases:
-        difference = np.abs(to_pixels(image, KINDS[kind]) - theirs(image, KINDS[kind]))
+        difference = np.abs(
+            to_pixels(image, CONFIGURATIONS[configuration])
+            - open_clip_pixels(image, CONFIGURATIONS[configuration])
+        )
         assert difference.max() <= steps * 1.001 / (255 * min(STD)), image.mode
 
 
 @pytest.mark.parametrize("mode", ["1", "P"])
-def test_equals_open_clip_for_extreme_ratios_of_palette_and_one_bit_pictures(mode: str) -> None:
+def test_nearly_equals_open_clip_for_extreme_ratios_of_palette_and_one_bit_images(mode: str) -> None:
     for size in [(3300, 100), (100, 3300), (2000, 3)]:
         image = noise(mode, size)
-        difference = np.abs(to_pixels(image, CLIP) - theirs(image, CLIP))
+        difference = np.abs(to_pixels(image, CLIP) - open_clip_pixels(image, CLIP))
         assert (difference > 0).mean() < 0.01
 
 
-def test_fits_pictures_that_open_clip_cannot() -> None:
+def test_accepts_narrow_images_that_open_clip_fails_on() -> None:
     white = Image.new("RGB", (64_000, 1), "white")
     assert to_pixels(white, LONGEST)[0].max() == pytest.approx((1 - MEAN[0]) / STD[0])
 
 
 @pytest.mark.parametrize("size", [(1, 1_000_000), (1_000_000, 1)])
-def test_takes_bounded_memory_for_extreme_ratios(size: tuple[int, int]) -> None:
-    # Peak memory never falls, so each shape needs a process of its own. The plain way takes 45 GB.
+def test_memory_is_bounded_for_extreme_ratios(size: tuple[int, int]) -> None:
+    # Peak memory never falls, so each shape needs a process of its own. open_clip's transform takes 45 GB.
     script = (
         "import resource\n"
         "from PIL import Image\n"
-        "from tests.engine.test_preprocess import KINDS, to_pixels\n"
+        "from clip_embeddings.engine.preprocess import to_pixels\n"
+        "from tests.support.preprocessing import CONFIGURATIONS\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         f"image = Image.new('RGB', {size})\n"
         "before = peak()\n"
-        "for kind in KINDS.values(): to_pixels(image, kind)\n"
+        "for configuration in CONFIGURATIONS.values(): to_pixels(image, configuration)\n"
         "print(peak() - before)"
     )
-    grown = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert int(grown.stdout) < 100  # MiB
+    assert int(result.stdout) < 100  # MiB

@@ -1,5 +1,7 @@
 # ruff: noqa: SIM905 (lists of words read better as one string)
-"""Token ids against open_clip's own tokenizer, over thousands of generated strings."""
+"""Token ids equal those of open_clip's own tokenizer, for thousands of generated strings."""
+
+from __future__ import annotations
 
 import random
 from pathlib import Path
@@ -15,9 +17,9 @@ from model_cache.baking.tokenizer_file import write_clip
 from model_cache.baking.torch_setup import import_open_clip
 
 START, END = 49406, 49407
-# First and last code point: Latin to Greek with combining marks, Cyrillic to Thai, Hangul jamo, Ethiopic to
-# Mongolian, Greek extended, punctuation and symbols, CJK, Hangul, private use and presentation forms,
-# half-width forms and specials, then planes 1 (scripts, mathematics, emoji), 2, 14 and 16.
+# First and last code point of ranges: Latin to Greek with combining marks, Cyrillic to Thai, Hangul jamo,
+# Ethiopic to Mongolian, Greek extended, punctuation and symbols, CJK, Hangul, private use and presentation
+# forms, half-width forms and specials, then planes 1 (scripts, mathematics, emoji), 2, 14 and 16.
 BLOCKS = (
     (0x00, 0x7F),
     (0x80, 0x24F),
@@ -102,9 +104,10 @@ POOLS = (
 )
 
 
-def strings() -> list[str]:
+def generated_texts() -> list[str]:
+    """At least 6,500 texts, the same in every run."""
     rng = random.Random(20240607)
-    made: list[str] = [
+    texts: list[str] = [
         "",
         " ",
         "\t\n",
@@ -115,7 +118,7 @@ def strings() -> list[str]:
         "1" * 300,
         "é" * 300,
     ]
-    made += [
+    texts += [
         "ab" * 5000,
         "hello" * 60 + " there",
         "!?" * 400,
@@ -124,35 +127,35 @@ def strings() -> list[str]:
         "&amp;" * 200,
         "'s" * 100,
     ]
-    made += ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=300)), *captions()]
+    texts += ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=300)), *captions()]
     for pool in POOLS:
         for part in pool:
-            made += [part, f"a{part}b", f" {part} ", part * 3]
+            texts += [part, f"a{part}b", f" {part} ", part * 3]
     for first, last in BLOCKS:
-        # Alone, among neighbours from one block, and between plain words.
+        # Characters of one block, alone and between plain words.
         for _ in range(60):
             characters = [chr(rng.randint(first, last)) for _ in range(rng.randint(1, 12))]
-            made += ["".join(characters), f"a {characters[0]} b{characters[-1]}c"]
+            texts += ["".join(characters), f"a {characters[0]} b{characters[-1]}c"]
     for _ in range(600):
-        made.append(" ".join("".join(rng.choices(SYLLABLES, k=rng.randint(1, 5))) for _ in range(8)))
-    while len(made) < 6500:
+        texts.append(" ".join("".join(rng.choices(SYLLABLES, k=rng.randint(1, 5))) for _ in range(8)))
+    while len(texts) < 6500:
         parts = [rng.choice(rng.choice(POOLS)) for _ in range(rng.randint(2, 8))]
         if rng.random() < 0.5:
             parts.append(chr(rng.randint(*rng.choice(BLOCKS))))
         rng.shuffle(parts)
-        made.append(rng.choice(("", " ")).join(parts))
-    return made
+        texts.append(rng.choice(("", " ")).join(parts))
+    return texts
 
 
 @pytest.fixture(scope="module")
-def source() -> Any:
+def open_clip_tokenizer() -> Any:
     return import_open_clip().SimpleTokenizer()
 
 
 @pytest.fixture(scope="module")
-def tokenizer(source: Any, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+def tokenizer(open_clip_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    write_clip(source, path)
+    write_clip(open_clip_tokenizer, path)
     return load_tokenizer(path)
 
 
@@ -161,22 +164,24 @@ def spec(context_length: int = 77, trim: bool = True) -> TextSpec:
 
 
 @pytest.mark.parametrize("context_length", [77, 600])
-def test_ids_are_open_clips(tokenizer: Tokenizer, source: Any, context_length: int) -> None:
-    texts = strings()
+def test_ids_equal_open_clip(tokenizer: Tokenizer, open_clip_tokenizer: Any, context_length: int) -> None:
+    texts = generated_texts()
     assert len(texts) >= 5000
     assert all(character < "\ud800" or character > "\udfff" for text in texts for character in text)
 
-    ours = pad(tokenize(tokenizer, spec(context_length), texts).ids, spec(context_length, trim=False))
+    ids = pad(tokenize(tokenizer, spec(context_length), texts).ids, spec(context_length, trim=False))
 
-    theirs = source(texts, context_length=context_length).numpy()
+    expected_ids = open_clip_tokenizer(texts, context_length=context_length).numpy()
     different = [
-        text for text, mine, other in zip(texts, ours, theirs, strict=True) if mine.tolist() != other.tolist()
+        text
+        for text, row, expected in zip(texts, ids, expected_ids, strict=True)
+        if row.tolist() != expected.tolist()
     ]
     assert not different, f"{len(different)} differ, such as {different[:5]!r}"
 
 
-def test_the_strings_are_varied(source: Any) -> None:
-    rows = source(strings(), context_length=77)
+def test_the_generated_texts_are_varied(open_clip_tokenizer: Any) -> None:
+    rows = open_clip_tokenizer(generated_texts(), context_length=77)
 
     assert len({tuple(row.tolist()) for row in rows}) > 4000
     assert len(rows.unique()) > 1000
@@ -193,9 +198,9 @@ def test_the_strings_are_varied(source: Any) -> None:
         ("<|endoftext|>", [START, 27, 347, 40786, 4160, 91, 285, END]),
     ],
 )
-def test_known_ids(tokenizer: Tokenizer, source: Any, text: str, ids: list[int]) -> None:
+def test_known_ids(tokenizer: Tokenizer, open_clip_tokenizer: Any, text: str, ids: list[int]) -> None:
     assert tokenize(tokenizer, spec(), [text]).ids == [ids]
-    assert source([text])[0, : len(ids)].tolist() == ids
+    assert open_clip_tokenizer([text])[0, : len(ids)].tolist() == ids
 
 
 def test_long_text_ends_with_the_end_token_and_is_reported(tokenizer: Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""A local server, and everything that a fetch could reach instead of it."""
+"""Fixtures of the fetch tests: a loopback server, a resolver, and a record of every connection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fetching import CONNECTED, Names, detoured, resolver
+from tests.support.fetching import CONNECTED, Names, redirect_connections, replace_resolver
 from tests.support.image_servers import Server, serving
 
 
@@ -19,7 +19,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def connected(server: Server) -> list[Any]:
-    """The addresses that the test has connected to."""
+    """The addresses that the process has connected to during the test."""
     CONNECTED.clear()
     server.requests.clear()
     return CONNECTED
@@ -27,11 +27,11 @@ def connected(server: Server) -> list[Any]:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """What names are answered."""
-    return resolver(monkeypatch)
+    """A resolver with only the names that the test adds to it."""
+    return replace_resolver(monkeypatch)
 
 
 @pytest.fixture
-def detour(monkeypatch: pytest.MonkeyPatch, server: Server) -> list[tuple[str, int]]:
-    """Connections to public addresses reach the local server; holds the addresses asked for."""
-    return detoured(monkeypatch, server)
+def requested_addresses(monkeypatch: pytest.MonkeyPatch, server: Server) -> list[tuple[str, int]]:
+    """Redirects every connection to the loopback server; holds the addresses that were requested."""
+    return redirect_connections(monkeypatch, server)

@@ -1,4 +1,4 @@
-"""Names, connections and refusals of the fetch tests."""
+"""Host names, connections and errors of the fetch tests."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.support.image_servers import Server
 PUBLIC = "93.184.215.14"
 OTHER_PUBLIC = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
 METADATA = "169.254.169.254"
-LOCAL = FetchSettings(timeout=5.0, private_hosts=frozenset({"127.0.0.1"}))
-CAP = 1000
+LOOPBACK = FetchSettings(timeout=5.0, private_hosts=frozenset({"127.0.0.1"}))
+MAX_BYTES = 1000
 
-# Every address that this process has connected to.
+# Every address that this process has connected to, in order.
 CONNECTED: list[Any] = []
 
 
 def _record(event: str, arguments: tuple[Any, ...]) -> None:
-    # Sees every connection of the process, whichever library makes it. A hook cannot be removed again.
+    # Records every connection of the process, whichever library makes it. An audit hook cannot be removed.
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         CONNECTED.append(arguments[1][:2] if isinstance(arguments[1], tuple) else arguments[1])
 
@@ -36,18 +36,19 @@ sys.addaudithook(_record)
 
 @dataclass
 class Names:
-    """A resolver: what each name answers, call by call; the last answer stays."""
+    """A fake resolver. A name has one list of addresses per lookup; the last list stays."""
 
-    answers: dict[str, list[list[str]]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    results: dict[str, list[list[str]]] = field(default_factory=dict)
+    lookups: list[str] = field(default_factory=list)
     delay: Callable[[], object] = lambda: None
 
-    def add(self, name: str, *answers: list[str]) -> None:
-        self.answers[name] = list(answers)
+    def add(self, name: str, *results: list[str]) -> None:
+        """Resolve `name` to `results`, one list of addresses per lookup."""
+        self.results[name] = list(results)
 
 
-def resolver(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """Have every name answered by what is returned, and by nobody else."""
+def replace_resolver(monkeypatch: pytest.MonkeyPatch) -> Names:
+    """Let the returned resolver, and no name server, resolve every name."""
     names = Names()
     real = socket.getaddrinfo
 
@@ -56,32 +57,32 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Names:
             return real(host, *arguments, **{**options, "flags": socket.AI_NUMERICHOST})
         except socket.gaierror:
             pass
-        names.asked.append(host)
+        names.lookups.append(host)
         names.delay()
-        answers = names.answers.get(host)
-        if not answers:
+        results = names.results.get(host)
+        if not results:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        addresses = answers.pop(0) if len(answers) > 1 else answers[0]
+        addresses = results.pop(0) if len(results) > 1 else results[0]
         return [entry for address in addresses for entry in real(address, *arguments, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     return names
 
 
-def detoured(monkeypatch: pytest.MonkeyPatch, server: Server) -> list[tuple[str, int]]:
-    """Have connections to any address reach `server`; holds the addresses asked for."""
-    wanted: list[tuple[str, int]] = []
+def redirect_connections(monkeypatch: pytest.MonkeyPatch, server: Server) -> list[tuple[str, int]]:
+    """Let every connection reach `server`; returns the list of addresses that were requested."""
+    requested: list[tuple[str, int]] = []
 
     def connect(address: tuple[str, int], timeout: float, *arguments: Any, **options: Any) -> socket.socket:
-        wanted.append(address)
+        requested.append(address)
         return socket.create_connection(("127.0.0.1", server.server_port), timeout)
 
     monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
-    return wanted
+    return requested
 
 
-def refused(url: str, settings: FetchSettings = LOCAL, max_bytes: int = CAP) -> ApiError:
-    """The error of a fetch that must fail; asserts that its sentence gives nothing away."""
+def fetch_error(url: str, settings: FetchSettings = LOOPBACK, max_bytes: int = MAX_BYTES) -> ApiError:
+    """The error of a fetch that must fail; asserts that its sentence reveals no host and no address."""
     with pytest.raises(ApiError) as caught:
         fetch(url, settings, max_bytes)
     error = caught.value

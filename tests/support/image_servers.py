@@ -1,4 +1,4 @@
-"""A loopback web server with one route per kind of behaviour, good and hostile."""
+"""A loopback web server with one route for each behavior, good or hostile."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ IMAGE = b"\x89PNG not really"
 
 
 class Server(ThreadingHTTPServer):
+    """Records its requests, as (path, headers), and the server names of its TLS handshakes."""
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -27,7 +29,7 @@ class Server(ThreadingHTTPServer):
         self.server_names: list[str | None] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients hang up on purpose here."""
+        """Do nothing: clients close connections on purpose."""
 
     def url(self, path: str, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.server_port}{path}"
@@ -41,12 +43,16 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.server.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+        self.server.requests.append(
+            (self.path, {name.lower(): value for name, value in self.headers.items()})
+        )
         self.close_connection = True
         name, _, rest = self.path.removeprefix("/").partition("/")
         ROUTES[name](self, rest)
 
-    def answer(self, body: bytes = b"", status: int = 200, length: int | None = None, **headers: str) -> None:
+    def respond(
+        self, body: bytes = b"", status: int = 200, length: int | None = None, **headers: str
+    ) -> None:
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key.replace("_", "-"), value)
@@ -55,17 +61,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def drip(self, data: bytes) -> None:
+        """Send `data` slowly, again and again, until the client closes the connection."""
         for byte in iter(lambda: data, None):
             self.wfile.write(byte)
             time.sleep(0.05)
 
 
 def _image(handler: _Handler, rest: str) -> None:
-    handler.answer(IMAGE)
+    handler.respond(IMAGE)
 
 
 def _sized(handler: _Handler, rest: str) -> None:
-    handler.answer(b"x" * int(rest))
+    handler.respond(b"x" * int(rest))
 
 
 def _unsized(handler: _Handler, rest: str) -> None:
@@ -81,36 +88,36 @@ def _chunked(handler: _Handler, rest: str) -> None:
 
 
 def _claims(handler: _Handler, rest: str) -> None:
-    handler.answer(b"x", length=int(rest))
+    handler.respond(b"x", length=int(rest))
 
 
 def _gzip(handler: _Handler, rest: str) -> None:
-    handler.answer(gzip.compress(b"x" * int(rest)), Content_Encoding="gzip")
+    handler.respond(gzip.compress(b"x" * int(rest)), Content_Encoding="gzip")
 
 
 def _deflate(handler: _Handler, rest: str) -> None:
-    handler.answer(zlib.compress(b"x" * int(rest)), Content_Encoding="deflate")
+    handler.respond(zlib.compress(b"x" * int(rest)), Content_Encoding="deflate")
 
 
 def _encoding(handler: _Handler, rest: str) -> None:
-    handler.answer(IMAGE, Content_Encoding=unquote(rest))
+    handler.respond(IMAGE, Content_Encoding=unquote(rest))
 
 
 def _status(handler: _Handler, rest: str) -> None:
-    handler.answer(b"no", status=int(rest))
+    handler.respond(b"no", status=int(rest))
 
 
 def _redirect(handler: _Handler, rest: str) -> None:
     status, _, location = rest.partition("/")
-    handler.answer(status=int(status), Location=unquote(location), Set_Cookie="session=secret; Path=/")
+    handler.respond(status=int(status), Location=unquote(location), Set_Cookie="session=secret; Path=/")
 
 
 def _bare_redirect(handler: _Handler, rest: str) -> None:
-    handler.answer(status=302)
+    handler.respond(status=302)
 
 
 def _long_redirect(handler: _Handler, rest: str) -> None:
-    handler.answer(status=302, Location="/" + "a" * int(rest))
+    handler.respond(status=302, Location="/" + "a" * int(rest))
 
 
 def _endless_redirect(handler: _Handler, rest: str) -> None:
@@ -120,16 +127,16 @@ def _endless_redirect(handler: _Handler, rest: str) -> None:
 
 def _hops(handler: _Handler, rest: str) -> None:
     left = int(rest)
-    handler.answer(status=302, Location=f"{left - 1}" if left > 1 else "/image")
+    handler.respond(status=302, Location=f"{left - 1}" if left > 1 else "/image")
 
 
 def _loop(handler: _Handler, rest: str) -> None:
-    handler.answer(status=301, Location="/loop")
+    handler.respond(status=301, Location="/loop")
 
 
 def _refresh(handler: _Handler, rest: str) -> None:
     page = b'<meta http-equiv="refresh" content="0;url=http://169.254.169.254/">'
-    handler.answer(page, Refresh="0;url=http://169.254.169.254/")
+    handler.respond(page, Refresh="0;url=http://169.254.169.254/")
 
 
 def _slow_header(handler: _Handler, rest: str) -> None:
@@ -157,7 +164,7 @@ def _slow_gzip(handler: _Handler, rest: str) -> None:
 
 
 def _silent(handler: _Handler, rest: str) -> None:
-    # Returns when the client hangs up.
+    # Returns when the client closes the connection.
     handler.rfile.read(1)
 
 
@@ -169,7 +176,7 @@ def _busy(handler: _Handler, rest: str) -> None:
     time.sleep(float(rest))
     with server.lock:
         server.in_flight -= 1
-    handler.answer(handler.path.encode())
+    handler.respond(handler.path.encode())
 
 
 def _garbage(handler: _Handler, rest: str) -> None:
@@ -242,7 +249,7 @@ ROUTES: dict[str, Callable[[_Handler, str], None]] = {
 
 @contextmanager
 def serving(certificate: Path | None = None) -> Iterator[Server]:
-    """A server in a thread of its own, with TLS where a certificate is given."""
+    """A server in a thread of its own, with TLS if a certificate is given."""
     with Server() as server:
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -259,12 +266,12 @@ def serving(certificate: Path | None = None) -> Iterator[Server]:
 
 
 def self_signed(folder: Path, names: str) -> Path:
-    """A file with a new key and its own certificate for `names`, like "DNS:a.example,IP:127.0.0.1"."""
-    key, certificate, both = (folder / name for name in ("key.pem", "certificate.pem", "both.pem"))
+    """A file with a new key and a self-signed certificate for `names`, like "DNS:a.example,IP:127.0.0.1"."""
+    key, certificate, combined = (folder / name for name in ("key.pem", "certificate.pem", "combined.pem"))
     command = (
         f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test "
         f"-addext subjectAltName={names} -keyout {key} -out {certificate}"
     )
     subprocess.run(command.split(), check=True, capture_output=True)
-    both.write_bytes(key.read_bytes() + certificate.read_bytes())
-    return both
+    combined.write_bytes(key.read_bytes() + certificate.read_bytes())
+    return combined

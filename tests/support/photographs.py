@@ -12,10 +12,10 @@ from PIL import Image
 
 _FILES = {
     "astronaut": ("skimage", "data/astronaut.png"),  # RGB 512 x 512
-    "camera": ("skimage", "data/camera.png"),  # grey 512 x 512
+    "camera": ("skimage", "data/camera.png"),  # gray 512 x 512
     "chelsea": ("skimage", "data/chelsea.png"),  # RGB 451 x 300
     "coffee": ("skimage", "data/coffee.png"),  # RGB 600 x 400
-    "coins": ("skimage", "data/coins.png"),  # grey 384 x 303
+    "coins": ("skimage", "data/coins.png"),  # gray 384 x 303
     "motorcycle": ("skimage", "data/motorcycle_left.png"),  # RGB 741 x 500
     "logo": ("skimage", "data/logo.png"),  # RGBA 500 x 500, with transparency
     "rocket": ("skimage", "data/rocket.jpg"),  # RGB 640 x 427
@@ -28,12 +28,12 @@ _FILES = {
 
 @cache
 def photos() -> dict[str, bytes]:
-    """The files, by name. Neither library is imported."""
+    """The files, by name. Does not import the libraries that contain them."""
     return {name: (_package(package) / path).read_bytes() for name, (package, path) in _FILES.items()}
 
 
 def photo(name: str) -> Image.Image:
-    """One of them, decoded in its own mode."""
+    """The photo `name`, decoded, in its own mode."""
     image = Image.open(io.BytesIO(photos()[name]))
     image.load()
     return image
@@ -41,10 +41,10 @@ def photo(name: str) -> Image.Image:
 
 @cache
 def detailed_12mp_jpeg() -> bytes:
-    """A JPEG of 4032 x 3024 pixels, quality 90, with detail down to the pixel, as a phone makes it.
+    """A JPEG of 4032 x 3024 pixels, quality 90, with detail in every pixel, like a photo from a phone.
 
-    One photo enlarged gives the large shapes, the fine texture of a second one repeated at full size
-    gives edges, and noise gives what a sensor adds. The noise is numpy's frozen MT19937 stream.
+    An enlarged photo provides large shapes, the repeated fine texture of a second one provides edges, and
+    noise stands for that of a sensor. The noise is numpy's frozen MT19937 stream.
     """
     size = (4032, 3024)
     shapes = photo("coffee").crop((33, 0, 566, 400)).resize(size, Image.Resampling.BICUBIC)
@@ -62,20 +62,20 @@ def detailed_12mp_jpeg() -> bytes:
 
 @cache
 def crops(count: int) -> dict[str, bytes]:
-    """Crops and re-encodings of real photos, of several sizes and formats, no two alike; by name."""
-    found = {}
+    """`count` different crops of real photos, in several sizes and formats, by file name."""
+    files = {}
     names = [name for name in photos() if name not in ("hubble", "retina")]
     for number in range(count):
         image = photo(names[number % len(names)]).convert("RGB")
-        at = number // len(names)
-        image = image.crop((at, at // 2, image.width - at % 7, image.height - at % 5))
+        offset = number // len(names)
+        image = image.crop((offset, offset // 2, image.width - offset % 7, image.height - offset % 5))
         if number % 3:
             image.thumbnail((400 - number % 50, 400))
         file = io.BytesIO()
-        kind = ("JPEG", "PNG", "WebP", "JPEG")[number % 4]
-        image.save(file, kind, **({"compress_level": 1} if kind == "PNG" else {"quality": 80}))
-        found[f"{number % 10}/{number:04}.{kind.lower()}"] = file.getvalue()
-    return found
+        format = ("JPEG", "PNG", "WebP", "JPEG")[number % 4]
+        image.save(file, format, **({"compress_level": 1} if format == "PNG" else {"quality": 80}))
+        files[f"{number % 10}/{number:04}.{format.lower()}"] = file.getvalue()
+    return files
 
 
 def _package(name: str) -> Path:

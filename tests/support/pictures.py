@@ -1,4 +1,4 @@
-"""Small pictures of every format, made from real photos, and a loopback web server that has them."""
+"""Small images in every format, made from real photos, and a loopback web server for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "AVIF", "HEIC")
 
 @cache
 def picture(name: str = "chelsea", kind: str = "JPEG", size: tuple[int, int] = (160, 120)) -> bytes:
-    """The photo `name` as a file of the format `kind`, `size` pixels wide and high."""
+    """The photo `name` as a file in the format `kind`, with `size` pixels in width and height."""
     image = photo(name).convert("RGB").resize(size)
     file = io.BytesIO()
     if kind == "HEIC":
@@ -41,7 +41,7 @@ def data_uri(data: bytes, media_type: str = "image/jpeg") -> str:
 
 @contextmanager
 def web(files: Mapping[str, bytes]) -> Iterator[str]:
-    """The URL of a server that has `files` by path, 404 for the rest; all are called text/plain."""
+    """The URL of a server with `files` by path. Every media type is text/plain, every other path a 404."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

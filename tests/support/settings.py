@@ -1,7 +1,7 @@
-"""Values of settings that no function starts with."""
+"""Invalid values of every setting."""
 
-# Name of the setting, values, what the sentence says is allowed.
-BAD = [
+# Name of the setting, invalid values, and a part of the sentence that says what is allowed.
+INVALID_VALUES = [
     ("LOG_LEVEL", ["LOUD", "10"], "DEBUG, INFO, WARNING or ERROR"),
     ("MODEL_THREADS", ["0", "257", "two", "-1", "1.5", "²"], "a whole number from 1 to 256"),
     ("MAX_WAITING", ["-1", "10001", "9" * 5000], "a whole number from 0 to 10000"),

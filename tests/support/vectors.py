@@ -1,4 +1,4 @@
-"""What the engine makes of an input in this process: what a server's reply must equal, whatever the model."""
+"""Vectors that the engine computes in this process, to compare the replies of servers with."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def raw_images(*pictures: bytes) -> np.ndarray:
     return tower.embed([tower.pixels(image) for image in images])
 
 
-def assert_texts(found: Sequence[Any], *texts: str) -> None:
-    """`found` holds the unit vectors of `texts` in their order."""
-    _assert_equal(found, normalize_rows(raw_texts(*texts)))
+def assert_texts(vectors: Sequence[Any], *texts: str) -> None:
+    """Assert that `vectors` are the unit vectors of `texts`, in their order."""
+    _assert_equal(vectors, normalize_rows(raw_texts(*texts)))
 
 
-def assert_images(found: Sequence[Any], *pictures: bytes) -> None:
-    """`found` holds the unit vectors of `pictures` in their order."""
-    _assert_equal(found, normalize_rows(raw_images(*pictures)))
+def assert_images(vectors: Sequence[Any], *pictures: bytes) -> None:
+    """Assert that `vectors` are the unit vectors of `pictures`, in their order."""
+    _assert_equal(vectors, normalize_rows(raw_images(*pictures)))
 
 
-def _assert_equal(found: Sequence[Any], expected: np.ndarray) -> None:
-    vectors = np.array(found, np.float64)
-    assert vectors.shape == expected.shape
-    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
-    assert (vectors * expected).sum(axis=1).min() >= 0.99999
+def _assert_equal(vectors: Sequence[Any], expected: np.ndarray) -> None:
+    actual = np.array(vectors, np.float64)
+    assert actual.shape == expected.shape
+    assert np.abs(np.linalg.norm(actual, axis=1) - 1).max() < 1e-5
+    assert (actual * expected).sum(axis=1).min() >= 0.99999

@@ -1,4 +1,4 @@
-"""Who may be asked for a picture: addresses, names, redirects, each judged before a packet is sent."""
+"""Which addresses, names and redirects may be fetched: each is checked before a packet is sent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from urllib.parse import quote
 import pytest
 
 from clip_embeddings.config import FetchSettings
-from clip_embeddings.fetch import client as fetch_module
-from clip_embeddings.fetch.client import fetch, is_public
-from tests.support.fetching import CAP, LOCAL, METADATA, OTHER_PUBLIC, PUBLIC, Names, refused
+from clip_embeddings.fetch import policy
+from clip_embeddings.fetch.client import fetch
+from clip_embeddings.fetch.policy import is_public
+from tests.support.fetching import LOOPBACK, MAX_BYTES, METADATA, OTHER_PUBLIC, PUBLIC, Names, fetch_error
 from tests.support.image_servers import IMAGE, Server
 
 pytestmark = pytest.mark.usefixtures("connected", "names")
@@ -113,7 +114,7 @@ ALLOWED_ADDRESSES = [
 def test_a_forbidden_address_is_refused_as_a_literal(address: str, connected: list[Any]) -> None:
     host = f"[{address}]" if ":" in address else address
 
-    error = refused(f"http://{host}/", FetchSettings())
+    error = fetch_error(f"http://{host}/", FetchSettings())
 
     assert (error.status, error.code) == (400, "url_forbidden")
     assert connected == []
@@ -123,10 +124,10 @@ def test_a_forbidden_address_is_refused_as_a_literal(address: str, connected: li
 def test_a_name_with_one_forbidden_address_is_refused(
     address: str, names: Names, connected: list[Any]
 ) -> None:
-    for position, answer in enumerate(([address, PUBLIC], [PUBLIC, OTHER_PUBLIC, address])):
-        names.add(f"mixed-{position}.example", answer)
+    for position, addresses in enumerate(([address, PUBLIC], [PUBLIC, OTHER_PUBLIC, address])):
+        names.add(f"mixed-{position}.example", addresses)
 
-        error = refused(f"https://mixed-{position}.example/", FetchSettings())
+        error = fetch_error(f"https://mixed-{position}.example/", FetchSettings())
 
         assert (error.status, error.code) == (400, "url_forbidden")
     assert connected == []
@@ -138,8 +139,8 @@ def test_a_public_address_is_allowed(address: str) -> None:
 
 
 @pytest.mark.parametrize("login", ["user:secret", "user", ":secret", "", "user%40:secret"])
-def test_credentials_are_refused_by_name(login: str, connected: list[Any]) -> None:
-    error = refused(f"https://{login}@images.example/", FetchSettings())
+def test_credentials_in_a_url_are_refused_with_a_reason(login: str, connected: list[Any]) -> None:
+    error = fetch_error(f"https://{login}@images.example/", FetchSettings())
 
     assert error.code == "url_invalid"
     assert "user name or password" in error.message
@@ -147,8 +148,8 @@ def test_credentials_are_refused_by_name(login: str, connected: list[Any]) -> No
 
 
 LONG_LABEL = "a" * 64
-FORBIDDEN_FORMS = {
-    # One IPv4 address, written so that only a resolver recognises it.
+FORBIDDEN_URLS = {
+    # An IPv4 address in a form that only resolvers recognize as one.
     "http://2852039166/": "url_invalid",
     "http://0xa9fea9fe/": "url_invalid",
     "http://0XA9FEA9FE/": "url_invalid",
@@ -199,7 +200,7 @@ FORBIDDEN_FORMS = {
     "http://[v1.fe80]/": "url_invalid",
     "http://[]/": "url_invalid",
     "http://[::ffff:169.254.169.0254]/": "url_invalid",
-    # Which part is the host?
+    # URLs in which parsers disagree about the host.
     "http://good@169.254.169.254/": "url_invalid",
     "http://user:secret@images.example/": "url_invalid",
     "http://@images.example/": "url_invalid",
@@ -278,13 +279,13 @@ FORBIDDEN_FORMS = {
 }
 
 
-@pytest.mark.parametrize("url", FORBIDDEN_FORMS, ids=lambda url: ascii(url)[:60])
-def test_a_forbidden_form_is_refused(url: str, names: Names, connected: list[Any]) -> None:
+@pytest.mark.parametrize("url", FORBIDDEN_URLS, ids=lambda url: ascii(url)[:60])
+def test_a_forbidden_url_is_refused(url: str, names: Names, connected: list[Any]) -> None:
     names.add("images.example", [PUBLIC])
 
-    error = refused(url, FetchSettings())
+    error = fetch_error(url, FetchSettings())
 
-    assert error.code == FORBIDDEN_FORMS[url]
+    assert error.code == FORBIDDEN_URLS[url]
     assert error.status == (422 if error.code == "fetch_failed" else 400)
     assert connected == []
 
@@ -303,13 +304,15 @@ def test_a_forbidden_form_is_refused(url: str, names: Names, connected: list[Any
         ("http://link-local.example/", "fe80::1%1"),
     ],
 )
-def test_a_name_inside_is_refused(url: str, address: str, names: Names, connected: list[Any]) -> None:
+def test_a_name_with_a_private_address_is_refused(
+    url: str, address: str, names: Names, connected: list[Any]
+) -> None:
     for name in ("metadata.google.internal", "metadata", "localhost", "127.0.0.1.nip.example"):
         names.add(name, [address])
     names.add("intranet.example", [address])
     names.add("link-local.example", [address])
 
-    error = refused(url, FetchSettings())
+    error = fetch_error(url, FetchSettings())
 
     assert (error.status, error.code) == (400, "url_forbidden")
     assert connected == []
@@ -335,50 +338,50 @@ def test_a_name_inside_is_refused(url: str, address: str, names: Names, connecte
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_redirect_is_judged_like_the_first_url(
+def test_a_redirect_is_checked_like_the_first_url(
     status: int, location: str, code: str, server: Server, names: Names, connected: list[Any]
 ) -> None:
     names.add("metadata.google.internal", [METADATA])
     names.add("images.example", [PUBLIC])
 
-    error = refused(server.url(f"/redirect/{status}/{quote(location, safe='')}"))
+    error = fetch_error(server.url(f"/redirect/{status}/{quote(location, safe='')}"))
 
     assert error.code == code
     assert connected == [server.server_address]
 
 
 def test_a_redirect_to_an_overlong_url_is_refused(server: Server) -> None:
-    assert refused(server.url("/long-redirect/8200")).code == "url_invalid"
+    assert fetch_error(server.url("/long-redirect/8200")).code == "url_invalid"
 
 
-def test_a_waived_host_may_not_lead_to_another_port_of_a_host_that_is_not(
+def test_a_private_host_may_not_redirect_to_a_forbidden_one(
     server: Server, names: Names, connected: list[Any]
 ) -> None:
     names.add("localhost", ["127.0.0.1"])
 
-    error = refused(server.url(f"/redirect/302/{quote(server.url('/image', 'localhost'), safe='')}"))
+    error = fetch_error(server.url(f"/redirect/302/{quote(server.url('/image', 'localhost'), safe='')}"))
 
     assert error.code == "url_forbidden"
     assert connected == [server.server_address]
 
 
-def test_neither_a_refresh_header_nor_a_page_leads_on(server: Server, connected: list[Any]) -> None:
-    body = fetch(server.url("/refresh"), LOCAL, CAP)
+def test_refresh_headers_and_pages_are_not_followed(server: Server, connected: list[Any]) -> None:
+    body = fetch(server.url("/refresh"), LOOPBACK, MAX_BYTES)
 
     assert body.startswith(b"<meta")
     assert connected == [server.server_address]
 
 
-def test_the_judged_address_is_the_one_connected_to(
-    names: Names, detour: list[tuple[str, int]], server: Server
+def test_the_connection_goes_to_the_address_that_was_checked(
+    names: Names, requested_addresses: list[tuple[str, int]], server: Server
 ) -> None:
     names.add("rebind.example", [PUBLIC], ["127.0.0.1"])
 
-    body = fetch("http://Rebind.example./image/x?size=1#part", FetchSettings(), CAP)
+    body = fetch("http://Rebind.example./image/x?size=1#part", FetchSettings(), MAX_BYTES)
 
     assert body == IMAGE
-    assert names.asked == ["rebind.example"]
-    assert detour == [(PUBLIC, 80)]
+    assert names.lookups == ["rebind.example"]
+    assert requested_addresses == [(PUBLIC, 80)]
     [(path, headers)] = server.requests
     assert path == "/image/x?size=1"
     assert headers == {
@@ -389,45 +392,50 @@ def test_the_judged_address_is_the_one_connected_to(
     }
 
 
-def test_a_redirect_to_the_same_name_is_judged_anew(
-    names: Names, detour: list[tuple[str, int]], server: Server
+def test_a_redirect_to_the_same_name_is_checked_again(
+    names: Names, requested_addresses: list[tuple[str, int]], server: Server
 ) -> None:
     names.add("rebind.example", [PUBLIC], ["127.0.0.1"])
 
-    error = refused("http://rebind.example/hops/1", FetchSettings())
+    error = fetch_error("http://rebind.example/hops/1", FetchSettings())
 
     assert error.code == "url_forbidden"
-    assert names.asked == ["rebind.example", "rebind.example"]
-    assert detour == [(PUBLIC, 80)]
+    assert names.lookups == ["rebind.example", "rebind.example"]
+    assert requested_addresses == [(PUBLIC, 80)]
 
 
-def test_requests_hardened_judges_the_address_too(
+def test_requests_hardened_checks_the_address_too(
     names: Names, monkeypatch: pytest.MonkeyPatch, connected: list[Any]
 ) -> None:
     names.add("intranet.example", ["10.0.0.1"])
-    monkeypatch.setattr(fetch_module, "is_public", lambda address: True)
+    monkeypatch.setattr(policy, "is_public", lambda address: True)
 
-    error = refused("http://intranet.example/", FetchSettings())
+    error = fetch_error("http://intranet.example/", FetchSettings())
 
     assert error.code == "url_forbidden"
     assert connected == []
 
 
-def test_an_ipv4_address_is_preferred(names: Names, detour: list[tuple[str, int]]) -> None:
+def test_an_ipv4_address_is_preferred(names: Names, requested_addresses: list[tuple[str, int]]) -> None:
     names.add("dual.example", [OTHER_PUBLIC, PUBLIC])
 
-    fetch("http://dual.example/image", FetchSettings(), CAP)
+    fetch("http://dual.example/image", FetchSettings(), MAX_BYTES)
 
-    assert detour == [(PUBLIC, 80)]
+    assert requested_addresses == [(PUBLIC, 80)]
 
 
-def test_an_ipv6_address_is_fetched_from(names: Names, detour: list[tuple[str, int]], server: Server) -> None:
+def test_an_ipv6_address_is_fetched_from(
+    names: Names, requested_addresses: list[tuple[str, int]], server: Server
+) -> None:
     names.add("six.example", [OTHER_PUBLIC])
 
     for url in ("http://six.example/image", f"http://[{OTHER_PUBLIC.upper()}]/image"):
-        assert fetch(url, FetchSettings(), CAP) == IMAGE
+        assert fetch(url, FetchSettings(), MAX_BYTES) == IMAGE
 
-    assert detour == [(f"[{OTHER_PUBLIC}]", 80)] * 2 or detour == [(OTHER_PUBLIC, 80)] * 2
+    assert (
+        requested_addresses == [(f"[{OTHER_PUBLIC}]", 80)] * 2
+        or requested_addresses == [(OTHER_PUBLIC, 80)] * 2
+    )
     assert [headers["host"] for _, headers in server.requests] == ["six.example", f"[{OTHER_PUBLIC}]"]
 
 
@@ -443,11 +451,15 @@ def test_an_ipv6_address_is_fetched_from(names: Names, detour: list[tuple[str, i
         ("bücher.example", "xn--bcher-kva.example"),
     ],
 )
-def test_a_private_host_is_waived(url_host: str, private_host: str, names: Names, server: Server) -> None:
+def test_a_private_host_of_the_settings_is_allowed(
+    url_host: str, private_host: str, names: Names, server: Server
+) -> None:
     names.add("localhost", ["::1", "127.0.0.1"])
     names.add("xn--bcher-kva.example", ["127.0.0.1"])
 
-    body = fetch(server.url("/image", url_host), FetchSettings(private_hosts=frozenset({private_host})), CAP)
+    body = fetch(
+        server.url("/image", url_host), FetchSettings(private_hosts=frozenset({private_host})), MAX_BYTES
+    )
 
     assert body == IMAGE
 
@@ -461,15 +473,17 @@ def test_a_host_that_only_resembles_a_private_one_is_refused(
     names.add("localhost.example", ["127.0.0.1"])
     names.add("xlocalhost", ["127.0.0.1"])
 
-    refused(f"http://{host}/", FetchSettings(private_hosts=frozenset({"127.0.0.1", "localhost"})))
+    fetch_error(f"http://{host}/", FetchSettings(private_hosts=frozenset({"127.0.0.1", "localhost"})))
 
     assert connected == []
 
 
-def test_another_port_can_be_allowed(names: Names, detour: list[tuple[str, int]], server: Server) -> None:
+def test_another_port_can_be_allowed(
+    names: Names, requested_addresses: list[tuple[str, int]], server: Server
+) -> None:
     names.add("images.example", [PUBLIC])
 
-    fetch("http://images.example:8080/image", FetchSettings(ports=frozenset({8080})), CAP)
+    fetch("http://images.example:8080/image", FetchSettings(ports=frozenset({8080})), MAX_BYTES)
 
-    assert detour == [(PUBLIC, 8080)]
+    assert requested_addresses == [(PUBLIC, 8080)]
     assert server.requests[0][1]["host"] == "images.example:8080"

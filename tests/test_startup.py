@@ -1,47 +1,26 @@
-"""Starting: what a function refuses to start with, and what only /ready can tell."""
+"""Start-up: what stops a function from starting, and what only /ready reports."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clip_embeddings.config import MODEL_CACHE
 from clip_embeddings.startup import start
-from tests.support.models import BAKED
+from tests.support.models import copy_demo, edit_manifest, flip_a_byte
 from tests.support.serving import Server, refusal, serving
-from tests.support.settings import BAD
+from tests.support.settings import INVALID_VALUES
 
 
 @pytest.fixture
 def baked(tmp_path: Path) -> Path:
     """A copy of the bundled model."""
-    folder = tmp_path / "my model"
-    folder.mkdir()
-    for name in BAKED:
-        shutil.copy(MODEL_CACHE / "demo" / name, folder / name)
-    return folder
+    return copy_demo(tmp_path / "my model")
 
 
-def edit_manifest(folder: Path, edit: Callable[[Any], object]) -> None:
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    edit(manifest)
-    path.write_text(json.dumps(manifest))
-
-
-def flip_a_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(("name", "values", "allowed"), BAD)
-def test_every_bad_setting_stops_the_start(
+@pytest.mark.parametrize(("name", "values", "allowed"), INVALID_VALUES)
+def test_every_invalid_setting_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, name: str, values: list[str], allowed: str
 ) -> None:
     monkeypatch.setenv(name, values[0])
@@ -49,28 +28,28 @@ def test_every_bad_setting_stops_the_start(
     with pytest.raises(SystemExit) as caught:
         start("embed_text", lambda runtime: runtime)
 
-    # The interpreter prints a text and ends with status 1.
+    # SystemExit with a text: the interpreter prints it and exits with status 1.
     assert str(caught.value).startswith(f"embed_text cannot start: {name}={values[0]!r} is not valid: use ")
     assert allowed in str(caught.value)
 
 
 @pytest.mark.parametrize("target", ["embed_text", "embed_image", "embed_mixed", "gateway"])
-def test_a_bad_setting_stops_the_process(target: str) -> None:
+def test_an_invalid_setting_stops_the_process(target: str) -> None:
     assert "MAX_ITEMS='many' is not valid: use a whole number" in refusal(target, MAX_ITEMS="many")
 
 
-def test_a_model_that_was_never_baked() -> None:
+def test_a_model_that_was_never_baked_stops_the_start() -> None:
     message = refusal(MODEL="ViT-B-32/laion400m_e32")
 
     assert "vit-b-32-laion400m-e32: manifest.json is missing" in message
     assert "python -m model_cache.bake" in message
 
 
-def test_a_folder_without_a_model(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_stops_the_start(tmp_path: Path) -> None:
     assert f"No baked model at {tmp_path}:" in refusal(MODEL=str(tmp_path))
 
 
-def test_a_manifest_that_cannot_be_read(baked: Path) -> None:
+def test_an_unreadable_manifest_stops_the_start(baked: Path) -> None:
     (baked / "manifest.json").write_text("not JSON")
 
     message = refusal(MODEL=str(baked))
@@ -78,13 +57,13 @@ def test_a_manifest_that_cannot_be_read(baked: Path) -> None:
     assert "Bake the model again." in message
 
 
-def test_a_missing_file(baked: Path) -> None:
+def test_a_missing_file_stops_the_start(baked: Path) -> None:
     (baked / "text.onnx").unlink()
 
     assert "text.onnx is missing. Bake the model again or restore the file." in refusal(MODEL=str(baked))
 
 
-def test_a_file_cut_short(baked: Path) -> None:
+def test_a_truncated_file_stops_the_start(baked: Path) -> None:
     (baked / "tokenizer.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
 
     message = refusal(MODEL=str(baked))
@@ -92,7 +71,7 @@ def test_a_file_cut_short(baked: Path) -> None:
     assert "Git LFS" in message
 
 
-def test_a_tower_the_function_needs(baked: Path) -> None:
+def test_a_missing_tower_stops_a_function_that_needs_it(baked: Path) -> None:
     edit_manifest(baked, lambda manifest: manifest["towers"].pop("image"))
 
     assert "has no image tower, which this function needs" in refusal("embed_mixed", MODEL=str(baked))
@@ -106,7 +85,9 @@ def test_a_function_needs_no_files_of_the_other_tower(baked: Path, log: Path) ->
 
 
 @pytest.mark.parametrize("name", ["text.data", "tokenizer.json"])
-def test_a_damaged_file_of_the_right_size(baked: Path, log: Path, name: str) -> None:
+def test_a_damaged_file_of_the_right_size_makes_the_function_not_ready(
+    baked: Path, log: Path, name: str
+) -> None:
     flip_a_byte(baked / name)
     with serving("embed_text", log, MODEL=str(baked)) as server:
         ready = server.get("/ready")
@@ -121,12 +102,12 @@ def test_a_damaged_file_of_the_right_size(baked: Path, log: Path, name: str) -> 
     assert f"{baked / name} is damaged: its SHA-256 is not the manifest's." in log.read_text()
 
 
-def test_a_tower_that_does_not_reproduce_its_canary(baked: Path, log: Path) -> None:
-    def turn(manifest: Any) -> None:
+def test_a_tower_that_does_not_reproduce_its_canary_is_not_ready(baked: Path, log: Path) -> None:
+    def negate_canary(manifest: Any) -> None:
         canary = manifest["towers"]["image"]["canary"]
         canary["vector"] = [-value for value in canary["vector"]]
 
-    edit_manifest(baked, turn)
+    edit_manifest(baked, negate_canary)
     with serving("embed_mixed", log, MODEL=str(baked)) as server:
         ready = server.get("/ready")
 
@@ -134,6 +115,5 @@ def test_a_tower_that_does_not_reproduce_its_canary(baked: Path, log: Path) -> N
     assert "The image tower of demo does not work on this CPU" in log.read_text()
 
 
-def test_the_demo_model_is_warned_about_unless_asked_for(gateway: Server) -> None:
-    # test_logs sees that there is no such line with MODEL=demo.
+def test_serving_the_demo_model_by_default_logs_a_warning(gateway: Server) -> None:
     assert "WARNING MODEL is not set: serving the bundled demo model" in gateway.log.read_text()
