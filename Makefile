@@ -1,4 +1,4 @@
-# make serve | dev | test | test-full | bench | clean
+# make serve | dev | test | test-full | lint | bench | clean
 PYTHON ?= python3
 PORT ?= 8080
 SERVE := .venv
@@ -11,6 +11,7 @@ help:
 	@echo "make dev        the same, restarting whenever a source file changes"
 	@echo "make test       install what the tests need and run them"
 	@echo "make test-full  also the tests that take minutes: full-size architectures"
+	@echo "make lint       check style and types only"
 	@echo "make bench      start-up, latency, CPU and memory, side by side in one run"
 	@echo "                (MODEL=NAME or MODEL=catalogue: what models of the catalogue cost)"
 	@echo "make clean      remove the virtual environments and everything built"

@@ -1,4 +1,4 @@
-"""A folder of emoji pictures for a first search, out of the sheet that the demo model comes with."""
+"""A folder of emoji pictures for a first search, cut from the sprite sheet of the demo model."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
-# First and last, in the order of the sheet: animals, plants and food; vehicles; things to do and to wear.
+# First and last name of each range, in the order of the sheet: animals, plants and food; vehicles; activities
+# and clothes.
 RANGES = (("monkey face", "amphora"), ("locomotive", "flying saucer"), ("rainbow", "ring"))
 
 
-def make_gallery(folder: Path) -> int:
-    """Fill `folder` with PNGs such as `birthday-cake.png`, unless there is such a folder; returns how many.
+def make_sample_photos(folder: Path) -> int:
+    """Fill a new folder with PNGs such as `birthday-cake.png`; returns how many, 0 if the folder exists.
 
     Raises:
         OSError: the folder cannot be written.
     """
     if folder.exists():
         return 0
-    # Imported late: only the first start needs it.
-    from model_cache.demo.gallery import load_gallery
+    # Imported late, because only the first start needs it.
+    from model_cache.demo.emoji_sheet import load_emoji_sheet
 
-    emoji = load_gallery()
-    at = {one.name: index for index, one in enumerate(emoji)}
-    chosen = [one for first, last in RANGES for one in emoji[at[first] : at[last] + 1]]
+    emoji = load_emoji_sheet()
+    positions = {picture.name: position for position, picture in enumerate(emoji)}
+    chosen = [picture for first, last in RANGES for picture in emoji[positions[first] : positions[last] + 1]]
+    # Renamed once it is complete, so that an interrupted start leaves no folder with too few pictures.
     unfinished = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    for one in chosen:
-        one.image.save(unfinished / f"{file_name(one.name)}.png")
-    # Another process may have been quicker.
+    for picture in chosen:
+        picture.image.save(unfinished / f"{file_name(picture.name)}.png")
+    # The folder exists if another process has made it meanwhile.
     with suppress(FileExistsError):
         unfinished.rename(folder)
     return len(chosen)
 
 
 def file_name(name: str) -> str:
-    """`piñata` -> `pinata`, `ear of corn` -> `ear-of-corn`."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return re.sub("[^a-z0-9]+", "-", plain).strip("-")
+    """An emoji's name as ASCII: `piñata` becomes `pinata`, `ear of corn` becomes `ear-of-corn`."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub("[^a-z0-9]+", "-", ascii_name).strip("-")

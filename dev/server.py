@@ -1,9 +1,9 @@
-"""The gateway on this machine: what `make serve` and `make dev` run.
+"""The local server: runs the gateway on this machine, for `make serve` and `make dev`.
 
     python -m dev.server [--reload]
 
-PORT (8080) and HOST (127.0.0.1) say where; every other setting is the gateway's own. Without BUCKET_URL the
-folder photos/ is the bucket, at first with a gallery of emoji.
+It listens on PORT (8080) of HOST (127.0.0.1); every other setting is the gateway's. Without BUCKET_URL the
+folder photos/ is the bucket, which the first start fills with pictures of emoji.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from types import FrameType
 from clip_embeddings.config import ROOT, ConfigError, load_settings
 from clip_embeddings.engine.manifest import Manifest, ModelError, load_manifest
 from clip_embeddings.runtime import DEMO, model_folder
-from dev.sample_photos import make_gallery
+from dev.sample_photos import make_sample_photos
 
-# Nothing in it is tracked, and `make clean` leaves it alone: it may hold what people put there.
+# Ignored by git and kept by `make clean`, because it may hold people's own pictures.
 PHOTOS = ROOT / "photos"
 PICTURE = "model_cache/demo/pictures/birthday-cake.png"
 EXAMPLE = "model_cache/demo/example.json"
@@ -45,19 +45,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             model_folder(load_settings().model), ("text", "image"), allow_missing_towers=True
         )
         _check_free(host, port)
-        bucket = os.environ.get("BUCKET_URL") or _own_folder()
+        bucket_url = os.environ.get("BUCKET_URL") or _default_bucket()
     except (ConfigError, ModelError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
     command = [sys.executable, "-m", "functions_framework", "--target", "gateway", "--source", "main.py"]
     command += ["--host", host, "--port", port]
-    os.environ |= {"MODEL": _model(manifest), "BUCKET_URL": bucket}
+    # Naming the demo model avoids the warning about it: the greeting describes it.
+    os.environ |= {"MODEL": os.environ.get("MODEL") or manifest.name, "BUCKET_URL": bucket_url}
     os.chdir(ROOT)
-    reached = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
-    shown = "localhost" if reached == "127.0.0.1" else reached
-    url, greeting = f"http://{reached}:{port}", _greeting(manifest, f"{shown}:{port}", bucket)
+    client_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
+    shown_host = "localhost" if client_host == "127.0.0.1" else client_host
+    url = f"http://{client_host}:{port}"
+    greeting = _greeting(manifest, f"{shown_host}:{port}", bucket_url)
     if options.reload:
-        return _reloading(command, url, greeting)
+        return _serve_with_reload(command, url, greeting)
+    return _serve(command, url, greeting)
+
+
+def _serve(command: Sequence[str], url: str, greeting: str) -> int:
+    """Run the server until it is stopped; returns its exit status, 0 if a signal stopped it."""
     server = subprocess.Popen(command)
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -71,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if status in (0, -signal.SIGTERM, -signal.SIGINT) else status
 
 
-def _reloading(command: Sequence[str], url: str, greeting: str) -> int:
-    """Run the server until it is stopped, anew whenever a source file changes."""
+def _serve_with_reload(command: Sequence[str], url: str, greeting: str) -> int:
+    """Run the server until it is stopped, and restart it whenever a source file changes."""
     from watchfiles import run_process
 
     def greet() -> None:
@@ -91,20 +98,17 @@ def _reloading(command: Sequence[str], url: str, greeting: str) -> int:
     return 0
 
 
-def _model(manifest: Manifest) -> str:
-    # Named outright, the demo model needs no warning: the greeting says what it is.
-    return os.environ.get("MODEL") or manifest.name
-
-
-def _own_folder() -> str:
+def _default_bucket() -> str:
+    """The URL of the folder photos/, made if it is missing. Raises ConfigError."""
     try:
-        make_gallery(PHOTOS)
+        make_sample_photos(PHOTOS)
     except OSError as error:
         raise ConfigError(f"the folder photos/ cannot be made ({error.strerror}): set BUCKET_URL.") from None
     return PHOTOS.as_uri()
 
 
 def _check_free(host: str, port: str) -> None:
+    """Raises ConfigError if no server can listen there."""
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"PORT={port!r} is not valid: use a whole number from 1 to 65535.")
     with socket.socket() as probe:
@@ -122,47 +126,48 @@ def _check_free(host: str, port: str) -> None:
             ) from None
 
 
-def _wait_until_ready(url: str, alive: Callable[[], bool]) -> bool:
-    """True once every tower has loaded and reproduced its canary, False if the server ended first."""
+def _wait_until_ready(url: str, is_alive: Callable[[], bool]) -> bool:
+    """True once every tower has loaded and reproduced its canary, False if the server ended before."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    asked = urllib.request.Request(f"{url}/ready", headers={"X-API-Key": os.environ.get("API_KEY", "")})
-    while alive():
+    request = urllib.request.Request(f"{url}/ready", headers={"X-API-Key": os.environ.get("API_KEY", "")})
+    while is_alive():
         try:
-            with opener.open(asked, timeout=60):
+            with opener.open(request, timeout=60):
                 return True
         except OSError:
             time.sleep(0.1)
     return False
 
 
-def _greeting(manifest: Manifest, address: str, bucket: str) -> str:
-    demo = manifest.name == DEMO
-    about = " (the bundled demo: it knows emoji and little else)" if demo else ""
+def _greeting(manifest: Manifest, address: str, bucket_url: str) -> str:
+    """What is served where, and commands to try; nothing that the model cannot do."""
+    is_demo = manifest.name == DEMO
+    description = " (the bundled demo: it knows emoji and little else)" if is_demo else ""
     picture = PICTURE if (ROOT / PICTURE).is_file() else "PICTURE.jpg"
     python = (
         Path(sys.executable).relative_to(ROOT) if Path(sys.executable).is_relative_to(ROOT) else "python3"
     )
-    texts, pictures = "text" in manifest.towers, "image" in manifest.towers
-    kinds = " and ".join(kind for kind, there in (("text", texts), ("pictures", pictures)) if there)
-    space = " in one space" if texts and pictures else ""
-    # The shell that it is pasted into may know it.
+    has_text, has_image = "text" in manifest.towers, "image" in manifest.towers
+    kinds = " and ".join(kind for kind, served in (("text", has_text), ("pictures", has_image)) if served)
+    space = " in one space" if has_text and has_image else ""
+    # By name: the key itself must not be printed, and the user's shell may have the variable.
     curl = 'curl -s -H "X-API-Key: $API_KEY"' if os.environ.get("API_KEY") else "curl -s"
     lines = [
         "",
-        f"Serving {manifest.name}{about} on http://{address}",
+        f"Serving {manifest.name}{description} on http://{address}",
         f"{manifest.dimensions} dimensions, {kinds}{space}. Stop with Ctrl-C.",
     ]
-    if pictures:
-        lines.append(f"{_where(bucket)} Paste:")
-    if texts and pictures:
+    if has_image:
+        lines.append(f"{_photos_hint(bucket_url)} Paste:")
+    if has_text and has_image:
         lines += ["", "  # a text finds pictures", f"  {curl} '{address}/search?q=birthday+cake&k=3'"]
-    if texts:
+    if has_text:
         text = f"  {curl} {address}/embed/text -d 'text=birthday cake'"
         lines += ["", "  # a text becomes a vector", text]
-    if pictures:
+    if has_image:
         image = f"  {curl} {address}/embed/image -F file=@{picture}"
         lines += ["", "  # a picture becomes a vector", image]
-    if texts and pictures:
+    if has_text and has_image:
         lines += [
             "",
             "  # which text fits which picture",
@@ -170,15 +175,17 @@ def _greeting(manifest: Manifest, address: str, bucket: str) -> str:
             f"    | {python} model_cache/demo/compare.py",
         ]
     lines.append("")
-    if demo:
+    if is_demo:
         lines += ["Next: bake a real model and serve it, see README.md.", ""]
     return "\n".join(lines)
 
 
-def _where(bucket: str) -> str:
-    if bucket.startswith("gs:"):
-        return f"Photos of {bucket} that are in the index are found there in a browser; a backfill fills it."
-    folder = "the folder photos/" if bucket == PHOTOS.as_uri() else bucket
+def _photos_hint(bucket_url: str) -> str:
+    if bucket_url.startswith("gs:"):
+        return (
+            f"Photos of {bucket_url} that are in the index are found there in a browser; a backfill fills it."
+        )
+    folder = "the folder photos/" if bucket_url == PHOTOS.as_uri() else bucket_url
     return f"Drop pictures into {folder} and find them there in a browser."
 
 

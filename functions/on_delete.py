@@ -3,8 +3,8 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from clip_embeddings.photos.collection import IndexedBucket, open_indexed_bucket
-from clip_embeddings.photos.events import deleted
+from clip_embeddings.photos.events import handle_deleted
+from clip_embeddings.photos.indexed_bucket import IndexedBucket, open_indexed_bucket
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.startup import start
 
@@ -20,4 +20,4 @@ BUCKET, MAX_AGE = start("on_delete", build)
 @functions_framework.cloud_event
 def on_delete(event: CloudEvent) -> None:
     """Raises where a retry may help: the platform delivers again."""
-    deleted(event.data, event.get("time"), BUCKET, MAX_AGE)
+    handle_deleted(event.data, event.get("time"), BUCKET, MAX_AGE)

@@ -3,8 +3,8 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from clip_embeddings.photos.collection import open_indexed_bucket
-from clip_embeddings.photos.events import finalized
+from clip_embeddings.photos.events import handle_finalized
+from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from clip_embeddings.photos.indexer import open_indexer
 from clip_embeddings.startup import start
 
@@ -13,5 +13,5 @@ INDEXER = start("on_upload", lambda runtime: open_indexer(open_indexed_bucket(ru
 
 @functions_framework.cloud_event
 def on_upload(event: CloudEvent) -> None:
-    """Log and return where a retry would not help. Raises where it may: the platform delivers again."""
-    finalized(event.data, event.get("time"), INDEXER)
+    """Log and return where a retry cannot help. Raise where it may: the platform delivers the event again."""
+    handle_finalized(event.data, event.get("time"), INDEXER)

@@ -19,7 +19,8 @@ from clip_embeddings.config import (
     TaskSettings,
     load_settings,
 )
-from clip_embeddings.photos.collection import open_indexed_bucket, open_own_index
+from clip_embeddings.index.factory import open_configured_index
+from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from tests.support.settings import INVALID_VALUES
 
 KEY = "a-long-random-key-0123456789"
@@ -161,7 +162,7 @@ def test_urls_for_the_index(url: str) -> None:
 @pytest.mark.parametrize(
     ("module", "settings", "use"),
     [
-        ("google.cloud.firestore", {"INDEX_URL": "firestore://project/photos"}, open_own_index),
+        ("google.cloud.firestore", {"INDEX_URL": "firestore://project/photos"}, open_configured_index),
         ("google.cloud.storage", {"BUCKET_URL": "gs://photos"}, open_indexed_bucket),
     ],
 )

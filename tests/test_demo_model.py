@@ -1,4 +1,4 @@
-"""The bundled model means something: texts find their emoji, pictures their names, and numbers stay put."""
+"""The quality of the bundled model: texts find their emoji, pictures their names; canonical vectors."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image
 
 from clip_embeddings.config import MODEL_CACHE
 from clip_embeddings.engine.model import normalize_rows
-from model_cache.demo.gallery import Emoji, load_gallery
+from model_cache.demo.emoji_sheet import Emoji, load_emoji_sheet
 from tests.support.vectors import model, raw_texts
 
 DEMO = MODEL_CACHE / "demo"
 
-# The first values of two vectors of the bundled model, as float32 without any decoding in between.
+# The first values of two vectors of the bundled model, float32, of inputs that need no decoding.
 CANONICAL_TEXT = ("a birthday cake", [0.007, 0.1144, 0.0412, 0.0601, -0.1455, -0.0108])
 CANONICAL_IMAGE = [0.1493, 0.0759, 0.0228, 0.1043, -0.1743, -0.0634]
 
 
 @cache
-def gallery() -> list[Emoji]:
-    return load_gallery()
+def all_emoji() -> list[Emoji]:
+    return load_emoji_sheet()
 
 
 def embed(*images: Image.Image) -> np.ndarray:
@@ -33,24 +33,24 @@ def embed(*images: Image.Image) -> np.ndarray:
 
 
 @cache
-def gallery_vectors() -> np.ndarray:
-    return embed(*(emoji.image for emoji in gallery()))
+def image_vectors() -> np.ndarray:
+    return embed(*(emoji.image for emoji in all_emoji()))
 
 
 @cache
 def name_vectors() -> np.ndarray:
-    return normalize_rows(raw_texts(*(emoji.name for emoji in gallery())))
+    return normalize_rows(raw_texts(*(emoji.name for emoji in all_emoji())))
 
 
 def recall(queries: np.ndarray, answers: np.ndarray, k: int) -> float:
-    """The share of queries whose own answer is among the first k."""
+    """The share of rows i of `queries` for which row i of `answers` is among the first k."""
     scores = queries @ answers.T
-    own = np.diag(scores)[:, None]
-    return float(((scores > own).sum(axis=1) < k).mean())
+    correct = np.diag(scores)[:, None]
+    return float(((scores > correct).sum(axis=1) < k).mean())
 
 
 def best(query: np.ndarray, answers: np.ndarray) -> Emoji:
-    return gallery()[int((answers @ query).argmax())]
+    return all_emoji()[int((answers @ query).argmax())]
 
 
 def test_the_bundle_is_small() -> None:
@@ -60,21 +60,21 @@ def test_the_bundle_is_small() -> None:
 
 
 def test_names_find_their_emoji() -> None:
-    assert len(gallery()) >= 1500
-    assert recall(name_vectors(), gallery_vectors(), 1) >= 0.85
-    assert recall(name_vectors(), gallery_vectors(), 5) >= 0.97
+    assert len(all_emoji()) >= 1500
+    assert recall(name_vectors(), image_vectors(), 1) >= 0.85
+    assert recall(name_vectors(), image_vectors(), 5) >= 0.97
 
 
 def test_pictures_find_their_names() -> None:
-    assert recall(gallery_vectors(), name_vectors(), 1) >= 0.75
-    assert recall(gallery_vectors(), name_vectors(), 5) >= 0.95
+    assert recall(image_vectors(), name_vectors(), 1) >= 0.75
+    assert recall(image_vectors(), name_vectors(), 5) >= 0.95
 
 
 @pytest.mark.parametrize("text", ["birthday cake", "a photo of a birthday cake", "BIRTHDAY CAKE"])
 def test_birthday_cake_finds_the_cake(text: str) -> None:
     (query,) = normalize_rows(raw_texts(text))
 
-    assert best(query, gallery_vectors()).name == "birthday cake"
+    assert best(query, image_vectors()).name == "birthday cake"
 
 
 @pytest.mark.parametrize("name", ["birthday cake", "cat face", "fire engine"])
@@ -87,26 +87,26 @@ def test_the_pictures_of_the_readme_find_their_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["jpeg", "larger", "smaller"])
-def test_the_ranking_survives(change: str) -> None:
-    sample = gallery()[::7]
+def test_a_changed_picture_is_still_closest_to_its_original(change: str) -> None:
+    sample = all_emoji()[::7]
 
     changed = embed(*(_changed(emoji.image, change) for emoji in sample))
 
-    kept = (changed @ gallery_vectors().T).argmax(axis=1) == np.arange(0, len(gallery()), 7)
-    assert kept.mean() >= 0.95
+    is_closest = (changed @ image_vectors().T).argmax(axis=1) == np.arange(0, len(all_emoji()), 7)
+    assert is_closest.mean() >= 0.95
 
 
 def test_canonical_vectors() -> None:
     text, values = CANONICAL_TEXT
-    (found,) = normalize_rows(raw_texts(text))
-    np.testing.assert_allclose(found[: len(values)], values, atol=0.005)
+    (vector,) = normalize_rows(raw_texts(text))
+    np.testing.assert_allclose(vector[: len(values)], values, atol=0.005)
 
     pattern = np.add.outer(np.arange(64) * 3, np.arange(64)).astype(np.uint8)
-    (found,) = embed(Image.fromarray(np.stack([pattern, pattern.T, 255 - pattern], axis=-1)))
-    np.testing.assert_allclose(found[: len(CANONICAL_IMAGE)], CANONICAL_IMAGE, atol=0.005)
+    (vector,) = embed(Image.fromarray(np.stack([pattern, pattern.T, 255 - pattern], axis=-1)))
+    np.testing.assert_allclose(vector[: len(CANONICAL_IMAGE)], CANONICAL_IMAGE, atol=0.005)
 
 
-def test_the_manifest_says_what_was_measured() -> None:
+def test_the_manifest_has_the_figures_of_the_bake() -> None:
     towers = json.loads((DEMO / "manifest.json").read_text())["towers"]
 
     for tower in towers.values():

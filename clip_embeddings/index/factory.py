@@ -5,36 +5,43 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from importlib import import_module
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from clip_embeddings.config import IndexSettings
+from clip_embeddings.config import IndexSettings, Settings, need_package
 from clip_embeddings.index.registry import find_backend
 from clip_embeddings.index.types import Index
 
 
 def open_index(url: str, *, tombstone_ttl: float = IndexSettings.tombstone_ttl) -> Index:
-    """The index at `sqlite:///file` or `firestore://project/collection`; nothing is touched yet.
+    """The index at `url`, in the backend of the registry that its URL names. Touches and connects to nothing.
 
     Args:
         tombstone_ttl: seconds for which a removed object is remembered.
 
     Raises:
-        ValueError: the URL is neither; the message says what to use.
+        ValueError: no backend has such URLs; the message says which forms are allowed.
+        ConfigError: the backend's package is not installed.
     """
-    find_backend(url)
-    parts = urlsplit(url)
-    if parts.scheme == "sqlite":
-        from clip_embeddings.index.sqlite import SqliteIndex
-
-        return SqliteIndex(Path(unquote(parts.path)), tombstone_ttl)
-    from clip_embeddings.index.firestore import FirestoreIndex
-
-    return FirestoreIndex(parts.netloc, parts.path.removeprefix("/"), tombstone_ttl)
+    backend = find_backend(url)
+    if backend.package is not None:
+        need_package("INDEX_URL", backend.package)
+    index: Index = import_module(backend.module).open_index(url, tombstone_ttl)
+    return index
 
 
-def default_url(bucket: str | None) -> str:
-    """A file among the temporary ones, of this user and for this bucket's URL."""
+def open_configured_index(settings: Settings) -> Index:
+    """The index of this deployment. Touches and connects to nothing.
+
+    Raises:
+        ConfigError: the index needs a package that is not installed.
+    """
+    url = settings.index.url or default_url(settings.photos.url)
+    return open_index(url, tombstone_ttl=settings.index.tombstone_ttl)
+
+
+def default_url(bucket_url: str | None) -> str:
+    """The URL used without INDEX_URL: a temporary SQLite file of this user, one for each bucket URL."""
     folder = Path(tempfile.gettempdir()) / f"clip-index-{os.getuid()}"
-    digest = hashlib.sha256((bucket or "").encode()).hexdigest()[:16]
+    digest = hashlib.sha256((bucket_url or "").encode()).hexdigest()[:16]
     return f"sqlite://{(folder / f'{digest}.sqlite').as_uri().removeprefix('file://')}"

@@ -1,7 +1,7 @@
-"""Indexes: vectors of a bucket's objects, found by nearness, in SQLite or Firestore, behind one Protocol.
+"""Indexes: the vectors of a bucket's objects, searched by cosine similarity, behind one Protocol.
 
-Events come late, twice and in any order. So an object's generation decides: nothing is replaced or removed by
-what is older, and a removed object leaves a tombstone, so that what is older does not come back.
+Events arrive late, twice and in any order, so the generation of an object decides: an older generation never
+replaces or removes a newer one. A removed object leaves a tombstone, which keeps older generations out.
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ import numpy as np
 
 from clip_embeddings.storage.types import StorageError
 
-# Stores keep integers in 64 bits.
-LARGEST = 2**63 - 1
+# Stores keep integers in 64 bits, with a sign.
+MAX_GENERATION = 2**63 - 1
 
 
 class EntryError(StorageError):
-    """No index can hold or compare this: the sentence says why."""
+    """An entry or a vector that no index can hold or compare. The message says why."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """One object and its vector."""
 
-    # A bucket's name; of a local folder its URL, with a slash at its end.
+    # The name of a Cloud Storage bucket, or the URL of a local folder, ending with a slash.
     bucket: str
     name: str
     generation: int
-    # The uploader's claim.
+    # As the uploader declared it; not verified.
     content_type: str
+    # In bytes.
     size: int
     # With a time zone.
     updated: datetime
-    # Vectors compare inside one space only.
+    # The embedding space. Only vectors of one space can be compared.
     space: str
-    # What made the vector: another fingerprint, another vector.
+    # Identifies the model and the preprocessing that made the vector.
     fingerprint: str
-    # (d,) float32, L2-normalised; (0,) where a query left it out.
+    # (d,) float32, L2-normalized; (0,) in the results of a query.
     vector: np.ndarray = field(compare=False, repr=False)
     # The uploader's own key-value pairs.
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -48,12 +49,12 @@ class Entry:
     @property
     def uri(self) -> str:
         """Where the object is: gs://bucket/name, or a file:// URL."""
-        return uri_of(self.bucket, self.name)
+        return object_uri(self.bucket, self.name)
 
 
 @dataclass(frozen=True)
 class Hit:
-    """An entry that a query found. Its vector is left out."""
+    """One result of a query: an entry without its vector, and its score."""
 
     entry: Entry
     # Cosine similarity, from -1 to 1.
@@ -61,26 +62,28 @@ class Hit:
 
 
 class Index(Protocol):
-    """Entries by bucket and name, and by nearness. Threads and processes may share an index.
+    """Entries by bucket and name, and by similarity. Threads and processes may share an index.
 
-    Every method may raise TransientError (try again later) and StorageError (a person must act).
+    Every method may raise TransientError (try again later) and StorageError (an operator must act).
     """
 
     def upsert(self, entries: Sequence[Entry]) -> list[bool]:
-        """Add entries or replace older ones, durably; for each whether it was written.
+        """Add entries or replace older ones, durably; for each, whether it was written.
 
-        False: a newer generation is there, or was removed. The same generation is written again, unless it
-        was removed. A vector is brought to length 1.
+        False means that the index holds a newer generation or its tombstone. The same generation is written
+        again, unless it was removed. Vectors are normalized to length 1.
 
         Raises:
-            EntryError: a vector is not one, or has not the dimensions of its space. Nothing was written.
+            EntryError: a vector is invalid, or has not the dimensions of its space. Nothing was written.
         """
 
     def delete(self, bucket: str, name: str, generation: int, *, forget: bool = False) -> bool:
-        """Remove an object that is not newer, durably; False if a newer one is there or was removed.
+        """Remove an object up to `generation`, durably; False if a newer one is present or was removed.
 
-        Until the tombstone expires, no upsert of this generation or an older one is accepted. With `forget`,
-        every generation is: the object may come back as it was.
+        Until the tombstone expires, no upsert of this generation or an older one is accepted.
+
+        Args:
+            forget: accept every generation again. The object may come back in the generation that it had.
         """
 
     def query(
@@ -98,33 +101,33 @@ class Index(Protocol):
         Args:
             vector: (d,), of any length.
             k: 1 to 1,000.
-            bucket, prefix: only objects of this bucket, with names that start so.
+            bucket, prefix: only objects of this bucket, only names that start with this prefix.
             min_score: only entries with at least this cosine similarity.
 
         Raises:
-            EntryError: the vector is not one, or has not the dimensions of the space.
+            EntryError: the vector is invalid, or does not have the dimensions of the space.
         """
 
     def get(self, bucket: str, name: str) -> Entry | None:
-        """An object's entry, with its vector; None if there is none."""
+        """An object's entry with its vector; None if the index has none."""
 
     def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
         """(name, generation, fingerprint) of every entry of a bucket, in the order of the names' bytes."""
 
     def count(self, space: str | None = None) -> int:
-        """How many entries there are: of one space, or of all."""
+        """The number of entries of one space, or of all spaces."""
 
 
-def uri_of(bucket: str, name: str) -> str:
+def object_uri(bucket: str, name: str) -> str:
     """Where an object is: gs://bucket/name, or a file:// URL."""
     return f"{bucket}{name}" if "://" in bucket else f"gs://{bucket}/{name}"
 
 
-def checked(entry: Entry) -> Entry:
-    """The entry with a vector of length 1.
+def check_entry(entry: Entry) -> Entry:
+    """The entry with its vector normalized to length 1.
 
     Raises:
-        EntryError: the entry cannot be held by every index.
+        EntryError: there are indexes that cannot hold the entry.
     """
     check_generation(entry.generation)
     if not is_text(entry.bucket, entry.name, entry.content_type, entry.space, entry.fingerprint):
@@ -135,34 +138,34 @@ def checked(entry: Entry) -> Entry:
 
 
 def normalize(vector: np.ndarray) -> np.ndarray:
-    """`vector` as (d,) float32 of length 1; one that has it keeps its bits.
+    """`vector` as (d,) float32 of length 1. A vector that has this length already keeps its bits.
 
     Raises:
-        EntryError: it is not a list of finite numbers, or has no direction.
+        EntryError: it is not a list of finite numbers, or is zero.
     """
-    found = np.asarray(vector, dtype=np.float32)
-    if found.ndim != 1 or not found.size:
+    values = np.asarray(vector, dtype=np.float32)
+    if values.ndim != 1 or not values.size:
         raise EntryError("A vector must be a list of numbers.")
-    length = float(np.linalg.norm(found.astype(np.float64)))
+    length = float(np.linalg.norm(values.astype(np.float64)))
     if not np.isfinite(length) or length == 0:
         raise EntryError("A vector must be finite and must not be zero.")
-    return found if abs(length - 1) < 1e-5 else (found / np.float64(length)).astype(np.float32)
+    return values if abs(length - 1) < 1e-5 else (values / np.float64(length)).astype(np.float32)
 
 
 def check_dimensions(space: str, expected: int, given: int) -> None:
-    """Raises EntryError: the space has vectors of another size."""
+    """Raises EntryError if the vectors of the space have another number of dimensions."""
     if expected != given:
         raise EntryError(f"The space {space!r} has vectors of {expected} dimensions; this one has {given}.")
 
 
 def check_generation(generation: int) -> None:
-    """Raises EntryError: no store has such a generation."""
-    if not 0 <= generation <= LARGEST:
+    """Raises EntryError if no store can have this generation."""
+    if not 0 <= generation <= MAX_GENERATION:
         raise EntryError("An object's generation must be a whole number of at most 63 bits.")
 
 
 def is_text(*values: str) -> bool:
-    """Whether all are Unicode that can be stored: no lone surrogates, which JSON and file names may hold."""
+    """Whether all values can be stored as UTF-8: JSON and file names may contain lone surrogates."""
     try:
         return all(value.encode() is not None for value in values)
     except UnicodeEncodeError:
@@ -170,10 +173,10 @@ def is_text(*values: str) -> bool:
 
 
 def prefix_end(prefix: str) -> str | None:
-    """The first string behind all that start with `prefix`, in the order of UTF-8; None: there is none."""
+    """The first string after all that start with `prefix`, in the order of UTF-8; None if there is none."""
     head = prefix.rstrip("\U0010ffff")
     if not head:
         return None
-    last = ord(head[-1]) + 1
-    # Surrogates are no characters.
-    return head[:-1] + chr(0xE000 if last == 0xD800 else last)
+    next_code_point = ord(head[-1]) + 1
+    # Surrogates, from 0xD800 to 0xDFFF, are not characters.
+    return head[:-1] + chr(0xE000 if next_code_point == 0xD800 else next_code_point)

@@ -1,9 +1,9 @@
-"""Embeds the photos that a bucket holds already: as a Cloud Run job, or from here.
+"""Embeds the photos that a bucket holds already: as a Cloud Run job, or on this machine.
 
     python -m functions.backfill [--prefix P] [--dry-run]
 
-BUCKET_URL, INDEX_URL and MODEL say which, where to and how. A run that was ended, by whatever, goes on where
-it was when it is started again. It is also how a collection moves to another model.
+BUCKET_URL, INDEX_URL and MODEL name the bucket, the index and the model. A run that was ended, for whatever
+reason, is continued by starting it again. A backfill also moves an index to another model.
 """
 
 from __future__ import annotations
@@ -16,25 +16,20 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from clip_embeddings.config import ConfigError
 from clip_embeddings.logs import logger
-from clip_embeddings.photos.collection import open_indexed_bucket
-from clip_embeddings.photos.indexer import (
-    Change,
-    Deletion,
-    Indexer,
-    ObjectVersion,
-    Report,
-    apply,
-    open_indexer,
-)
+from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
+from clip_embeddings.photos.indexer import Indexer, open_indexer
+from clip_embeddings.photos.pipeline import apply_changes
 from clip_embeddings.photos.reconcile import differences
+from clip_embeddings.photos.types import Change, Deletion, ObjectVersion, Report
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.startup import start
 from clip_embeddings.storage.types import StorageError
 
-# Seconds between two lines in the log, where there is no progress bar.
+# Seconds between two lines of the log, where there is no progress bar.
 LOG_SECONDS = 30.0
 
-REASONS = {
+# How the summary describes the reasons in `Report.skipped`.
+SKIP_REASONS = {
     "already there": "already there",
     "image_unsupported": "no picture",
     "object_gone": "gone meanwhile",
@@ -43,23 +38,25 @@ REASONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 1 if anything failed."""
+    """Run the command line; returns the exit status: 1 if anything failed, 130 if interrupted."""
     options = _parse(argv)
 
     def build(runtime: Runtime) -> tuple[Indexer, str]:
         indexer = open_indexer(open_indexed_bucket(runtime.settings), runtime)
-        return indexer, _prefix(options.prefix, indexer.collection.prefix)
+        return indexer, _choose_prefix(options.prefix, indexer.indexed_bucket.prefix)
 
     indexer, prefix = start("backfill", build)
     report = Report()
     try:
         if options.dry_run:
             planned = Counter(map(type, _changes(indexer, prefix, report)))
-            there = report.skipped["already there"]
-            print(f"would embed {planned[ObjectVersion]:,}, remove {planned[Deletion]:,}, skip {there:,}")
+            up_to_date = report.skipped["already there"]
+            print(
+                f"would embed {planned[ObjectVersion]:,}, remove {planned[Deletion]:,}, skip {up_to_date:,}"
+            )
         else:
             try:
-                apply(indexer, _shown(indexer, prefix, report), report)
+                apply_changes(indexer, _with_progress(indexer, prefix, report), report)
             finally:
                 print(summary(report), flush=True)
     except StorageError as error:
@@ -72,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summary(report: Report) -> str:
-    """What was done, and why some was not."""
-    skipped = ", ".join(f"{count:,} {REASONS[reason]}" for reason, count in sorted(report.skipped.items()))
+    """The counts of a report, and the reasons for what was skipped or failed."""
+    skipped = ", ".join(
+        f"{count:,} {SKIP_REASONS[reason]}" for reason, count in sorted(report.skipped.items())
+    )
     lines = [
         f"embedded {report.embedded:,}, removed {report.removed:,}, "
         f"skipped {report.skipped.total():,}{f' ({skipped})' if skipped else ''}, "
@@ -87,37 +86,37 @@ def summary(report: Report) -> str:
 
 def _changes(indexer: Indexer, prefix: str, report: Report) -> Iterator[Change]:
     task = indexer.runtime.settings.task
-    return differences(indexer.collection, indexer.fingerprint, report, prefix, task)
+    return differences(indexer.indexed_bucket, indexer.fingerprint, report, prefix, task)
 
 
-def _shown(indexer: Indexer, prefix: str, report: Report) -> Iterable[Change]:
-    """The changes, with a progress bar for a person and lines in the log for everyone else."""
+def _with_progress(indexer: Indexer, prefix: str, report: Report) -> Iterable[Change]:
+    """The changes, with a progress bar on a terminal and lines in the log elsewhere."""
     changes = _changes(indexer, prefix, report)
     if not sys.stderr.isatty():
-        return _logged(changes, report)
+        return _with_log(changes, report)
     try:
-        # A tool of this machine, not of the cloud's.
+        # Not installed in the cloud.
         from tqdm import tqdm
     except ImportError:
-        return _logged(changes, report)
-    # Listed once more, to know how long it takes.
+        return _with_log(changes, report)
+    # Listed once more, because a progress bar needs the total.
     total = sum(1 for _ in _changes(indexer, prefix, Report()))
     return tqdm(changes, total=total, unit="photo", dynamic_ncols=True)
 
 
-def _logged(changes: Iterable[Change], report: Report) -> Iterator[Change]:
-    said = time.monotonic()
+def _with_log(changes: Iterable[Change], report: Report) -> Iterator[Change]:
+    last_logged = time.monotonic()
     for change in changes:
-        if time.monotonic() - said > LOG_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - last_logged > LOG_SECONDS:
+            last_logged = time.monotonic()
             logger.info("backfill: so far %s", summary(report).partition("\n")[0])
         yield change
 
 
-def _prefix(given: str | None, ours: str) -> str:
-    if given is not None and not given.startswith(ours):
-        raise ConfigError(f"--prefix must start with BUCKET_PREFIX, {ours!r}.")
-    return ours if given is None else given
+def _choose_prefix(option: str | None, bucket_prefix: str) -> str:
+    if option is not None and not option.startswith(bucket_prefix):
+        raise ConfigError(f"--prefix must start with BUCKET_PREFIX, {bucket_prefix!r}.")
+    return bucket_prefix if option is None else option
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -127,7 +126,3 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prefix", metavar="P", help="only objects whose names start with P")
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
     return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
-"""What happens to the index when an object of the bucket is written or removed.
+"""Handles the events of a bucket: an object was written or removed, and the index follows.
 
-Events come at least once and in any order. Each is about one generation of one object, and the index lets no
-older generation replace or remove a newer one, so that every order ends in the same index.
+Events arrive at least once and in any order. Each is about one generation of one object, and in the index no
+older generation replaces or removes a newer one, so every order ends in the same index.
 """
 
 from __future__ import annotations
@@ -12,140 +12,143 @@ from datetime import UTC, datetime
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
-from clip_embeddings.index.types import LARGEST, is_text
+from clip_embeddings.index.types import MAX_GENERATION, is_text
 from clip_embeddings.logs import logger
-from clip_embeddings.photos.collection import IndexedBucket
-from clip_embeddings.photos.indexer import HARMLESS, Indexer, ObjectVersion, Rejected
+from clip_embeddings.photos.indexed_bucket import IndexedBucket
+from clip_embeddings.photos.indexer import Indexer
+from clip_embeddings.photos.types import SKIP_CODES, ObjectVersion, Rejected
 from clip_embeddings.storage.types import BINARY, Stat
 
-# What every time zone can say.
+# Seconds since the epoch of 9999-01-01. A later time may be in the year 10000 in some time zone, which
+# datetime cannot represent.
 YEAR_9999 = 253_370_764_800
 
 
 class DroppedError(Exception):
-    """The event is not for us, or too old; the message says why."""
+    """The event is invalid, too old, or about another bucket or prefix. The message says which."""
 
 
-def finalized(data: object, when: object, indexer: Indexer) -> str:
-    """Bring the index up to date with an object that was written; returns what became of it.
+def handle_finalized(data: object, event_time: object, indexer: Indexer) -> str:
+    """Bring the index up to date with an object that was written; returns the outcome, as logged.
 
     Args:
-        data: the event's, of type google.cloud.storage.object.v1.finalized.
-        when: the time of the event, as RFC 3339.
+        data: the event's data, of type google.cloud.storage.object.v1.finalized.
+        event_time: when the event happened, in RFC 3339.
 
     Raises:
-        StorageError: the bucket or the index does not let us, or not now. The event must come again.
+        StorageError: the bucket or the index cannot be used, or not now. The event must be delivered again.
     """
-    limit = indexer.runtime.settings.photos.max_event_age
+    indexed_bucket = indexer.indexed_bucket
+    max_age = indexer.runtime.settings.photos.max_event_age
     try:
-        photo = read_event(data, when, indexer.collection, limit)
+        version = read_event(data, event_time, indexed_bucket, max_age)
     except DroppedError as error:
-        return _dropped("on_upload", data, error)
-    collection = indexer.collection
-    known = collection.index.get(collection.name, photo.name)
-    if known and known.generation > photo.stat.generation:
-        return _done("on_upload", photo, "superseded")
-    if known and (known.generation, known.fingerprint) == (photo.stat.generation, indexer.fingerprint):
-        return _done("on_upload", photo, "already there")
-    loaded = indexer.load(photo)
+        return _log_dropped("on_upload", data, error)
+    entry = indexed_bucket.index.get(indexed_bucket.name, version.name)
+    if entry and entry.generation > version.stat.generation:
+        return _log_outcome("on_upload", version, "superseded")
+    if entry and (entry.generation, entry.fingerprint) == (version.stat.generation, indexer.fingerprint):
+        return _log_outcome("on_upload", version, "already there")
+    loaded = indexer.load(version)
     if isinstance(loaded, Rejected):
-        # What the object was before is gone, whatever it is now.
+        # The older generation was replaced, even if the new one cannot be embedded.
         indexer.tombstone_older(loaded)
-        return _done(
-            "on_upload", photo, f"{loaded.code}: {loaded.message}", failed=loaded.code not in HARMLESS
-        )
-    (written,) = collection.index.upsert(indexer.entries([loaded]))
-    return _done("on_upload", photo, "embedded" if written else "superseded")
+        outcome = f"{loaded.code}: {loaded.message}"
+        return _log_outcome("on_upload", version, outcome, failed=loaded.code not in SKIP_CODES)
+    (written,) = indexed_bucket.index.upsert(indexer.embed([loaded]))
+    return _log_outcome("on_upload", version, "embedded" if written else "superseded")
 
 
-def deleted(data: object, when: object, collection: IndexedBucket, max_age: float) -> str:
-    """Take an object that was removed, or replaced, out of the index; returns what became of it.
+def handle_deleted(data: object, event_time: object, indexed_bucket: IndexedBucket, max_age: float) -> str:
+    """Remove an object that was deleted or replaced from the index; returns the outcome, as logged.
 
     Args:
-        data: the event's, of type google.cloud.storage.object.v1.deleted.
-        when: the time of the event, as RFC 3339.
+        data: the event's data, of type google.cloud.storage.object.v1.deleted.
+        event_time: when the event happened, in RFC 3339.
         max_age: seconds after which an event is dropped.
 
     Raises:
-        StorageError: the index does not let us, or not now. The event must come again.
+        StorageError: the index cannot be used, or not now. The event must be delivered again.
     """
     try:
-        photo = read_event(data, when, collection, max_age)
+        version = read_event(data, event_time, indexed_bucket, max_age)
     except DroppedError as error:
-        return _dropped("on_delete", data, error)
-    removed = collection.index.delete(collection.name, photo.name, photo.stat.generation)
-    return _done("on_delete", photo, "removed" if removed else "superseded")
+        return _log_dropped("on_delete", data, error)
+    removed = indexed_bucket.index.delete(indexed_bucket.name, version.name, version.stat.generation)
+    return _log_outcome("on_delete", version, "removed" if removed else "superseded")
 
 
-def read_event(data: object, when: object, collection: IndexedBucket, max_age: float) -> ObjectVersion:
-    """The object that an event is about. Only bucket, name and generation need be there.
+def read_event(
+    data: object, event_time: object, indexed_bucket: IndexedBucket, max_age: float
+) -> ObjectVersion:
+    """The object of an event. Only `bucket`, `name` and `generation` are required in `data`.
 
     Raises:
         DroppedError: the event is malformed, of another bucket or prefix, or older than `max_age` seconds.
     """
     fields: Mapping[str, Any] = data if isinstance(data, dict) else {}
-    name, generation = fields.get("name"), _integer(fields.get("generation"))
+    name, generation = fields.get("name"), _parse_integer(fields.get("generation"))
     if not _is_text(name) or not _is_text(fields.get("bucket")) or not generation:
         raise DroppedError("it names no bucket, object and generation")
-    if fields["bucket"] != collection.name:
+    if fields["bucket"] != indexed_bucket.name:
         raise DroppedError("it is about another bucket")
-    if not name.startswith(collection.prefix):
+    if not name.startswith(indexed_bucket.prefix):
         raise DroppedError("it is about an object outside of BUCKET_PREFIX")
-    happened = _seconds(when)
+    happened = _parse_time(event_time)
     if happened is not None and time.time() - happened > max_age:
         raise DroppedError(f"it is older than {max_age:g} seconds (MAX_EVENT_AGE); backfill makes up for it")
-    updated = _seconds(fields.get("updated")) or _seconds(fields.get("timeCreated")) or happened
-    claimed, metadata = fields.get("contentType"), fields.get("metadata")
+    updated = _parse_time(fields.get("updated")) or _parse_time(fields.get("timeCreated")) or happened
+    content_type, metadata = fields.get("contentType"), fields.get("metadata")
     return ObjectVersion(
         name,
         Stat(
             generation=generation,
-            # Unknown, it is bounded while it is read.
-            size=_integer(fields.get("size")) or 0,
-            content_type=claimed if _is_text(claimed) else BINARY,
+            # 0 if the event has no size: reading is bounded in any case.
+            size=_parse_integer(fields.get("size")) or 0,
+            content_type=content_type if _is_text(content_type) else BINARY,
             updated=time.time() if updated is None else updated,
-            metadata=_texts(metadata) if isinstance(metadata, dict) else {},
+            metadata=_text_items(metadata) if isinstance(metadata, dict) else {},
         ),
     )
 
 
-def _integer(value: object) -> int | None:
-    """A whole number of at most 63 bits, which JSON has as a number or, as Google writes int64, a string."""
+def _parse_integer(value: object) -> int | None:
+    """A whole number of at most 63 bits: a JSON number, or a string, which is how Google writes int64."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
-    return value if type(value) is int and 0 <= value <= LARGEST else None
+    return value if type(value) is int and 0 <= value <= MAX_GENERATION else None
 
 
-def _seconds(value: object) -> float | None:
-    """Seconds since the epoch of a time in RFC 3339."""
+def _parse_time(value: object) -> float | None:
+    """Seconds since the epoch of a time in RFC 3339; None if it is none, or in the distant future."""
     try:
-        when = datetime.fromisoformat(value) if isinstance(value, str) else None
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    if when is None:
+    if moment is None:
         return None
-    seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     return seconds if 0 < seconds < YEAR_9999 else None
 
 
 def _is_text(value: object) -> TypeGuard[str]:
-    # A lone surrogate, which JSON can hold, is no character: no bucket has it, and no index could.
+    # JSON strings may contain lone surrogates. No bucket has such names, and no index can store them.
     return isinstance(value, str) and value != "" and is_text(value)
 
 
-def _texts(metadata: Mapping[Any, object]) -> dict[str, str]:
+def _text_items(metadata: Mapping[Any, object]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if _is_text(key) and _is_text(value)}
 
 
-def _done(function: str, photo: ObjectVersion, what: str, *, failed: bool = False) -> str:
-    # Quoted, so that no name can write a line of its own.
+def _log_outcome(function: str, version: ObjectVersion, outcome: str, *, failed: bool = False) -> str:
+    # The name is quoted, so that a line break in it cannot start a new line of the log.
     log = logger.warning if failed else logger.info
-    log("%s %s generation %d: %s", function, quote(photo.name), photo.stat.generation, what)
-    return what
+    log("%s %s generation %d: %s", function, quote(version.name), version.stat.generation, outcome)
+    return outcome
 
 
-def _dropped(function: str, data: object, error: DroppedError) -> str:
+def _log_dropped(function: str, data: object, error: DroppedError) -> str:
     name = data.get("name") if isinstance(data, dict) else None
-    shown = quote(name[:1024], errors="replace") if isinstance(name, str) else "(no name)"
-    logger.info("%s %s: the event was dropped, because %s.", function, shown, error)
+    quoted = quote(name[:1024], errors="replace") if isinstance(name, str) else "(no name)"
+    logger.info("%s %s: the event was dropped, because %s.", function, quoted, error)
     return f"dropped: {error}"

@@ -1,85 +1,85 @@
-"""What differs between a bucket and its index."""
+"""The differences between a bucket and its index."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from functools import partial
-from typing import TypeVar
 
 from clip_embeddings.config import TaskSettings
-from clip_embeddings.photos.collection import IndexedBucket
-from clip_embeddings.photos.indexer import Change, Deletion, ObjectVersion, Report
+from clip_embeddings.photos.indexed_bucket import IndexedBucket
+from clip_embeddings.photos.types import Change, Deletion, ObjectVersion, Report
 from clip_embeddings.storage.types import Stat
 
-T = TypeVar("T")
-
-Known = tuple[str, int, str]
+# Name and properties of an object of the bucket.
+Listed = tuple[str, Stat]
+# Name, generation and fingerprint of an entry of the index.
+Indexed = tuple[str, int, str]
 
 
 def differences(
-    collection: IndexedBucket,
+    indexed_bucket: IndexedBucket,
     fingerprint: str,
     report: Report,
     prefix: str = "",
     task: TaskSettings | None = None,
 ) -> Iterator[Change]:
-    """What is to be done so that the index has exactly the present photos, each as `fingerprint` says.
+    """The changes after which the index has exactly the present objects, with this fingerprint.
 
-    Both sides come in the order of names and are held against each other as they come: memory does not grow
-    with their number. What needs nothing done is counted in `report`.
+    Bucket and index are both listed in the order of names and compared while they are read, so memory does
+    not grow with their size. Objects that need no change are counted in `report`.
 
     Args:
         prefix: only names that start with it.
-        task: only this task's share of the names.
+        task: only the names of this task; None for all names.
 
     Raises:
         StorageError: the bucket or the index cannot be listed.
     """
-    mine = partial(in_shard, task=task or TaskSettings())
-    listed = (item for item in collection.bucket.stats(prefix) if mine(item[0]))
-    known = (item for item in collection.index.generations(collection.name, prefix) if mine(item[0]))
-    for name, stat, entry in _merge_join(listed, known):
+    shard = task or TaskSettings()
+    bucket, index = indexed_bucket.bucket, indexed_bucket.index
+    listed = (item for item in bucket.stats(prefix) if in_shard(item[0], shard))
+    indexed = (item for item in index.generations(indexed_bucket.name, prefix) if in_shard(item[0], shard))
+    for name, stat, entry in _merge_join(listed, indexed):
         if stat is None:
-            # Written since the bucket was listed, it is there.
-            if entry and collection.bucket.stat(name) is None:
+            # Unless the object was written after the bucket was listed.
+            if entry and bucket.stat(name) is None:
                 yield Deletion(name, entry[1])
         elif entry and entry[1:] == (stat.generation, fingerprint):
             report.skipped["already there"] += 1
         elif not entry or entry[1] <= stat.generation:
             yield ObjectVersion(name, stat)
-        elif collection.generations_recur:
-            # The index keeps the newer of two generations unless it has forgotten it.
+        elif indexed_bucket.generations_recur:
+            # The index keeps the higher of two generations, unless it is told to forget it.
             yield Deletion(name, entry[1])
             yield ObjectVersion(name, stat)
         else:
-            # Written since the bucket was listed.
+            # The object was written again, and indexed, after the bucket was listed.
             report.skipped["already there"] += 1
 
 
 def in_shard(name: str, task: TaskSettings) -> bool:
-    """Whether an object is this task's: by a hash, so that every run deals them out alike."""
+    """Whether an object belongs to this task. A hash decides, so that every run distributes names alike."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest) % task.count == task.index
 
 
 def _merge_join(
-    listed: Iterable[tuple[str, Stat]], known: Iterable[Known]
-) -> Iterator[tuple[str, Stat | None, Known | None]]:
-    """Of two lists in the order of names, each name once, with what either has.
+    listed: Iterable[Listed], indexed: Iterable[Indexed]
+) -> Iterator[tuple[str, Stat | None, Indexed | None]]:
+    """Join two lists that are ordered by name: each name once, with its item of either list or None.
 
-    A list in another order costs work, but loses nothing: a name then comes once for each side.
+    A list in another order costs work but loses nothing: a name then comes once for each list.
     """
-    left, right = iter(listed), iter(known)
-    here, there = next(left, None), next(right, None)
-    while here or there:
-        if there is None or (here and here[0] < there[0]):
-            assert here is not None
-            yield here[0], here[1], None
-            here = next(left, None)
-        elif here is None or there[0] < here[0]:
-            yield there[0], None, there
-            there = next(right, None)
+    listed_items, indexed_items = iter(listed), iter(indexed)
+    stored, entry = next(listed_items, None), next(indexed_items, None)
+    while stored or entry:
+        if entry is None or (stored and stored[0] < entry[0]):
+            assert stored is not None
+            yield stored[0], stored[1], None
+            stored = next(listed_items, None)
+        elif stored is None or entry[0] < stored[0]:
+            yield entry[0], None, entry
+            entry = next(indexed_items, None)
         else:
-            yield here[0], here[1], there
-            here, there = next(left, None), next(right, None)
+            yield stored[0], stored[1], entry
+            stored, entry = next(listed_items, None), next(indexed_items, None)

@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 
 from clip_embeddings.errors import ApiError
+from clip_embeddings.index.factory import open_configured_index
 from clip_embeddings.index.types import Entry, Hit, Index
-from clip_embeddings.photos.collection import open_own_index
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.search.schema import Nearest
 from clip_embeddings.storage.factory import open_bucket
@@ -79,4 +79,4 @@ def open_searcher(runtime: Runtime) -> Searcher:
     settings = runtime.settings
     url = settings.photos.url or ""
     folder = open_bucket(url, externally_written=True) if url.startswith("file:") else None
-    return Searcher(open_own_index(settings), folder)
+    return Searcher(open_configured_index(settings), folder)

@@ -1,4 +1,4 @@
-"""Files below a folder: reached without following links, written whole or not at all. POSIX only."""
+"""Files below a root folder: opened without following links, written whole or not at all. POSIX only."""
 
 from __future__ import annotations
 
@@ -11,70 +11,77 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-# Where files are until they are whole: below the folder itself, hence in its file system.
-PARTIAL = ".partial"
+# Files are written here and then linked to their place. It is below the root, hence in the same file system.
+TEMP_DIR = ".partial"
 
-# A link on the way or at its end is an error, so no name leads out of the folder.
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-# Non-blocking, so that a pipe somebody put there holds nobody up.
-FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+# Opening a symbolic link is an error, so no name leads out of the root.
+DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+# Non-blocking, because opening a named pipe would otherwise wait for a writer.
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-def parts_of(name: str) -> list[str] | None:
-    """The parts of a safe path; None if `name` is none, or not one that every file system can have."""
+def split_name(name: str) -> list[str] | None:
+    """The parts of a name that is a safe relative path; None if it is unsafe or too long for a file system.
+
+    255 bytes per part is the limit of most file systems, 1024 bytes in all is that of Cloud Storage.
+    """
     parts = name.split("/")
     try:
         sizes = [len(part.encode()) for part in parts]
     except UnicodeEncodeError:
         return None
     safe = all(0 < size <= 255 for size in sizes) and sum(sizes) <= 1024
-    if not safe or "\0" in name or parts[0] == PARTIAL or not {".", ".."}.isdisjoint(parts):
+    if not safe or "\0" in name or parts[0] == TEMP_DIR or not {".", ".."}.isdisjoint(parts):
         return None
     return parts
 
 
 @contextmanager
 def open_dir(root: Path, parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
-    """A descriptor of the folder `parts` below `root`. Raises OSError: one of them is not a folder.
+    """A descriptor of the folder `parts` below `root`.
 
-    With `make`, missing folders are made; they are durable once the block has ended.
+    Args:
+        make: create missing folders. They are durable once the block has ended.
+
+    Raises:
+        OSError: one of the parts is not a folder.
     """
-    grown = []
+    changed_dirs = []
     with ExitStack() as stack:
         if make and not root.is_dir():
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            grown.append(_open(stack, root.parent, os.O_RDONLY))
-        # Links above the root are the operator's own.
-        here = _open(stack, root, os.O_RDONLY | os.O_DIRECTORY)
+            changed_dirs.append(_open(stack, root.parent, os.O_RDONLY))
+        # Links in the path of the root itself are the operator's choice, and are followed.
+        current = _open(stack, root, os.O_RDONLY | os.O_DIRECTORY)
         for part in parts:
-            if make and _make(part, here):
-                grown.append(here)
-            here = _open(stack, part, FOLDER, here)
-        yield here
-        # Last: a journal has most likely taken these along with what the block synced.
-        for folder in grown:
-            os.fsync(folder)
+            if make and _make_dir(part, current):
+                changed_dirs.append(current)
+            current = _open(stack, part, DIR_FLAGS, current)
+        yield current
+        # At the end, because what the block synced has most likely written these in the journal as well.
+        for changed_dir in changed_dirs:
+            os.fsync(changed_dir)
 
 
-def _open(stack: ExitStack, path: Path | str, flags: int, folder: int | None = None) -> int:
-    descriptor = os.open(path, flags, dir_fd=folder)
+def _open(stack: ExitStack, path: Path | str, flags: int, parent: int | None = None) -> int:
+    descriptor = os.open(path, flags, dir_fd=parent)
     stack.callback(os.close, descriptor)
     return descriptor
 
 
-def _make(name: str, folder: int) -> bool:
+def _make_dir(name: str, parent: int) -> bool:
     try:
-        os.mkdir(name, 0o700, dir_fd=folder)
+        os.mkdir(name, 0o700, dir_fd=parent)
     except FileExistsError:
         return False
     return True
 
 
 @contextmanager
-def opened(root: Path, parts: Sequence[str]) -> Iterator[int]:
-    """A descriptor of the regular file `parts` below `root`. Raises OSError: there is none."""
-    with open_dir(root, parts[:-1]) as folder:
-        file = os.open(parts[-1], FILE, dir_fd=folder)
+def open_file(root: Path, parts: Sequence[str]) -> Iterator[int]:
+    """A descriptor of the regular file `parts` below `root`. Raises OSError if there is none."""
+    with open_dir(root, parts[:-1]) as parent:
+        file = os.open(parts[-1], FILE_FLAGS, dir_fd=parent)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -84,15 +91,18 @@ def opened(root: Path, parts: Sequence[str]) -> Iterator[int]:
 
 
 @contextmanager
-def locked(root: Path, how: int, *, make: bool = False) -> Iterator[None]:
-    """Hold the lock of the whole folder, LOCK_SH or LOCK_EX. Whoever dies lets go."""
-    with open_dir(root, [], make=make) as folder:
-        fcntl.flock(folder, how)
+def lock_dir(root: Path, operation: int) -> Iterator[None]:
+    """Hold the lock of the root folder for the block; `operation` is LOCK_SH or LOCK_EX of fcntl.
+
+    The system releases the lock when its process dies.
+    """
+    with open_dir(root, []) as folder:
+        fcntl.flock(folder, operation)
         yield
 
 
 def try_lock(file: int) -> bool:
-    """Take the lock of one file until it is closed; False if another descriptor has it."""
+    """Lock one file until its descriptor is closed; False if another descriptor holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -102,13 +112,13 @@ def try_lock(file: int) -> bool:
 
 @contextmanager
 def temp_file(root: Path, data: bytes, mtime_ns: int) -> Iterator[tuple[int, str]]:
-    """A whole file on the disk, to be linked or moved to its place: the folder it is in and its name."""
-    with open_dir(root, [PARTIAL], make=True) as folder:
+    """A complete, synced file, to be linked to its place: the descriptor of its folder, and its name."""
+    with open_dir(root, [TEMP_DIR], make=True) as folder:
         name, file = _create_locked(folder)
         try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(file, left) :]
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[os.write(file, remaining) :]
             os.utime(file, ns=(mtime_ns, mtime_ns))
             os.fsync(file)
             yield folder, name
@@ -119,8 +129,8 @@ def temp_file(root: Path, data: bytes, mtime_ns: int) -> Iterator[tuple[int, str
 
 
 def _create_locked(folder: int) -> tuple[str, int]:
-    # The lock says that the writer lives. It cannot be had together with the file, so a sweep in between
-    # may have removed the file: then it has no name any more.
+    # The lock marks a file whose writer is alive. Creating and locking are two steps, so `remove_abandoned`
+    # may have removed the file between them: then its link count is 0, and another one is created.
     while True:
         name = uuid.uuid4().hex
         file = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=folder)
@@ -131,11 +141,11 @@ def _create_locked(folder: int) -> tuple[str, int]:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove the partial files whose writers are dead."""
-    with suppress(FileNotFoundError), open_dir(root, [PARTIAL]) as folder:
+    """Remove the temporary files whose writers are dead."""
+    with suppress(FileNotFoundError), open_dir(root, [TEMP_DIR]) as folder:
         for name in os.listdir(folder):
             with suppress(FileNotFoundError):
-                file = os.open(name, FILE, dir_fd=folder)
+                file = os.open(name, FILE_FLAGS, dir_fd=folder)
                 try:
                     if try_lock(file):
                         os.unlink(name, dir_fd=folder)
@@ -143,25 +153,29 @@ def remove_abandoned(root: Path) -> None:
                     os.close(file)
 
 
-def remove(root: Path, parts: Sequence[str]) -> None:
-    """Remove a file, and the folders above it that are empty then. Raises OSError: it is not there."""
-    with open_dir(root, parts[:-1]) as folder:
-        os.unlink(parts[-1], dir_fd=folder)
+def remove_file(root: Path, parts: Sequence[str]) -> None:
+    """Remove a file, and the folders above it that become empty. Raises OSError if the file is missing."""
+    with open_dir(root, parts[:-1]) as parent:
+        os.unlink(parts[-1], dir_fd=parent)
     with suppress(OSError):
         for depth in range(len(parts) - 1, 0, -1):
-            with open_dir(root, parts[: depth - 1]) as folder:
-                os.rmdir(parts[depth - 1], dir_fd=folder)
+            with open_dir(root, parts[: depth - 1]) as parent:
+                os.rmdir(parts[depth - 1], dir_fd=parent)
 
 
-def walk(folder: Path | str, above: str, prefix: str) -> Iterator[str]:
-    """The paths of all regular files below `folder`, with `above` before each, that start with `prefix`."""
-    # What goes away meanwhile is not there.
+def walk_files(folder: Path | str, folder_name: str, prefix: str) -> Iterator[str]:
+    """The names of all regular files below `folder` that start with `prefix`.
+
+    Args:
+        folder_name: name of `folder` itself, "" or ending with a slash; it begins every name.
+    """
+    # A folder that was removed meanwhile has no files.
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            name = above + entry.name
+            name = folder_name + entry.name
             if entry.is_dir(follow_symlinks=False):
-                inside = f"{name}/"
-                if name != PARTIAL and (inside.startswith(prefix) or prefix.startswith(inside)):
-                    yield from walk(entry.path, inside, prefix)
-            elif entry.is_file(follow_symlinks=False) and name.startswith(prefix) and parts_of(name):
+                inner_name = f"{name}/"
+                if name != TEMP_DIR and (inner_name.startswith(prefix) or prefix.startswith(inner_name)):
+                    yield from walk_files(entry.path, inner_name, prefix)
+            elif entry.is_file(follow_symlinks=False) and name.startswith(prefix) and split_name(name):
                 yield name

@@ -11,12 +11,13 @@ from clip_embeddings.storage.types import Bucket
 
 
 def open_bucket(url: str, *, externally_written: bool = False) -> Bucket:
-    """The bucket at `file:///folder` or `gs://bucket/prefix`; nothing is touched or connected to yet.
+    """The bucket at `file:///folder` or `gs://bucket/prefix`. Touches and connects to nothing.
 
-    With `foreign`, others than this package write there: see FileBucket.
+    Args:
+        externally_written: whether other programs write into the folder as well. See FileBucket.
 
     Raises:
-        ValueError: the URL is neither; the message says what to use.
+        ValueError: the URL has neither form; the message says which forms are allowed.
     """
     parts = urlsplit(url)
     if not parts.query and not parts.fragment:

@@ -1,8 +1,7 @@
-"""A folder as a bucket: atomic, durable, for many threads and processes at once.
+"""A folder as a bucket: atomic, durable, safe for many threads and processes at once.
 
-An object's name is its path below the folder. Its generation is a time in nanoseconds: its modification time,
-which every write here sets; where other programs write, the time of its last change of any kind. Its content
-type is guessed from its name. Files that people put there are objects too.
+An object's name is its path below the folder. Its content type is guessed from its name. Files that other
+programs put there are objects, too.
 """
 
 from __future__ import annotations
@@ -18,20 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_embeddings.storage.directories import (
-    locked,
+    lock_dir,
     open_dir,
-    opened,
-    parts_of,
-    remove,
+    open_file,
     remove_abandoned,
+    remove_file,
+    split_name,
     temp_file,
     try_lock,
-    walk,
+    walk_files,
 )
 from clip_embeddings.storage.types import (
     BINARY,
     BadNameError,
-    ChangedError,
     NotFoundError,
     Stat,
     StorageError,
@@ -39,18 +37,19 @@ from clip_embeddings.storage.types import (
     TransientError,
 )
 
-# What only a person can put right; everything else (disk full, too many open files) may pass.
-LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV, errno.ENAMETOOLONG}
+# Errnos that need an operator; all others (disk full, too many open files) are transient.
+PERMANENT_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True)
 class FileBucket:
-    """The objects below `folder`, which the first write makes, for this user only. See Bucket."""
+    """The objects below `folder`, which the first `create` makes, readable by its owner only. See Bucket."""
 
     folder: Path
-    # Whether other programs write here, who set modification times as they like: a picture that comes back
-    # from another folder, or from a backup, has its old one. The time of the last change (ctime) is the
-    # system's own, and grows with every write and every move.
+    # Whether other programs write here as well. An object's generation, in nanoseconds, is its modification
+    # time, which `create` sets. Other programs set it as they like: a picture that comes back from another
+    # folder or from a backup has its old one. There the generation is the time of the last change of any kind
+    # (ctime), which the system sets, and which grows with every write and every move.
     externally_written: bool = False
 
     @property
@@ -60,111 +59,87 @@ class FileBucket:
     def read(
         self, name: str, *, generation: int | None = None, max_bytes: int | None = None
     ) -> tuple[bytes, int]:
-        with _translate_errors(), opened(self.folder, _parts(name)) as file:
-            found = os.fstat(file)
-            present = self._generation(found)
+        with _translate_errors(), open_file(self.folder, _split(name)) as file:
+            status = os.fstat(file)
+            present = self._generation(status)
             if generation not in (None, present):
                 raise NotFoundError("The object is not there in that generation.")
-            if max_bytes is not None and found.st_size > max_bytes:
+            if max_bytes is not None and status.st_size > max_bytes:
                 raise TooLargeError(f"The object has more than {max_bytes:,} bytes.")
             with open(file, "rb", closefd=False) as stream:
-                data = stream.read(found.st_size)
+                data = stream.read(status.st_size)
             if self.externally_written and self._generation(os.fstat(file)) != present:
                 raise NotFoundError("The object changed while it was read.")
             return data, present
 
     def stat(self, name: str) -> Stat | None:
         try:
-            with _translate_errors(), opened(self.folder, _parts(name)) as file:
-                found = os.fstat(file)
+            with _translate_errors(), open_file(self.folder, _split(name)) as file:
+                status = os.fstat(file)
         except NotFoundError:
             return None
         content_type = mimetypes.guess_type(name)[0] or BINARY
-        return Stat(self._generation(found), found.st_size, content_type, found.st_mtime)
+        return Stat(self._generation(status), status.st_size, content_type, status.st_mtime)
 
     def create(self, name: str, data: bytes, content_type: str = BINARY) -> bool:
-        *folders, last = _parts(name)
+        *folders, file_name = _split(name)
         with (
             _translate_errors(),
-            temp_file(self.folder, data, time.time_ns()) as (source, whole),
-            # Shared, so that `delete` does not remove a new folder before the link is in it.
-            locked(self.folder, fcntl.LOCK_SH),
-            open_dir(self.folder, folders, make=True) as target,
+            temp_file(self.folder, data, time.time_ns()) as (temp_dir, temp_name),
+            # A shared lock, so that `delete` does not remove a new folder before the link is in it.
+            lock_dir(self.folder, fcntl.LOCK_SH),
+            open_dir(self.folder, folders, make=True) as target_dir,
         ):
             try:
-                os.link(whole, last, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+                os.link(
+                    temp_name, file_name, src_dir_fd=temp_dir, dst_dir_fd=target_dir, follow_symlinks=False
+                )
             except FileExistsError:
                 return False
-            os.fsync(target)
+            os.fsync(target_dir)
         return True
 
-    def write(
-        self, name: str, data: bytes, content_type: str = BINARY, *, if_generation: int | None = None
-    ) -> int:
-        *folders, last = _parts(name)
-        with _translate_errors(), locked(self.folder, fcntl.LOCK_EX, make=True):
-            present = self._expect(name, if_generation)
-            # The clock may stand still or go back; generations do not.
-            generation = max(time.time_ns(), present + 1)
-            with (
-                temp_file(self.folder, data, generation) as (source, whole),
-                open_dir(self.folder, folders, make=True) as target,
-            ):
-                os.replace(whole, last, src_dir_fd=source, dst_dir_fd=target)
-                os.fsync(target)
-                if self.externally_written:
-                    generation = self._generation(os.stat(last, dir_fd=target, follow_symlinks=False))
-        return generation
-
-    def delete(self, name: str, *, if_generation: int | None = None) -> bool:
+    def delete(self, name: str) -> bool:
         try:
-            with _translate_errors(), locked(self.folder, fcntl.LOCK_EX):
+            with _translate_errors(), lock_dir(self.folder, fcntl.LOCK_EX):
+                # Links, pipes and folders are no objects, and stay.
                 if self.stat(name) is None:
                     return False
-                self._expect(name, if_generation)
-                remove(self.folder, _parts(name))
+                remove_file(self.folder, _split(name))
         except NotFoundError:
             return False
         return True
 
     def names(self, prefix: str = "") -> Iterator[str]:
         with _translate_errors():
-            yield from walk(self.folder, "", prefix)
+            yield from walk_files(self.folder, "", prefix)
 
     def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
         for name in sorted(self.names(prefix)):
-            # What went away meanwhile is not there.
-            if found := self.stat(name):
-                yield name, found
+            # None for an object that was removed since the names were listed.
+            if stat := self.stat(name):
+                yield name, stat
 
     @contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
         with ExitStack() as stack:
             try:
                 with _translate_errors():
-                    held = try_lock(stack.enter_context(opened(self.folder, _parts(name))))
+                    locked = try_lock(stack.enter_context(open_file(self.folder, _split(name))))
             except NotFoundError:
-                held = False
-            yield held
+                locked = False
+            yield locked
 
     def cleanup(self) -> None:
         with _translate_errors():
             remove_abandoned(self.folder)
 
-    def _generation(self, found: os.stat_result) -> int:
-        return found.st_ctime_ns if self.externally_written else found.st_mtime_ns
-
-    def _expect(self, name: str, generation: int | None) -> int:
-        """The present generation, 0 if there is none. Raises ChangedError if it is not the one expected."""
-        found = self.stat(name)
-        present = found.generation if found else 0
-        if generation not in (None, present):
-            raise ChangedError("The object is in another generation.")
-        return present
+    def _generation(self, status: os.stat_result) -> int:
+        return status.st_ctime_ns if self.externally_written else status.st_mtime_ns
 
 
-def _parts(name: str) -> list[str]:
-    parts = parts_of(name)
+def _split(name: str) -> list[str]:
+    parts = split_name(name)
     if parts is None:
         raise BadNameError("No file can have this name.")
     return parts
@@ -172,7 +147,7 @@ def _parts(name: str) -> list[str]:
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
-    # `from None`: an OSError carries the file's name.
+    # `from None`, because an OSError carries the file's name.
     try:
         yield
     except FileNotFoundError:
@@ -180,5 +155,5 @@ def _translate_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
             raise BadNameError("Something else than a file is in the way.") from None
-        kind = StorageError if error.errno in LASTING else TransientError
-        raise kind(f"The folder of the bucket cannot be used: {error.strerror}.") from None
+        error_class = StorageError if error.errno in PERMANENT_ERRNOS else TransientError
+        raise error_class(f"The folder of the bucket cannot be used: {error.strerror}.") from None

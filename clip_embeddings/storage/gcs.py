@@ -1,4 +1,4 @@
-"""A Cloud Storage bucket, or what is below one prefix of it. STORAGE_EMULATOR_HOST is honoured."""
+"""A Cloud Storage bucket, or the part of it below one prefix. Honors STORAGE_EMULATOR_HOST."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from clip_embeddings.lazy import Lazy
 from clip_embeddings.storage.types import (
     BINARY,
     BadNameError,
-    ChangedError,
     NotFoundError,
     Stat,
     StorageError,
@@ -22,21 +21,26 @@ from clip_embeddings.storage.types import (
     TransientError,
 )
 
-# Seconds for one answer of the service, and for all tries of one call. Job clients give up after 20.
-TIMEOUT = 10.0
-TRIES = 15.0
+# Seconds to wait for one response of the service.
+REQUEST_TIMEOUT = 10.0
+# Seconds for one call with all its retries. Job clients give up after 20.
+RETRY_TIMEOUT = 15.0
 
-# The object's own metadata say which call wrote it: see `write`.
-NONCE = "written-by"
+# Metadata key of a random value that identifies the call of `create` that wrote the object.
+NONCE_KEY = "written-by"
+
+
+class _PreconditionError(StorageError):
+    """The object is not in the generation that the request requires."""
 
 
 @dataclass(frozen=True)
 class GcsBucket:
-    """The objects of `bucket` whose names start with `prefix`, which is taken off. See Bucket."""
+    """The objects of `bucket` whose names start with `prefix`, named without it. See Bucket."""
 
     bucket: str
     prefix: str = ""
-    # Made by the first call, which must be in the process that serves: connections do not survive a fork.
+    # Connections do not survive a fork, so the first call makes the client, in the process that serves.
     client: Lazy[Any] = field(default_factory=lambda: Lazy(_connect))
 
     @property
@@ -46,51 +50,36 @@ class GcsBucket:
     def read(
         self, name: str, *, generation: int | None = None, max_bytes: int | None = None
     ) -> tuple[bytes, int]:
-        into = _Bounded(max_bytes)
+        buffer = _BoundedBuffer(max_bytes)
         with self._blob(name, generation) as blob:
-            blob.download_to_file(into, **_retry_options())
+            blob.download_to_file(buffer, **_retry_options())
             if blob.generation is None:
-                # Cloud Storage says it with the bytes; the emulator does not.
+                # Cloud Storage returns the generation with the bytes; the emulator does not.
                 blob.reload(**_retry_options())
-            return into.getvalue(), int(blob.generation)
+            return buffer.getvalue(), int(blob.generation)
 
     def stat(self, name: str) -> Stat | None:
-        try:
-            with self._blob(name) as blob:
-                blob.reload(**_retry_options())
-        except NotFoundError:
-            return None
-        return _stat(blob)
+        blob = self._reloaded(name)
+        return None if blob is None else _stat(blob)
 
     def create(self, name: str, data: bytes, content_type: str = BINARY) -> bool:
-        try:
-            self.write(name, data, content_type, if_generation=0)
-        except ChangedError:
-            return False
-        return True
-
-    def write(
-        self, name: str, data: bytes, content_type: str = BINARY, *, if_generation: int | None = None
-    ) -> int:
         nonce = uuid.uuid4().hex
         try:
             with self._blob(name) as blob:
-                blob.metadata = {NONCE: nonce}
-                blob.upload_from_string(
-                    data, content_type, if_generation_match=if_generation, **_retry_options()
-                )
-        except ChangedError:
-            # The answer to a try may be lost though the object was written: the next try is refused because
-            # of it. The nonce tells our own object from somebody else's.
-            if (written := self._written_by(name, nonce)) is None:
-                raise
-            return written
-        return int(blob.generation)
+                blob.metadata = {NONCE_KEY: nonce}
+                # Generation 0 means that no object of this name exists.
+                blob.upload_from_string(data, content_type, if_generation_match=0, **_retry_options())
+        except _PreconditionError:
+            # The response to a request may be lost after the object was written. The retry then fails because
+            # of that object, and the nonce shows that this call wrote it.
+            existing = self._reloaded(name)
+            return existing is not None and (existing.metadata or {}).get(NONCE_KEY) == nonce
+        return True
 
-    def delete(self, name: str, *, if_generation: int | None = None) -> bool:
+    def delete(self, name: str) -> bool:
         try:
             with self._blob(name) as blob:
-                blob.delete(if_generation_match=if_generation, **_retry_options())
+                blob.delete(**_retry_options())
         except NotFoundError:
             return False
         return True
@@ -114,21 +103,22 @@ class GcsBucket:
 
     @contextmanager
     def _blob(self, name: str, generation: int | None = None) -> Iterator[Any]:
-        if not name or not _valid(self.prefix + name):
+        if not name or not _is_valid_name(self.prefix + name):
             raise BadNameError("No object can have this name.")
         with _translate_errors():
             yield self.client.get().bucket(self.bucket).blob(self.prefix + name, generation=generation)
 
-    def _written_by(self, name: str, nonce: str) -> int | None:
+    def _reloaded(self, name: str) -> Any | None:
+        """The object with its properties; None if it does not exist."""
         try:
             with self._blob(name) as blob:
                 blob.reload(**_retry_options())
         except NotFoundError:
             return None
-        return int(blob.generation) if (blob.metadata or {}).get(NONCE) == nonce else None
+        return blob
 
 
-class _Bounded(io.BytesIO):
+class _BoundedBuffer(io.BytesIO):
     """Memory to download into, up to a limit. Raises TooLargeError beyond it."""
 
     def __init__(self, max_bytes: int | None) -> None:
@@ -142,12 +132,12 @@ class _Bounded(io.BytesIO):
 
 
 def _stat(blob: Any) -> Stat:
-    metadata = {key: value for key, value in (blob.metadata or {}).items() if key != NONCE}
+    metadata = {key: value for key, value in (blob.metadata or {}).items() if key != NONCE_KEY}
     content_type = blob.content_type or BINARY
     return Stat(int(blob.generation), int(blob.size), content_type, blob.updated.timestamp(), metadata)
 
 
-def _valid(name: str) -> bool:
+def _is_valid_name(name: str) -> bool:
     # https://cloud.google.com/storage/docs/objects#naming
     try:
         return len(name.encode()) <= 1024 and not {"\r", "\n"} & set(name)
@@ -164,7 +154,7 @@ def _connect() -> Any:
             "A gs:// bucket needs the package google-cloud-storage, which is not installed: "
             "pip install -r requirements/cloud-storage.txt."
         ) from None
-    # Else every "no such object" makes a thread that asks for the bucket itself, for traces nobody takes.
+    # Otherwise every 404 starts a thread that requests the bucket's metadata, for traces that are not used.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     try:
         return storage.Client()
@@ -175,14 +165,14 @@ def _connect() -> Any:
 def _retry_options() -> dict[str, Any]:
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    # Every call here may be tried again: reads and deletes change nothing twice, `write` knows its own.
-    retry = DEFAULT_RETRY.with_timeout(TRIES).with_delay(initial=0.2, maximum=4.0, multiplier=2.0)
-    return {"retry": retry, "timeout": TIMEOUT}
+    # Every call may be retried: reads and deletes are idempotent, and `create` recognizes its own object.
+    retry = DEFAULT_RETRY.with_timeout(RETRY_TIMEOUT).with_delay(initial=0.2, maximum=4.0, multiplier=2.0)
+    return {"retry": retry, "timeout": REQUEST_TIMEOUT}
 
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
-    # `from None`: the package's exceptions carry the object's URL.
+    # `from None`, because the package's exceptions carry the object's URL.
     try:
         yield
     except StorageError:
@@ -197,15 +187,15 @@ def _translate(error: Exception) -> Exception:
     from google.cloud.storage.exceptions import DataCorruption
     from requests import RequestException
 
-    kind = type(error).__name__
+    name = type(error).__name__
     if isinstance(error, NotFound):
         return NotFoundError("There is no such object, or no such bucket.")
     if isinstance(error, PreconditionFailed):
-        return ChangedError("The object is in another generation.")
+        return _PreconditionError("The object is in another generation.")
     if isinstance(error, ClientError) and error.code not in (408, 429):
-        return StorageError(f"Cloud Storage refused: {kind} {error.code}.")
+        return StorageError(f"Cloud Storage refused: {name} {error.code}.")
     if isinstance(error, GoogleAuthError) and not error.retryable:
-        return StorageError(f"Cloud Storage does not take this process's credentials: {kind}.")
+        return StorageError(f"Cloud Storage does not take this process's credentials: {name}.")
     if isinstance(error, (GoogleAPIError, GoogleAuthError, RequestException, DataCorruption, OSError)):
-        return TransientError(f"Cloud Storage did not answer well: {kind}.")
+        return TransientError(f"Cloud Storage did not answer well: {name}.")
     return error

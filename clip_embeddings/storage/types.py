@@ -15,101 +15,85 @@ BINARY = "application/octet-stream"
 
 
 class StorageError(Exception):
-    """The bucket cannot do this, and will not be able to without a change by a person."""
+    """The operation failed, and will fail again until an operator changes something."""
 
 
 class TransientError(StorageError):
-    """The bucket cannot do this now. What was to be written may be there, whole, or not."""
+    """The operation failed, but may succeed later. A write that failed so may have taken effect, whole."""
 
 
 class NotFoundError(StorageError):
-    """There is no such object, or not in that generation."""
+    """The object does not exist, or not in the requested generation."""
 
 
 class BadNameError(NotFoundError):
-    """No object of this bucket can have this name; whoever only reads need not tell the difference."""
+    """No object of this bucket can have this name. For readers it is the same as a missing object."""
 
 
 class TooLargeError(StorageError):
-    """The object has more bytes than the reader takes."""
-
-
-class ChangedError(StorageError):
-    """The object is not in the generation that the writer expects."""
+    """The object has more bytes than the reader accepts."""
 
 
 @dataclass(frozen=True)
 class Stat:
-    """What is known of an object without reading it."""
+    """The properties of an object, available without reading it."""
 
     # Differs between any two contents of one name, and grows with each.
     generation: int
+    # In bytes.
     size: int
-    # The writer's claim.
+    # As the writer declared it; not verified.
     content_type: str
     # Seconds since the epoch, by the store's clock.
     updated: float
-    # What the writer noted with it.
+    # The writer's own key-value pairs.
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class Bucket(Protocol):
     """Objects by name. An object is written whole or not at all; threads and processes may share a bucket.
 
-    Every method may raise TransientError (try again later) and StorageError (a person must act).
+    Every method may raise TransientError (try again later) and StorageError (an operator must act).
     """
 
     @property
     def url(self) -> str:
-        """Where the bucket is, with a slash at its end: this and an object's name make the object's URL."""
+        """The bucket's URL, ending with a slash. An object's URL is this followed by the object's name."""
 
     def read(
         self, name: str, *, generation: int | None = None, max_bytes: int | None = None
     ) -> tuple[bytes, int]:
-        """The bytes of an object and their generation: the newest, or the one asked for.
+        """The bytes of an object and their generation: the newest, or the requested one.
 
         Raises:
-            NotFoundError: there is no such object, or it is no longer in `generation`.
-            TooLargeError: it has more than `max_bytes`; no more than about those were held.
+            NotFoundError: the object does not exist, or is no longer in `generation`.
+            TooLargeError: it has more than `max_bytes`; not much more than that was held in memory.
         """
 
     def stat(self, name: str) -> Stat | None:
-        """What is known of the newest generation; None if there is no such object."""
+        """The properties of the newest generation; None if the object does not exist."""
 
     def create(self, name: str, data: bytes, content_type: str = BINARY) -> bool:
-        """Write a new object and return True, durably; False if one of that name is there already.
+        """Write a new object durably and return True; return False if the name is taken.
 
-        Of all who create one name at once, exactly one gets True. Raises BadNameError.
+        If several callers create one name at once, exactly one of them gets True. Raises BadNameError.
         """
 
-    def write(
-        self, name: str, data: bytes, content_type: str = BINARY, *, if_generation: int | None = None
-    ) -> int:
-        """Write or overwrite an object, durably; returns its generation.
-
-        Raises:
-            BadNameError: no object can have that name.
-            ChangedError: `if_generation` is given and not the present one (0: there is none).
-        """
-
-    def delete(self, name: str, *, if_generation: int | None = None) -> bool:
-        """Remove an object; False if it was not there.
-
-        Raises:
-            ChangedError: `if_generation` is given and not the present one.
-        """
+    def delete(self, name: str) -> bool:
+        """Remove an object; False if it did not exist."""
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """The names that start with `prefix`, in no particular order."""
 
     def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
-        """The names that start with `prefix` in the order of their bytes, with the newest generations."""
+        """The names that start with `prefix`, in the order of their bytes, with the newest generations."""
 
     def try_lock(self, name: str) -> AbstractContextManager[bool]:
-        """Whether the caller is the only holder of an object, for the block; a holder that dies lets go.
+        """Try to lock an object for the block; yields whether the caller holds the lock.
 
-        Only a means against doing work twice: a store that has no such locks says True to everyone.
+        The lock of a process that dies is released. It only saves duplicate work: a store without locks
+        yields True to every caller.
         """
 
     def cleanup(self) -> None:
-        """Remove what writers that died left behind."""
+        """Remove the temporary files of writers that died."""

@@ -1,4 +1,4 @@
-"""What bake works on: a loaded model as two towers, wherever it comes from."""
+"""A loaded model, as two towers of torch, independent of the library that it was loaded with."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from clip_embeddings.engine.manifest import Preprocess, TextSpec
 
 
 @dataclass(frozen=True)
-class TextSource:
-    """A text tower. `module`: int64 ids (n, length) -> raw projections (n, d), the one that is exported."""
+class TorchTextTower:
+    """A text tower before its export."""
 
+    # The module to export: int64 ids (n, length) -> float32 projections (n, d), not normalized.
     module: nn.Module
     spec: TextSpec
-    # Ids of a few texts, to export with.
-    sample: Tensor
+    # Ids of a few texts, int64 (n, length): the example input of the export.
+    example_ids: Tensor
     write_tokenizer: Callable[[Path], None]
-    # The model's own implementation, tokenizer included: texts -> raw projections (n, d).
+    # The model's own implementation, tokenizer included: texts -> projections (n, d), not normalized.
     encode: Callable[[Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
-class ImageSource:
-    """An image tower. `module`: pixels (n, 3, h, w) -> raw projections (n, d), the one that is exported."""
+class TorchImageTower:
+    """An image tower before its export."""
 
+    # The module to export: float32 pixels (n, 3, h, w) -> float32 projections (n, d), not normalized.
     module: nn.Module
     preprocess: Preprocess
-    # The model's own implementation, preprocessing included: pictures -> raw projections (n, d).
+    # The model's own implementation, preprocessing included: images -> projections (n, d), not normalized.
     encode: Callable[[Sequence[Image]], Tensor]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model, in evaluation mode and float32. A tower's source is made when it is asked for.
-
-    `space` identifies the weights of both towers; `normalize` is False where the model's vectors are used as
-    they are.
-    """
+    """A loaded model, in evaluation mode and float32."""
 
     architecture: str
     pretrained: str
     quick_gelu: bool
+    # Identifies the weights of both towers, see `embedding_space.space_id`.
     space: str
-    # Both raise BakeError for a tower that cannot be baked.
-    text: Callable[[], TextSource] | None
-    image: Callable[[], ImageSource] | None
+    # Each builds its tower on call; None where the model has no such tower. They raise BakeError for a tower
+    # that cannot be baked.
+    text: Callable[[], TorchTextTower] | None
+    image: Callable[[], TorchImageTower] | None
+    # False where the model's vectors are used without normalization.
     normalize: bool = True

@@ -1,12 +1,12 @@
-"""What stops a bake, as one sentence for the person at the terminal."""
+"""The error that ends a bake, as one sentence for the command line."""
 
 
 class BakeError(Exception):
-    """The model cannot be baked as asked. The message says what is wrong and what to do; exit status 2."""
+    """The model cannot be baked as requested. The message says why and what to do; exit status 2."""
 
 
 def root_cause(error: BaseException) -> str:
-    """The first line of what started the chain of exceptions that ends in `error`, with its type."""
+    """Type and first line of the exception at the root of `error`'s chain of causes."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     lines = str(error).strip().splitlines() or [""]

@@ -1,4 +1,4 @@
-"""Model hubs: is one in reach, and what to say when it is not."""
+"""Downloads from a model hub, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -8,31 +8,37 @@ from pathlib import Path
 
 from model_cache.baking.errors import BakeError, root_cause
 
-# Long enough for a hub far away, short enough for a person who forgot the cable.
-KNOCK_SECONDS = 3
+# Timeout of the reachability check, in seconds.
+REACHABLE_TIMEOUT = 3
 
 
-def knock(repository: str, *filenames: str) -> None:
-    """Fail at once where the hub is out of reach: huggingface_hub itself would try again for a minute.
+def check_reachable(repository: str, *filenames: str) -> None:
+    """Raise at once if the hub cannot be reached: huggingface_hub itself retries for about a minute.
 
-    Nothing is asked where one of `filenames` has been downloaded before.
+    Makes no request if one of `filenames` is in the local cache already.
     """
     from huggingface_hub import get_session, try_to_load_from_cache
 
     if any(isinstance(try_to_load_from_cache(repository, name), str) for name in filenames):
         return
-    answer = get_session().head(address(repository, filenames[0]), timeout=KNOCK_SECONDS)
-    if answer.status_code >= 500:
-        answer.raise_for_status()
+    response = get_session().head(file_url(repository, filenames[0]), timeout=REACHABLE_TIMEOUT)
+    if response.status_code >= 500:
+        response.raise_for_status()
 
 
-def download(what: str, repository: str, *filenames: str) -> Path:
-    """The local path of the first of `filenames` that the repository has. Raises BakeError."""
+def download(description: str, repository: str, *filenames: str) -> Path:
+    """Download the first of `filenames` that the repository has, and return its local path.
+
+    `description` opens the error sentence.
+
+    Raises:
+        BakeError: no network, or the repository has none of the files.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    with explained(what, repository, filenames[0]):
-        knock(repository, *filenames)
+    with translate_errors(description, repository, filenames[0]):
+        check_reachable(repository, *filenames)
         for filename in filenames[:-1]:
             try:
                 return Path(hf_hub_download(repository, filename))
@@ -42,21 +48,24 @@ def download(what: str, repository: str, *filenames: str) -> Path:
 
 
 @contextmanager
-def explained(what: str, repository: str, filename: str, url: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong with a download into one sentence that helps."""
+def translate_errors(description: str, repository: str, filename: str, url: str = "") -> Iterator[None]:
+    """Turn any exception of a download into a BakeError that names the file's URL and the offline way.
+
+    `url` is named where there is no repository.
+    """
     try:
         yield
     except Exception as error:
-        source = address(repository, filename) if repository else url or "an unknown place"
+        source = file_url(repository, filename) if repository else url or "an unknown place"
         raise BakeError(
-            f"{what} could not be downloaded from {source}: {root_cause(error)}. "
+            f"{description} could not be downloaded from {source}: {root_cause(error)}. "
             "Check the network (HF_ENDPOINT names the hub), or pass a local file with --checkpoint, which "
             "works offline."
         ) from error
 
 
-def address(repository: str, filename: str) -> str:
-    """Where the hub keeps a file."""
+def file_url(repository: str, filename: str) -> str:
+    """The URL of a file on the hub."""
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{repository}/resolve/main/{filename}"

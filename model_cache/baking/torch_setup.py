@@ -1,27 +1,30 @@
-"""Importing open_clip beside a CPU build of torch."""
+"""Imports open_clip beside a CPU build of torch."""
+
+from __future__ import annotations
 
 import importlib
 import sys
 from types import ModuleType
 from typing import Any
 
-# A registered operator lives only as long as its library object.
-_kept_libraries: list[Any] = []
+# A registered operator exists only as long as its library object.
+_registered_libraries: list[Any] = []
 
 
 def import_open_clip() -> ModuleType:
-    """Import and return the ``open_clip`` module, whichever build torchvision has.
+    """Import and return the `open_clip` module, whichever build of torchvision is installed.
 
-    open_clip imports torchvision for its transforms only. A torchvision wheel whose compiled operators
-    do not match the installed torch fails while it is being imported, because it attaches to operators
-    that nobody declared. Declaring their schemas lets the import pass; nothing here ever calls them.
+    open_clip uses torchvision for its transforms only. If the compiled operators of a torchvision wheel do
+    not match the installed torch, importing it fails, because it registers implementations of operators that
+    were not declared. Declaring their schemas makes the import succeed; the operators are never called here.
 
-    Raises ImportError if torchvision or open_clip is not installed.
+    Raises:
+        ImportError: torchvision or open_clip is not installed.
     """
     try:
         importlib.import_module("torchvision")
     except RuntimeError:
-        # The failed import leaves submodules behind that would be reused half-initialised.
+        # The failed import leaves submodules behind that the next one would reuse half-initialized.
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         _register_torchvision_schemas()
@@ -32,4 +35,4 @@ def _register_torchvision_schemas() -> None:
     library: Any = importlib.import_module("torch.library").Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _kept_libraries.append(library)
+    _registered_libraries.append(library)

@@ -1,7 +1,9 @@
-"""Read an `/embed/mixed` reply on standard input and print how well each text fits each picture.
+"""Reads an `/embed/mixed` reply on standard input and prints how well each text matches each picture.
 
-Fit is the cosine of the two vectors, as a percentage. Needs nothing but Python.
+The numbers are cosines of the two vectors, as percentages. Needs only Python's standard library.
 """
+
+from __future__ import annotations
 
 import json
 import sys
@@ -11,13 +13,17 @@ EXAMPLE = Path(__file__).with_name("example.json")
 
 
 def table(reply: dict[str, list[list[float]]], texts: list[str]) -> str:
-    """One line per picture, one column per text, the best fit of each line marked."""
+    """One line per picture and one column per text; the best match of each line has an asterisk."""
     lines = [" " * 12 + "".join(f"{text:>18}" for text in texts)]
     for index, picture in enumerate(reply["image_embeddings"], 1):
-        fits = [sum(a * b for a, b in zip(picture, text, strict=True)) for text in reply["text_embeddings"]]
-        cells = (f"{fit:.0%}{'*' if fit == max(fits) else ' '}" for fit in fits)
+        cosines = [_dot(picture, text) for text in reply["text_embeddings"]]
+        cells = (f"{cosine:.0%}{'*' if cosine == max(cosines) else ' '}" for cosine in cosines)
         lines.append(f"picture {index:<4}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)
+
+
+def _dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
 
 
 def main() -> int:

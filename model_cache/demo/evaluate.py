@@ -1,4 +1,6 @@
-"""Figures of a demo checkpoint: how often emoji and their names find each other."""
+"""Measures a demo checkpoint: how often a search by name finds the emoji, and the reverse."""
+
+from __future__ import annotations
 
 import io
 import random
@@ -11,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from model_cache.demo.emoji import DrawnEmoji, on_white
-from model_cache.demo.gallery import load_gallery
+from model_cache.demo.emoji_sheet import load_emoji_sheet
 from model_cache.demo.model import encode_image, encode_text, eval_transform
 from model_cache.demo.texts import tokenize
 
@@ -29,8 +31,8 @@ _BATCH = 256
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Shares (0 to 1) of queries whose answer came first, and among the first five."""
+class Recall:
+    """Shares (0 to 1) of queries whose answer is first, and among the first five."""
 
     name: str
     recall_1: float
@@ -39,10 +41,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """All figures of one checkpoint; ``cake_ranks`` maps queries to the place of the birthday cake."""
+    """All figures of one checkpoint; `cake_ranks` maps queries to the rank of the birthday cake."""
 
     emoji: int
-    figures: tuple[Figure, ...]
+    figures: tuple[Recall, ...]
     cake_ranks: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,7 +62,7 @@ class Figures:
 
 @torch.no_grad()
 def embed_pictures(model: Any, pictures: Sequence[Image.Image]) -> Tensor:
-    """Unit embeddings [len(pictures), embed_dim] through the standard preprocessing."""
+    """L2-normalized embeddings [len(pictures), embed_dim], with the standard preprocessing."""
     transform = eval_transform()
     parts = [pictures[start : start + _BATCH] for start in range(0, len(pictures), _BATCH)]
     return torch.cat([encode_image(model, torch.stack([transform(one) for one in part])) for part in parts])
@@ -68,7 +70,7 @@ def embed_pictures(model: Any, pictures: Sequence[Image.Image]) -> Tensor:
 
 @torch.no_grad()
 def embed_texts(model: Any, texts: Sequence[str]) -> Tensor:
-    """Unit embeddings [len(texts), embed_dim]."""
+    """L2-normalized embeddings [len(texts), embed_dim]."""
     parts = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
     return torch.cat([encode_text(model, tokenize(part)) for part in parts])
 
@@ -80,29 +82,29 @@ def white_recall(model: Any, emoji: Sequence[DrawnEmoji]) -> float:
 
 
 def evaluate(model: Any, emoji: Sequence[DrawnEmoji]) -> Figures:
-    """Measure ``model`` (in eval mode) on the emoji and on the bundled gallery."""
+    """Measure `model` (in eval mode) on the emoji and on the bundled emoji sheet."""
 
-    def shown(draw: Callable[[DrawnEmoji], Image.Image]) -> Tensor:
+    def drawn(draw: Callable[[DrawnEmoji], Image.Image]) -> Tensor:
         return embed_pictures(model, [draw(one) for one in emoji])
 
-    def said(prompt: str) -> Tensor:
-        return embed_texts(model, [prompt.format(one.name) for one in emoji])
+    def prompts(template: str) -> Tensor:
+        return embed_texts(model, [template.format(one.name) for one in emoji])
 
-    names, white, unseen = said("{}"), shown(on_white), shown(held_out)
+    names, white, unseen = prompts("{}"), drawn(on_white), drawn(held_out)
     figures = [
         _recall("name to emoji on white", names, white),
         _recall("emoji on white to name", white, names),
-        _recall('"a photo of a {name}" to emoji on white', said("a photo of a {}"), white),
-        _recall('"this shows {name}" (not trained on) to emoji on white', said("this shows {}"), white),
+        _recall('"a photo of a {name}" to emoji on white', prompts("a photo of a {}"), white),
+        _recall('"this shows {name}" (not trained on) to emoji on white', prompts("this shows {}"), white),
         _recall("name to held-out rendering", names, unseen),
-        _recall("name to emoji on white, JPEG quality 50", names, shown(lambda one: _as_jpeg(on_white(one)))),
-        _recall("name to emoji on white, enlarged 3 times", names, shown(lambda one: on_white(one, 480))),
+        _recall("name to emoji on white, JPEG quality 50", names, drawn(lambda one: _as_jpeg(on_white(one)))),
+        _recall("name to emoji on white, enlarged 3 times", names, drawn(lambda one: on_white(one, 480))),
         _recall("picture on white to its held-out rendering", white, unseen),
     ]
-    cells = load_gallery()
+    cells = load_emoji_sheet()
     cell_names = embed_texts(model, [cell.name for cell in cells])
     cell_images = embed_pictures(model, [cell.image for cell in cells])
-    figures.append(_recall("name to bundled gallery cell", cell_names, cell_images))
+    figures.append(_recall("name to cell of the bundled sheet", cell_names, cell_images))
     cake = next(number for number, one in enumerate(emoji) if one.name == "birthday cake")
     scores = embed_texts(model, CAKE_QUERIES) @ white.T
     ranks = 1 + (scores > scores[:, cake : cake + 1]).sum(dim=1)
@@ -110,28 +112,28 @@ def evaluate(model: Any, emoji: Sequence[DrawnEmoji]) -> Figures:
 
 
 def held_out(emoji: DrawnEmoji) -> Image.Image:
-    """A rendering unlike the training pictures: plain, striped or chequered ground, 96 to 320 pixels a side.
+    """A picture unlike those of the training: a plain, striped or checkered background, 96 to 320 pixels.
 
-    The emoji is turned by up to 10 degrees and fills 55 to 90 % of the width. The same emoji always
+    The emoji is rotated by up to 10 degrees and fills 55 to 90 % of the width. The same emoji always
     gives the same picture.
     """
-    chance = random.Random(f"held out {emoji.char}")
-    side = chance.randint(96, 320)
-    colours = [tuple(chance.randrange(256) for _ in range(3)) for _ in range(2)]
-    ground = Image.new("RGB", (side, side), colours[0])
-    pen, step, kind = ImageDraw.Draw(ground), side / chance.randint(3, 8), chance.randrange(3)
+    rng = random.Random(f"held out {emoji.char}")
+    side = rng.randint(96, 320)
+    colors = [tuple(rng.randrange(256) for _ in range(3)) for _ in range(2)]
+    picture = Image.new("RGB", (side, side), colors[0])
+    pen, step, kind = ImageDraw.Draw(picture), side / rng.randint(3, 8), rng.randrange(3)
     for row in range(9):
         for column in range(9):
             if kind and (row + (column if kind == 1 else 0)) % 2:
                 box = (column * step, row * step, (column + 1) * step - 1, (row + 1) * step - 1)
-                pen.rectangle(box, fill=colours[1])
-    glyph = emoji.glyph.rotate(chance.uniform(-10, 10), Image.Resampling.BICUBIC, expand=True)
-    share = chance.uniform(0.55, 0.9) * side / max(glyph.size)
+                pen.rectangle(box, fill=colors[1])
+    glyph = emoji.glyph.rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC, expand=True)
+    share = rng.uniform(0.55, 0.9) * side / max(glyph.size)
     glyph = glyph.resize((round(glyph.width * share), round(glyph.height * share)), Image.Resampling.BICUBIC)
     spare = side - glyph.width, side - glyph.height
-    left, top = (int(one * chance.uniform(0.3, 0.7)) for one in spare)
-    ground.paste(glyph, (left, top), glyph)
-    return ground
+    left, top = (int(one * rng.uniform(0.3, 0.7)) for one in spare)
+    picture.paste(glyph, (left, top), glyph)
+    return picture
 
 
 def _as_jpeg(picture: Image.Image) -> Image.Image:
@@ -140,9 +142,9 @@ def _as_jpeg(picture: Image.Image) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def _recall(name: str, queries: Tensor, answers: Tensor) -> Figure:
-    """Row i of ``queries`` belongs to row i of ``answers``; ties count against the model."""
+def _recall(name: str, queries: Tensor, answers: Tensor) -> Recall:
+    """The recall where row i of `queries` belongs to row i of `answers`; ties count as misses."""
     scores = queries @ answers.T
-    right = scores.diagonal()[:, None]
-    rank = (scores >= right).sum(dim=1)
-    return Figure(name, *((rank <= limit).float().mean().item() for limit in (1, 5)))
+    correct = scores.diagonal()[:, None]
+    rank = (scores >= correct).sum(dim=1)
+    return Recall(name, *((rank <= limit).float().mean().item() for limit in (1, 5)))

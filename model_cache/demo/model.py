@@ -1,4 +1,6 @@
-"""The demo model itself: an open_clip CLIP built from ``config.json``."""
+"""The demo model: a CLIP of open_clip, built from `config.json`."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Callable
@@ -20,7 +22,7 @@ class CheckpointError(Exception):
 
 
 def build_model() -> Any:
-    """A freshly initialised ``open_clip`` CLIP (float32, train mode)."""
+    """The demo model with random weights (float32, in train mode)."""
     import_open_clip()
     from open_clip.model import CLIP
 
@@ -28,9 +30,11 @@ def build_model() -> Any:
 
 
 def load_checkpoint(path: Path) -> Any:
-    """The demo model with the weights at ``path`` (a plain state dict), in eval mode.
+    """The demo model with the weights at `path` (a state dict), in eval mode.
 
-    Raises OSError if there is no such file and CheckpointError if it holds something else.
+    Raises:
+        OSError: there is no such file.
+        CheckpointError: it holds something else.
     """
     model = build_model()
     try:
@@ -41,7 +45,7 @@ def load_checkpoint(path: Path) -> Any:
 
 
 def eval_transform() -> Callable[[Image.Image], Tensor]:
-    """open_clip's standard preprocessing: any picture in, float32 [3, size, size] out, normalised."""
+    """open_clip's standard preprocessing: any picture -> normalized pixels, float32 [3, size, size]."""
     open_clip = import_open_clip()
     size = json.loads(CONFIG.read_text(encoding="utf-8"))["vision_cfg"]["image_size"]
     transform: Callable[[Image.Image], Tensor] = open_clip.image_transform(size, is_train=False)
@@ -49,20 +53,20 @@ def eval_transform() -> Callable[[Image.Image], Tensor]:
 
 
 def encode_image(model: Any, pixels: Tensor) -> Tensor:
-    """Unit embeddings [batch, embed_dim] of normalised pixels [batch, 3, size, size]."""
+    """L2-normalized embeddings [batch, embed_dim] of normalized pixels [batch, 3, size, size]."""
     embeddings: Tensor = model.encode_image(pixels, normalize=True)
     return embeddings
 
 
 def encode_text(model: Any, tokens: Tensor) -> Tensor:
-    """Unit embeddings [batch, embed_dim] of token ids [batch, length], length up to the context length.
+    """L2-normalized embeddings [batch, embed_dim] of token ids [batch, length], up to the context length.
 
-    open_clip insists on rows padded to the full context length. The tower is causal and is read at the
-    end-of-text token, so padding never matters and the short rows here give the same embeddings sooner.
+    open_clip requires rows padded to the full context length. The tower is causal and pools at the
+    end-of-text token, so that padding has no effect; the short rows here give the same embeddings sooner.
     """
     length = tokens.shape[1]
     states = model.token_embedding(tokens) + model.positional_embedding[:length]
     states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:length, :length]))
-    ends = tokens.argmax(dim=-1)  # end-of-text has the highest id
+    ends = tokens.argmax(dim=-1)  # the end-of-text token has the highest id
     states = states[torch.arange(len(tokens)), ends] @ model.text_projection
     return torch.nn.functional.normalize(states, dim=-1)

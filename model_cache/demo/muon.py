@@ -1,4 +1,9 @@
-"""The Muon optimizer in float32: torch's own computes in bfloat16, which is very slow on most CPUs."""
+"""The Muon optimizer in float32: torch's own computes in bfloat16, which is very slow on most CPUs.
+
+The method and its constants: https://kellerjordan.github.io/posts/muon/
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,13 +13,13 @@ from torch import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-_RMS = 0.2  # typical size of an AdamW update, so that learning rates mean the same for both
+_RMS = 0.2  # typical size of an AdamW update, for comparable learning rates: arXiv:2502.16982
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update of each matrix is made orthogonal before it is applied.
+    """Gradient descent with momentum, where the update of each matrix is made orthogonal.
 
-    ``weights`` are matrices only; ``lr`` and the decoupled ``weight_decay`` are on AdamW's scale.
+    `weights` must be matrices; `lr` and the decoupled `weight_decay` are on AdamW's scale.
     """
 
     def __init__(
@@ -24,7 +29,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Apply one update from the gradients at hand; ``closure`` is not supported."""
+        """Apply one update from the current gradients; `closure` is not supported."""
         for group in self.param_groups:
             for weight in group["params"]:
                 self._update(weight, group)
@@ -41,11 +46,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """Roughly the nearest matrix whose singular values are all 1 (a quintic Newton-Schulz iteration)."""
+    """Approximates the nearest matrix with all singular values 1 (a quintic Newton-Schulz iteration)."""
     wide: Tensor = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    found: Tensor = wide / (wide.norm() + 1e-7)
+    estimate: Tensor = wide / (wide.norm() + 1e-7)
     for _ in range(_ITERATIONS):
-        gram = found @ found.T
+        gram = estimate @ estimate.T
         first, second, third = _COEFFICIENTS
-        found = first * found + (second * gram + third * gram @ gram) @ found
-    return found if wide is matrix else found.T
+        estimate = first * estimate + (second * gram + third * gram @ gram) @ estimate
+    return estimate if wide is matrix else estimate.T

@@ -1,4 +1,6 @@
-"""Train the demo model on two CPU cores: ``python -m model_cache.demo.train``."""
+"""Trains the demo model on two CPU cores: `python -m model_cache.demo.train`."""
+
+from __future__ import annotations
 
 import argparse
 import copy
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model_cache.demo.augment import Pictures
+from model_cache.demo.augment import PictureSampler
 from model_cache.demo.emoji import DataMissingError, DrawnEmoji, load_emoji
 from model_cache.demo.evaluate import embed_texts, evaluate, white_recall
 from model_cache.demo.loss import Anchors
@@ -23,22 +25,22 @@ from model_cache.demo.model import CheckpointError, build_model, encode_image, e
 from model_cache.demo.muon import Muon
 from model_cache.demo.texts import TextSampler, tokenize
 
-_BATCHES = 12  # an epoch is cut into this many batches, of about 150 emoji each
+_BATCHES = 12  # per epoch, of about 150 emoji each
 _EPOCHS = 200
 _PEAK_RATE = 2e-3
 _MUON_RATE = 4e-3
-_CONTINUED_PEAK = 0.4  # share of the peak rates when going on from a checkpoint
+_CONTINUED_PEAK = 0.4  # share of the peak rates when training continues from a checkpoint
 _WARM_UP = 50  # steps
 _WEIGHT_DECAY = 0.1
-_AVERAGING = 0.995  # decay of the running mean of the weights, which is what gets saved
-_LARGEST_SCALE = math.log(100)
+_AVERAGING = 0.995  # decay of the running mean of the weights; the mean is what is saved
+_LARGEST_LOG_SCALE = math.log(100)
 _CHECK_EVERY = 10  # epochs
-_RUN_LENGTH = 8
+_RUN_LENGTH = 8  # similar emoji that stay together in every second epoch
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     out: Path
     start: Path | None
@@ -50,10 +52,10 @@ class Options:
 
 
 def batches(count: int, epoch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Cut a fresh order of all ``count`` emoji into batches of indices.
+    """Divide a new random order of all `count` emoji into batches of indices.
 
-    Every other epoch keeps runs of neighbours together: CLDR lists similar emoji side by side, so these
-    batches ask for finer distinctions than random ones.
+    Every second epoch keeps runs of neighbors together: CLDR lists similar emoji side by side, so that these
+    batches need finer distinctions than random ones.
     """
     length = _RUN_LENGTH if epoch % 2 else 1
     offset = int(torch.randint(length, (), generator=generator))
@@ -63,16 +65,17 @@ def batches(count: int, epoch: int, generator: torch.Generator) -> Iterator[Tens
 
 
 def train(model: Any, emoji: Sequence[DrawnEmoji], options: Options) -> tuple[Any, int]:
-    """Train ``model``, new or read from ``options.start``; return its average in eval mode, and the epochs.
+    """Train `model`, new or loaded from `options.start`.
 
-    The weights so far are written to ``demo.pt`` every few epochs and at the end.
+    Writes the averaged weights to `demo.pt` every few epochs and at the end. Returns the model with averaged
+    weights, in eval mode, and the number of epochs.
     """
     order = torch.Generator().manual_seed(options.seed)
-    pictures, sampler = Pictures(emoji, options.seed), TextSampler(emoji, options.seed)
+    pictures, texts = PictureSampler(emoji, options.seed), TextSampler(emoji, options.seed)
     anchors = Anchors(len(emoji), model.text_projection.shape[1])
     peak = 1.0
     if options.start is not None:
-        # Checkpoints hold no anchors; the names' embeddings are where a trained model has them.
+        # Checkpoints have no anchors. Those of a trained model are close to the embeddings of the names.
         anchors.vectors.data = embed_texts(model, [one.name for one in emoji])
         peak = _CONTINUED_PEAK
     averaged = copy.deepcopy(model).eval()
@@ -82,10 +85,11 @@ def train(model: Any, emoji: Sequence[DrawnEmoji], options: Options) -> tuple[An
     with tqdm(total=steps, unit="step", smoothing=0.05, mininterval=1.0) as progress:
         while done < 1:
             for indices in batches(len(emoji), epoch, order):
-                texts = [sampler.draw(index) for index in indices.tolist()]
+                drawn_texts = [texts.draw(index) for index in indices.tolist()]
                 image_embeddings = encode_image(model, pictures.draw(indices))
-                text_embeddings = encode_text(model, tokenize([one.text for one in texts]))
-                loss = anchors(image_embeddings, text_embeddings, model.logit_scale.exp(), indices, texts)
+                text_embeddings = encode_text(model, tokenize([one.text for one in drawn_texts]))
+                scale = model.logit_scale.exp()
+                loss = anchors(image_embeddings, text_embeddings, scale, indices, drawn_texts)
                 model.zero_grad()
                 anchors.zero_grad()
                 loss.backward()
@@ -97,7 +101,7 @@ def train(model: Any, emoji: Sequence[DrawnEmoji], options: Options) -> tuple[An
                 if options.minutes is not None:
                     done = max(done, (time.monotonic() - started) / 60 / options.minutes)
                 with torch.no_grad():
-                    model.logit_scale.clamp_(0, _LARGEST_SCALE)
+                    model.logit_scale.clamp_(0, _LARGEST_LOG_SCALE)
                     _average(averaged, model, min(_AVERAGING, step / (step + 10)))
                 progress.update()
                 progress.set_postfix(loss=f"{loss.item():.3f}", recall_1=f"{recall:.3f}", refresh=False)
@@ -109,13 +113,13 @@ def train(model: Any, emoji: Sequence[DrawnEmoji], options: Options) -> tuple[An
 
 
 def _optimizers(model: Any, anchors: Anchors) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformers, which needs far fewer steps; AdamW for the rest."""
+    """Muon for the matrices inside the transformers, as it needs far fewer steps; AdamW for the rest."""
     named = list(model.named_parameters())
     inner = [weight for name, weight in named if "resblocks" in name and weight.ndim == 2]
     outer = [weight for name, weight in named if "resblocks" not in name and weight.ndim >= 2]
-    plain = [weight for _, weight in named if weight.ndim < 2]  # gains, biases, temperature: no decay
-    plain.append(anchors.vectors)
-    groups = [{"params": outer, "weight_decay": _WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+    undecayed = [weight for _, weight in named if weight.ndim < 2]  # gains, biases, temperature
+    undecayed.append(anchors.vectors)
+    groups = [{"params": outer, "weight_decay": _WEIGHT_DECAY}, {"params": undecayed, "weight_decay": 0.0}]
     muon = Muon(inner, lr=_MUON_RATE, weight_decay=_WEIGHT_DECAY)
     adam = torch.optim.AdamW(groups, lr=_PEAK_RATE, betas=(0.9, 0.98))
     for optimizer in (muon, adam):
@@ -125,7 +129,7 @@ def _optimizers(model: Any, anchors: Anchors) -> list[torch.optim.Optimizer]:
 
 
 def _rate(step: int, done: float) -> float:
-    """The learning rate as a share of its peak: a warm-up, on half a cosine over the whole run."""
+    """The learning rate as a share of its peak: half a cosine over the whole run, with a warm-up."""
     return min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -175,7 +179,7 @@ def _positive(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status (2 where data or the checkpoint is missing or unfit)."""
+    """Command line; returns the exit status (2 if data or checkpoint is missing or invalid)."""
     options = _parse(arguments)
     torch.set_num_threads(options.threads)
     try:

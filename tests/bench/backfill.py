@@ -5,21 +5,22 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clip_embeddings.config import Settings
-from clip_embeddings.index.sqlite import SqliteIndex
 from clip_embeddings.index.types import Entry
-from clip_embeddings.photos.collection import IndexedBucket
-from clip_embeddings.photos.indexer import Indexer, Report, apply, open_indexer
+from clip_embeddings.photos.indexed_bucket import IndexedBucket
+from clip_embeddings.photos.indexer import Indexer, open_indexer
+from clip_embeddings.photos.pipeline import apply_changes
 from clip_embeddings.photos.reconcile import differences
+from clip_embeddings.photos.types import Report
 from clip_embeddings.runtime import make_runtime
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.types import Stat
 from tests.bench.measure import Samples
+from tests.support.indexes import opened_index
 from tests.support.photographs import crops
 
 # Least acceptable share of the throughput in memory.
@@ -32,21 +33,21 @@ def report(count: int, rounds: int) -> str:
     This uses the bundled model, which is small. With a larger one, bucket and index cost a smaller share.
     """
     pictures = crops(count)
-    no_collection: Any = None
-    indexer = open_indexer(no_collection, make_runtime("bench", ("image",), Settings()))
+    no_bucket: Any = None
+    indexer = open_indexer(no_bucket, make_runtime("bench", ("image",), Settings()))
     memory: Any = MemoryBucket(pictures)
-    in_memory_indexer = replace(indexer, collection=IndexedBucket(memory, NullIndex(), "memory"))  # type: ignore[arg-type]
+    in_memory_indexer = replace(indexer, indexed_bucket=IndexedBucket(memory, NullIndex(), "memory"))  # type: ignore[arg-type]
     _measure(in_memory_indexer, 0, Samples())
     on_disk, in_memory = Samples(), Samples()
     with tempfile.TemporaryDirectory() as folder:
         bucket = open_bucket(Path(folder, "photos").as_uri(), externally_written=True)
         for name, data in pictures.items():
-            bucket.write(name, data)
+            bucket.create(name, data)
         for number in range(rounds):
-            with closing(SqliteIndex(Path(folder, f"{number}.sqlite"))) as index:
-                collection = IndexedBucket(bucket, index, bucket.url)
+            with opened_index(f"sqlite://{folder}/{number}.sqlite") as index:
+                indexed_bucket = IndexedBucket(bucket, index, bucket.url)
                 pairs = [
-                    (replace(indexer, collection=collection), on_disk),
+                    (replace(indexer, indexed_bucket=indexed_bucket), on_disk),
                     (in_memory_indexer, in_memory),
                 ]
                 # The order alternates between rounds.
@@ -68,7 +69,7 @@ def report(count: int, rounds: int) -> str:
 def _measure(indexer: Indexer, count: int, samples: Samples) -> None:
     totals = Report()
     started, before = time.perf_counter(), time.process_time()
-    apply(indexer, differences(indexer.collection, indexer.fingerprint, totals), totals)
+    apply_changes(indexer, differences(indexer.indexed_bucket, indexer.fingerprint, totals), totals)
     samples.wall.append(time.perf_counter() - started)
     samples.cpu += time.process_time() - before
     assert not count or (totals.embedded, totals.failed.total()) == (count, 0), totals

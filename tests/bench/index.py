@@ -5,15 +5,15 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from clip_embeddings.index.sqlite import SqliteIndex
+from clip_embeddings.index.types import Index
 from tests.bench.services import kilobytes
 from tests.support.entries import entry
+from tests.support.indexes import opened_index
 
 DIMENSIONS = 512
 BATCH = 500
@@ -27,16 +27,16 @@ def report(rows: int, queries: int) -> str:
     query_vectors = _directions(rng, queries)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "photos.sqlite")
-        with closing(SqliteIndex(path)) as writer:
+        with opened_index(f"sqlite://{path}") as writer:
             fill = _seconds(lambda: _fill(writer, vectors))
             size = sum(file.stat().st_size for file in path.parent.iterdir()) / 1e6
-            with closing(SqliteIndex(path)) as index:
+            with opened_index(f"sqlite://{path}") as index:
                 return _measured(index, writer, vectors, query_vectors, fill, size)
 
 
 def _measured(
-    index: SqliteIndex,
-    writer: SqliteIndex,
+    index: Index,
+    writer: Index,
     vectors: np.ndarray,
     queries: np.ndarray,
     fill: float,
@@ -97,13 +97,13 @@ def _name(row: int) -> str:
     return f"{row % 10}/{row}"
 
 
-def _fill(index: SqliteIndex, vectors: np.ndarray) -> None:
+def _fill(index: Index, vectors: np.ndarray) -> None:
     for start in range(0, len(vectors), BATCH):
         batch = range(start, min(len(vectors), start + BATCH))
         index.upsert([entry(_name(row), vector=vectors[row]) for row in batch])
 
 
-def _query_after_write(index: SqliteIndex, writer: SqliteIndex, query: np.ndarray) -> float:
+def _query_after_write(index: Index, writer: Index, query: np.ndarray) -> float:
     """Seconds of a query after another connection has changed the index."""
     writer.upsert([entry("9/new", vector=query)])
     return _seconds(partial(index.query, query, "s", BEST))

@@ -83,7 +83,7 @@ def measure(names: Sequence[str], count: int, progress: Progress) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _costs(entry: catalogue.Entry, count: int, progress: Progress) -> list[Cost]:
+def _costs(entry: catalogue.CatalogueEntry, count: int, progress: Progress) -> list[Cost]:
     folders = _baked(entry, progress)
     costs = []
     for tower, payload in (("text", payloads.texts()), ("image", payloads.upload(payloads.small_jpeg()))):
@@ -132,7 +132,7 @@ def _first_load(server: services.Running, payload: services.Payload) -> float:
     return stages(server, payload, 1)["load"]
 
 
-def _baked(entry: catalogue.Entry, progress: Progress) -> dict[str, Path]:
+def _baked(entry: catalogue.CatalogueEntry, progress: Progress) -> dict[str, Path]:
     """The folders of the model by precision, kept for the next run until the code of bake changes."""
     folders = {precision: BUILD / "models" / f"{entry.name}-{precision}" for precision in ("int8", "fp32")}
     stamp = BUILD / "models" / f"{entry.name}.stamp"

@@ -15,7 +15,7 @@ PRECISIONS = ("int8", "fp32")
 # The code that determines the baked files, together with the weights.
 SOURCES = (
     "model_cache/*.py",
-    "model_cache/baking/*.py",
+    "model_cache/baking/**/*.py",
     "model_cache/requirements.txt",
     "clip_embeddings/engine/*.py",
     "requirements.txt",

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +12,10 @@ from tests.support.deploy_script import (
     NAMES,
     deploy_sh,
     flag,
-    gcloud_environment,
     needs_gcloud,
     paste,
 )
+from tests.support.gcloud_parser import refused_calls
 from tests.support.serving import ROOT
 
 HTTP = ("embed-text", "embed-image", "embed-mixed", "jobs", "search")
@@ -184,51 +180,8 @@ def test_gcloud_takes_every_command_of_every_plan(tmp_path: Path) -> None:
         if not call[0].startswith("--model=")
     }
     assert len(calls) > 60
-    calls |= {*documented()}
-    wrong = ("run", "deploy", "x", "--no-such-flag")
 
-    (refused, *taken) = parsed([wrong, *sorted(calls)], tmp_path)
-
-    assert refused == 2
-    assert [call for call, status in zip(sorted(calls), taken, strict=True) if status not in (0, 1)] == []
-
-
-def documented() -> Iterator[tuple[str, ...]]:
-    """The gcloud commands in README.md's examples, those aside that would run without a login."""
-    blocks = re.findall(r"^```sh$(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    for line in (line for line in lines if "gcloud" in line):
-        for part in re.split(r"&&|;", line):
-            words = shlex.split(part, comments=True)
-            if "gcloud" in words[:2] and not {"auth", "config"} & set(words):
-                yield tuple(words[words.index("gcloud") + 1 :])
-
-
-def parsed(calls: list[tuple[str, ...]], folder: Path) -> list[int]:
-    """gcloud's exit status for each of `calls`, all in one process."""
-    environment = gcloud_environment(folder)
-    # Beyond the parser they must not get: no look-up of a name leaves this machine.
-    environment |= {
-        "CLOUDSDK_PROXY_TYPE": "http",
-        "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
-        "CLOUDSDK_PROXY_PORT": "9",
-    }
-    info = ["gcloud", "info", "--format=value(installation.sdk_root,basic.python_location)"]
-    root, python = subprocess.run(
-        info, env=environment, capture_output=True, text=True, check=True, timeout=60
-    ).stdout.split()
-    script = ROOT / "tests/support/parse_commands.py"
-    ended = subprocess.run(
-        [python, "-S", str(script), root],
-        input=json.dumps(calls),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    statuses: list[int] = json.loads(ended.stdout)
-    return statuses
+    assert refused_calls(sorted(calls), tmp_path) == []
 
 
 def test_values_reach_gcloud_as_they_were_given(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from clip_embeddings.engine.manifest import ModelError, TextSpec
 from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
-from model_cache.baking.samples import captions
-from model_cache.baking.tokenizer_file import write_clip
+from model_cache.baking.parity_samples import captions
+from model_cache.baking.tokenizer_file import write_clip_tokenizer
 from model_cache.baking.torch_setup import import_open_clip
 
 START, END = 49406, 49407
@@ -155,7 +155,7 @@ def open_clip_tokenizer() -> Any:
 @pytest.fixture(scope="module")
 def tokenizer(open_clip_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    write_clip(open_clip_tokenizer, path)
+    write_clip_tokenizer(open_clip_tokenizer, path)
     return load_tokenizer(path)
 
 

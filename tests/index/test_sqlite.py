@@ -12,18 +12,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clip_embeddings.index import sqlite
+from clip_embeddings.index import sqlite_connections
 from clip_embeddings.index.factory import default_url, open_index
 from clip_embeddings.index.sqlite import SqliteIndex
+from clip_embeddings.index.types import Index
 from clip_embeddings.storage.types import StorageError, TransientError
 from tests.support.entries import direction, entry
 from tests.support.index_process import BATCH, row_name
+from tests.support.indexes import close_index, opened_index
 from tests.support.serving import ROOT
+from tests.support.threads import run_threads
 
 
 @pytest.fixture
@@ -33,29 +37,30 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def index(path: Path) -> Iterator[SqliteIndex]:
-    with closing(SqliteIndex(path)) as found:
-        yield found
+    index = SqliteIndex(path)
+    yield index
+    close_index(index)
 
 
-def found(index: SqliteIndex, query: str = "q", k: int = 1000) -> list[tuple[str, float]]:
+def query_all(index: Index, query: str = "q", k: int = 1000) -> list[tuple[str, float]]:
     hits = index.query(direction(query), "s", k)
     return [(hit.entry.name, round(hit.score, 4)) for hit in hits]
 
 
-def test_urls_and_the_default(tmp_path: Path) -> None:
-    with closing(open_index(f"sqlite://{tmp_path}/with%20blank/x.sqlite")) as index:  # type: ignore[type-var]
+def test_urls_and_the_default_url(tmp_path: Path) -> None:
+    with opened_index(f"sqlite://{tmp_path}/with%20blank/x.sqlite") as index:
         index.upsert([entry()])
 
     assert (tmp_path / "with blank" / "x.sqlite").is_file()
     assert (tmp_path / "with blank").stat().st_mode & 0o777 == 0o700
-    mine = default_url("file:///photos")
-    assert f"/clip-index-{os.getuid()}/" in mine
-    assert len({mine, default_url("gs://photos"), default_url(None)}) == 3
-    open_index(mine)
+    url = default_url("file:///photos")
+    assert f"/clip-index-{os.getuid()}/" in url
+    assert len({url, default_url("gs://photos"), default_url(None)}) == 3
+    open_index(url)
 
 
-def process(kind: str, path: Path, *arguments: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.support.index_process", kind, f"sqlite://{path}"]
+def start_process(action: str, path: Path, *arguments: object) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.support.index_process", action, f"sqlite://{path}"]
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         cwd=ROOT,
@@ -68,10 +73,10 @@ def process(kind: str, path: Path, *arguments: object) -> subprocess.Popen[bytes
 @pytest.mark.parametrize(
     "rows", [pytest.param(4_000, id="4000"), pytest.param(50_000, id="50000", marks=pytest.mark.full)]
 )
-def test_four_writers_at_once_while_a_fifth_searches(path: Path, index: SqliteIndex, rows: int) -> None:
-    each, dimensions = rows // 4, 512
-    searcher = process("search", path, dimensions)
-    writers = [process("write", path, writer, each, dimensions) for writer in "abcd"]
+def test_four_writing_processes_and_one_that_searches(path: Path, index: SqliteIndex, rows: int) -> None:
+    rows_of_each, dimensions = rows // 4, 512
+    searcher = start_process("search", path, dimensions)
+    writers = [start_process("write", path, writer, rows_of_each, dimensions) for writer in "abcd"]
 
     for writer in writers:
         _, error = writer.communicate(timeout=600)
@@ -80,22 +85,22 @@ def test_four_writers_at_once_while_a_fifth_searches(path: Path, index: SqliteIn
     assert (searcher.returncode, error) == (0, b"")
     assert int(queries) > 0
 
-    names = [row_name(writer, number) for writer in "abcd" for number in range(each)]
+    names = [row_name(writer, number) for writer in "abcd" for number in range(rows_of_each)]
     assert [name for name, _, _ in index.generations("photos")] == names
     assert index.count("s") == rows
-    # Every vector, as the matrix has it.
+    # Every vector in the matrix.
     index.query(direction("q", dimensions), "s", 1)
     matrix = index._matrices["s"]
     with closing(sqlite3.connect(path)) as file:
         ids = dict(file.execute("SELECT name, id FROM entries"))
     for name in names:
-        assert np.array_equal(matrix._rows[matrix._places[ids[name]]], direction(name, dimensions))
+        assert np.array_equal(matrix._rows[matrix._positions[ids[name]]], direction(name, dimensions))
 
 
 def test_a_killed_writer_leaves_whole_batches(path: Path, index: SqliteIndex) -> None:
     rng = random.Random(1)
     for number in range(3):
-        writer = process("write", path, number, 100_000, 16)
+        writer = start_process("write", path, number, 100_000, 16)
         with writer:
             deadline = time.monotonic() + 60
             while not list(index.generations("photos", f"{number}/")) and time.monotonic() < deadline:
@@ -104,42 +109,44 @@ def test_a_killed_writer_leaves_whole_batches(path: Path, index: SqliteIndex) ->
             writer.send_signal(signal.SIGKILL)
 
         names = [name for name, _, _ in index.generations("photos", f"{number}/")]
-        assert names == [row_name(str(number), place) for place in range(len(names))]
+        assert names == [row_name(str(number), position) for position in range(len(names))]
         assert 0 < len(names) < 100_000
         assert len(names) % BATCH == 0
-        assert len(found(index, k=1_000_000)) == index.count()
+        assert len(query_all(index, k=1_000_000)) == index.count()
 
 
-def test_a_matrix_that_follows_changes_is_like_a_new_one(path: Path, index: SqliteIndex) -> None:
+def test_a_refreshed_matrix_equals_a_new_one(path: Path, index: SqliteIndex) -> None:
     rng = random.Random(7)
-    with closing(SqliteIndex(path, tombstone_ttl=0.02)) as writer:
+    with opened_index(f"sqlite://{path}", tombstone_ttl=0.02) as writer:
         for generation in range(1, 120):
             names = [str(rng.randrange(40)) for _ in range(rng.randrange(4))]
             writer.upsert([entry(name, generation, space=rng.choice("sst")) for name in names])
             for _ in range(rng.randrange(3)):
-                # Also sweeps the tombstones that have expired.
+                # Also removes the tombstones that have expired.
                 writer.delete("photos", str(rng.randrange(40)), generation)
             if rng.random() < 0.5:
                 continue
-            with closing(SqliteIndex(path)) as new:
-                assert found(index) == found(new)
-    assert 0 < len(found(index)) < 40
+            with opened_index(f"sqlite://{path}") as new:
+                assert query_all(index) == query_all(new)
+    assert 0 < len(query_all(index)) < 40
 
 
-def test_a_matrix_notices_what_was_swept_before_it_looked(path: Path, index: SqliteIndex) -> None:
+def test_a_matrix_notices_a_tombstone_that_expired_before_it_was_refreshed(
+    path: Path, index: SqliteIndex
+) -> None:
     index.upsert([entry(name) for name in "abc"])
-    assert len(found(index)) == 3
-    with closing(SqliteIndex(path, tombstone_ttl=1e-6)) as other:
+    assert len(query_all(index)) == 3
+    with opened_index(f"sqlite://{path}", tombstone_ttl=1e-6) as other:
         other.delete("photos", "a", 1)
         time.sleep(0.001)
         other.delete("photos", "nothing", 1)
     with closing(sqlite3.connect(path)) as file:
         assert file.execute("SELECT count(*) FROM entries WHERE name = 'a'").fetchone() == (0,)
 
-    assert sorted(name for name, _ in found(index)) == ["b", "c"]
+    assert sorted(name for name, _ in query_all(index)) == ["b", "c"]
 
 
-def test_of_equals_the_first_written_comes_first(index: SqliteIndex) -> None:
+def test_equal_scores_are_ordered_by_first_write(index: SqliteIndex) -> None:
     same = direction("same")
     index.upsert([entry(f"{number}", vector=same) for number in range(50)])
     index.delete("photos", "3", 1)
@@ -150,33 +157,24 @@ def test_of_equals_the_first_written_comes_first(index: SqliteIndex) -> None:
 
 
 def test_threads_share_an_index(index: SqliteIndex) -> None:
-    errors: list[BaseException] = []
-
     def work(thread: int) -> None:
-        try:
-            for number in range(30):
-                name = f"{thread}/{number}"
-                index.upsert([entry(name)])
-                assert index.query(direction(f"{name} 1"), "s", 1)[0].entry.name == name
-                if number % 3 == 0:
-                    index.delete("photos", name, 1)
-        except BaseException as error:
-            errors.append(error)
+        for number in range(30):
+            name = f"{thread}/{number}"
+            index.upsert([entry(name)])
+            assert index.query(direction(f"{name} 1"), "s", 1)[0].entry.name == name
+            if number % 3 == 0:
+                index.delete("photos", name, 1)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_threads([partial(work, number) for number in range(6)])
 
-    assert errors == []
-    assert index.count() == len(found(index)) == 6 * 20
+    assert index.count() == len(query_all(index)) == 6 * 20
 
 
 FORKING = """
 import os, sys, threading
 from clip_embeddings.index.factory import open_index
 from tests.support.entries import direction, entry
+from tests.support.indexes import close_index
 
 index = open_index(sys.argv[1])
 index.upsert([entry("before")])
@@ -193,7 +191,7 @@ for thread in threads:
     thread.start()
 for number in range(20):
     if not os.fork():
-        # No file of the parent's is open here, and its matrix goes on.
+        # The parent's connections are closed here, and its matrix is still used.
         index.upsert([entry(f"child {number}")])
         names = {hit.entry.name for hit in index.query(direction("q"), "s", 100)}
         os._exit(0 if {"before", f"child {number}"} <= names else 1)
@@ -203,11 +201,11 @@ done.set()
 for thread in threads:
     thread.join()
 assert index.count() == 22, index.count()
-index.close()
+close_index(index)
 """
 
 
-def test_an_index_goes_on_in_both_processes_of_a_fork(path: Path) -> None:
+def test_an_index_works_in_both_processes_after_a_fork(path: Path) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, f"sqlite://{path}"]
 
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
@@ -229,10 +227,10 @@ def test_a_writer_waits_for_another(path: Path, index: SqliteIndex) -> None:
         timer.join()
 
 
-def test_whoever_waits_too_long_may_try_again_later(
+def test_a_file_that_stays_busy_is_a_transient_error(
     path: Path, index: SqliteIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "PATIENCE", 0.1)
+    monkeypatch.setattr(sqlite_connections, "BUSY_TIMEOUT", 0.1)
     index.upsert([entry("a")])
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -245,10 +243,10 @@ def test_whoever_waits_too_long_may_try_again_later(
     assert index.upsert([entry("b")]) == [True]
 
 
-def test_what_is_no_index_is_said_in_words(tmp_path: Path) -> None:
+def test_files_that_are_not_an_index_are_named_as_such(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"not a database, but long enough to be looked at" * 100)
-    for wrong in (tmp_path / "file", tmp_path / "file" / "below", tmp_path):
-        with closing(SqliteIndex(wrong)) as index, pytest.raises(StorageError) as caught:
+    for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path):
+        with opened_index(f"sqlite://{path}") as index, pytest.raises(StorageError) as caught:
             index.upsert([entry()])
         assert not isinstance(caught.value, TransientError)
         assert str(caught.value).startswith("The ")
@@ -258,11 +256,11 @@ def test_what_is_no_index_is_said_in_words(tmp_path: Path) -> None:
 def test_a_failed_batch_writes_nothing(path: Path, index: SqliteIndex) -> None:
     index.upsert([entry("a")])
     with closing(sqlite3.connect(path)) as file:
-        full = "BEGIN SELECT RAISE(ABORT, 'full'); END"
-        file.execute(f"CREATE TRIGGER full BEFORE INSERT ON entries WHEN NEW.name = 'c' {full}")
+        abort = "BEGIN SELECT RAISE(ABORT, 'full'); END"
+        file.execute(f"CREATE TRIGGER full BEFORE INSERT ON entries WHEN NEW.name = 'c' {abort}")
 
     with pytest.raises(StorageError, match="full"):
         index.upsert([entry("b"), entry("c")])
 
-    assert [name for name, _ in found(index)] == ["a"]
+    assert [name for name, _ in query_all(index)] == ["a"]
     assert os.path.exists(path)

@@ -1,4 +1,4 @@
-"""Running jobs: once each, whatever dies, comes twice or comes late."""
+"""Running jobs: once each, though processes die and events come twice or late."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clip_embeddings.jobs.runner import LocalRunner, handle_event, run_job
-from clip_embeddings.jobs.store import JobState, JobStore
+from clip_embeddings.jobs.store import JobStore
 from clip_embeddings.storage.file import FileBucket
+from tests.support.buckets import write_object
 from tests.support.gcs_server import Fault, GcsServer, connected, serving
+from tests.support.job_states import JobState, read_state
 from tests.support.runner_process import compute
 from tests.support.serving import ROOT, environment, free_port
+from tests.support.threads import run_threads
 
 BATCH = 200
 
@@ -55,52 +59,52 @@ def test_a_job_is_run_once(store: JobStore) -> None:
     assert run_job(job, store, compute)
 
     assert not run_job(job, store, _unused)
-    assert store.read(job) == _expected("a")
+    assert read_state(store, job) == _expected("a")
 
 
-def test_what_the_caller_did_wrong_is_the_outcome(store: JobStore) -> None:
+def test_an_error_of_the_caller_is_the_outcome(store: JobStore) -> None:
     job = store.submit({"text": "bad"})
 
     assert run_job(job, store, compute)
 
     error = {"code": "text_bad", "message": "This text is bad."}
-    assert store.read(job) == JobState("failed", None, error)
+    assert read_state(store, job) == JobState("failed", None, error)
     assert not run_job(job, store, _unused)
 
 
 @pytest.mark.parametrize("request_", [b"{", b"[]"])
-def test_a_request_that_is_no_object_fails(store: JobStore, request_: bytes) -> None:
+def test_a_request_that_is_not_a_json_object_fails(store: JobStore, request_: bytes) -> None:
     job = store.submit({})
-    store.bucket.write(f"{job}/request.json", request_)
+    write_object(store.bucket, f"{job}/request.json", request_)
 
     assert run_job(job, store, _unused)
 
-    state = store.read(job)
+    state = read_state(store, job)
     assert state is not None
     assert state.error == {"code": "request_unreadable", "message": "The request is not a JSON object."}
 
 
 @pytest.mark.parametrize("broken", [_broken, lambda request: object()], ids=["raises", "not JSON"])
-def test_anything_else_is_raised_and_tried_again_but_not_for_ever(store: JobStore, broken: Any) -> None:
+def test_other_errors_are_raised_and_retried_up_to_a_limit(store: JobStore, broken: Any) -> None:
     store = JobStore(store.bucket, attempts=3)
     job, other = store.submit({"text": "a"}), store.submit({"text": "a"})
     for _ in range(3):
         with pytest.raises((RuntimeError, TypeError)):
             run_job(job, store, broken)
-        assert store.read(job) == JobState("running")
+        assert read_state(store, job) == JobState("running")
     with pytest.raises((RuntimeError, TypeError)):
         run_job(other, store, broken)
 
     assert run_job(job, store, _unused)
     assert run_job(other, store, compute)
 
-    state = store.read(job)
+    state = read_state(store, job)
     assert state is not None
     assert state.error == {"code": "job_crashed", "message": "The job was begun 3 times and never ended."}
-    assert store.read(other) == _expected("a")
+    assert read_state(store, other) == _expected("a")
 
 
-def test_unknown_and_gone_jobs_are_dropped(store: JobStore) -> None:
+def test_unknown_and_removed_jobs_are_ignored(store: JobStore) -> None:
     job = store.submit({})
     store.bucket.delete(f"{job}/request.json")
 
@@ -116,72 +120,72 @@ def test_a_job_past_its_deadline_is_failed_not_run(tmp_path: Path) -> None:
 
     assert not run_job(job, store, _unused)
 
-    state = store.read(job)
+    state = read_state(store, job)
     assert state is not None
     assert state.status == "failed"
 
 
-def test_a_runner_that_comes_late_does_not_flip_what_a_reader_decided(tmp_path: Path) -> None:
+def test_a_late_runner_does_not_change_the_outcome_that_a_poll_decided(tmp_path: Path) -> None:
     store = JobStore(FileBucket(tmp_path), deadline=0.2)
     job = store.submit({"text": "a"})
-    seen: list[JobState | None] = []
+    states: list[JobState | None] = []
 
     def slow(request: dict[str, Any]) -> object:
         time.sleep(0.4)
-        seen.append(store.read(job))
+        states.append(read_state(store, job))
         return compute(request)
 
     assert not run_job(job, store, slow)
 
-    assert seen[0] is not None
-    assert seen[0].error is not None
-    assert seen[0].error["code"] == "job_timeout"
-    assert store.read(job) == seen[0]
+    assert states[0] is not None
+    assert states[0].error is not None
+    assert states[0].error["code"] == "job_timeout"
+    assert read_state(store, job) == states[0]
 
 
 def test_two_runners_at_once_on_one_machine_compute_once(store: JobStore) -> None:
     job = store.submit({"text": "a"})
-    runs: list[int] = []
+    requests: list[dict[str, Any]] = []
 
     def counted(request: dict[str, Any]) -> object:
-        runs.append(1)
+        requests.append(request)
         time.sleep(0.2)
         return compute(request)
 
     outcomes: list[bool] = []
-    _side_by_side([lambda: outcomes.append(run_job(job, store, counted))] * 4)
+    run_threads([lambda: outcomes.append(run_job(job, store, counted))] * 4)
 
-    assert (len(runs), sorted(outcomes)) == (1, [False, False, False, True])
+    assert (len(requests), sorted(outcomes)) == (1, [False, False, False, True])
 
 
 def test_two_runners_at_once_in_the_cloud_finish_once(server: GcsServer) -> None:
     with connected(server.url, "jobs") as bucket:
         store = JobStore(bucket)
         job = store.submit({"text": "a"})
-        together = threading.Barrier(3)
+        barrier = threading.Barrier(3)
 
-        def met(request: dict[str, Any]) -> object:
-            together.wait(20)
+        def compute_together(request: dict[str, Any]) -> object:
+            barrier.wait(20)
             return compute(request)
 
         outcomes: list[bool] = []
         name = f"jobs/{job}/request.json"
-        _side_by_side([lambda: outcomes.append(handle_event("bucket", name, store, met))] * 3)
+        run_threads([lambda: outcomes.append(handle_event("bucket", name, store, compute_together))] * 3)
 
         assert sorted(outcomes) == [False, False, True]
         assert server.written.count(f"jobs/{job}/result.json") == 1
-        assert store.read(job) == _expected("a")
+        assert read_state(store, job) == _expected("a")
 
 
 def test_events_of_anything_but_a_request_are_ignored(server: GcsServer) -> None:
     with connected(server.url, "jobs") as bucket:
         store = JobStore(bucket)
         job = store.submit({"text": "a"})
-        strangers = ["", job, f"{job}/", f"{job}/result.json", f"{job}/attempts/1", f"x/{job}/request.json"]
-        strangers += [f"{job}/request.json/x", f"{job}/request.jsonx", "x/request.json", "request.json"]
+        others = ["", job, f"{job}/", f"{job}/result.json", f"{job}/attempts/1", f"x/{job}/request.json"]
+        others += [f"{job}/request.json/x", f"{job}/request.jsonx", "x/request.json", "request.json"]
         server.requests.clear()
 
-        for name in strangers:
+        for name in others:
             assert not handle_event("bucket", f"jobs/{name}", store, _unused)
         for name in (f"{job}/request.json", f"other/{job}/request.json", f"jobsx/{job}/request.json"):
             assert not handle_event("bucket", name, store, _unused)
@@ -192,7 +196,7 @@ def test_events_of_anything_but_a_request_are_ignored(server: GcsServer) -> None
         assert not handle_event("bucket", f"jobs/{job}/request.json", store, _unused)
 
 
-def test_an_answer_lost_while_the_result_is_written_does_no_harm(server: GcsServer) -> None:
+def test_a_lost_response_while_the_result_is_written_does_no_harm(server: GcsServer) -> None:
     with connected(server.url, "jobs") as bucket:
         store = JobStore(bucket)
         job = store.submit({"text": "a"})
@@ -200,7 +204,7 @@ def test_an_answer_lost_while_the_result_is_written_does_no_harm(server: GcsServ
 
         assert run_job(job, store, compute)
 
-        assert store.read(job) == _expected("a")
+        assert read_state(store, job) == _expected("a")
         assert [server.written.count(name) for name in set(server.written)] == [1, 1, 1]
 
 
@@ -211,7 +215,7 @@ def test_ids_are_never_logged_in_full(store: JobStore, caplog: pytest.LogCapture
     for job in jobs:
         run_job(job, store, compute)
     broken = store.submit({"text": "a"})
-    runner = LocalRunner(store, _broken, look_seconds=0.05)
+    runner = LocalRunner(store, _broken, scan_seconds=0.05)
     runner.add(broken)
     _until(lambda: "on fire" in caplog.text)
     runner.stop()
@@ -220,15 +224,15 @@ def test_ids_are_never_logged_in_full(store: JobStore, caplog: pytest.LogCapture
     assert all(job[9:] not in caplog.text for job in [*jobs, broken])
 
 
-def test_the_local_runner_takes_what_is_there_then_what_comes_in_order(store: JobStore) -> None:
+def test_the_local_runner_takes_stored_jobs_then_new_ones_in_order(store: JobStore) -> None:
     order: list[str] = []
 
-    def noted(request: dict[str, Any]) -> object:
+    def recorded(request: dict[str, Any]) -> object:
         order.append(request["text"])
         return compute(request)
 
     jobs = [store.submit({"text": f"before {number}"}) for number in range(3)]
-    with _running(LocalRunner(store, noted)) as runner:
+    with _running(LocalRunner(store, recorded)) as runner:
         _until(lambda: all(not store.pending(job) for job in jobs))
         for number in range(5):
             jobs.append(store.submit({"text": f"after {number}"}))
@@ -238,33 +242,33 @@ def test_the_local_runner_takes_what_is_there_then_what_comes_in_order(store: Jo
     assert order == [f"before {number}" for number in range(3)] + [f"after {number}" for number in range(5)]
 
 
-def test_jobs_that_do_not_fit_the_queue_or_failed_for_a_moment_are_found_again(store: JobStore) -> None:
+def test_jobs_that_do_not_fit_the_queue_or_failed_once_are_run_later(store: JobStore) -> None:
     failures = iter([True, True])
 
-    def shaky(request: dict[str, Any]) -> object:
+    def fail_twice(request: dict[str, Any]) -> object:
         if next(failures, False):
             raise RuntimeError
         return compute(request)
 
     jobs = [store.submit({"text": str(number)}) for number in range(6)]
-    with _running(LocalRunner(store, shaky, look_seconds=0.05, queue_size=1)) as runner:
+    with _running(LocalRunner(store, fail_twice, scan_seconds=0.05, queue_size=1)) as runner:
         for job in jobs:
             runner.add(job)
         _until(lambda: all(not store.pending(job) for job in jobs))
 
-    assert [store.read(job) for job in jobs] == [_expected(str(number)) for number in range(6)]
+    assert [read_state(store, job) for job in jobs] == [_expected(str(number)) for number in range(6)]
 
 
-def test_the_local_runner_sweeps(tmp_path: Path) -> None:
+def test_the_local_runner_removes_expired_jobs(tmp_path: Path) -> None:
     store = JobStore(FileBucket(tmp_path), ttl=0.3, deadline=0.2)
     store.submit({"text": "a"})
     (tmp_path / ".partial" / "left").write_bytes(b"")
 
-    with _running(LocalRunner(store, compute, look_seconds=0.05, sweep_seconds=0.05)):
+    with _running(LocalRunner(store, compute, scan_seconds=0.05, sweep_seconds=0.05)):
         _until(lambda: not [path for path in tmp_path.rglob("*") if path.is_file()])
 
 
-def test_stopping_ends_after_the_present_job_and_leaves_the_others(store: JobStore) -> None:
+def test_stopping_finishes_the_present_job_and_no_other(store: JobStore) -> None:
     began = threading.Event()
 
     def slow(request: dict[str, Any]) -> object:
@@ -293,6 +297,7 @@ def test_a_runner_made_before_a_fork_works_after_it(tmp_path: Path) -> None:
         "from clip_embeddings.jobs.runner import LocalRunner\n"
         "from clip_embeddings.storage.file import FileBucket\n"
         "from clip_embeddings.jobs.store import JobStore\n"
+        "from tests.support.job_states import read_state\n"
         "store = JobStore(FileBucket(Path(sys.argv[1])))\n"
         "runner = LocalRunner(store, lambda request: os.getpid())\n"
         "runner.start(); first = store.submit({}); runner.add(first)\n"
@@ -300,7 +305,7 @@ def test_a_runner_made_before_a_fork_works_after_it(tmp_path: Path) -> None:
         "if child := os.fork(): os.waitpid(child, 0); sys.exit()\n"
         "job = store.submit({}); runner.add(job)\n"
         "while store.pending(job): time.sleep(0.01)\n"
-        "print(store.read(job).result == os.getpid(), flush=True); os._exit(0)"
+        "print(read_state(store, job).result == os.getpid(), flush=True); os._exit(0)"
     )
 
     ended = subprocess.run(
@@ -322,13 +327,13 @@ def test_200_jobs_survive_three_kills(store: JobStore, tmp_path: Path) -> None:
     submitting.start()
     for kill in range(1, 4):
         with _process("local", url, str(log)) as process:
-            _until(lambda kill=kill: _lines(log) >= kill * BATCH // 5)
+            _until(partial(_has_lines, log, kill * BATCH // 5))
             process.send_signal(signal.SIGKILL)
     submitting.join()
     with _process("local", url, str(log)):
         _until(lambda: not store.unfinished())
 
-    assert {job: store.read(job) for job in jobs} == {
+    assert {job: read_state(store, job) for job in jobs} == {
         job: _expected(f"text {number}") for job, number in jobs.items()
     }
     finished = log.read_text().split()
@@ -356,12 +361,12 @@ def test_200_jobs_survive_three_kills_with_every_event_twice(server: GcsServer, 
         with _process("events", bucket.url, str(log), str(ports[1]), **settings):
             for kill in range(1, 4):
                 with _process("events", bucket.url, str(log), str(ports[0]), **settings) as process:
-                    _until(lambda kill=kill: _lines(log) >= kill * BATCH // 5)
+                    _until(partial(_has_lines, log, kill * BATCH // 5))
                     process.send_signal(signal.SIGKILL)
             with _process("events", bucket.url, str(log), str(ports[0]), **settings):
                 submitting.join()
                 _until(lambda: not store.unfinished(), 60)
-        assert {job: store.read(job) for job in jobs} == {
+        assert {job: read_state(store, job) for job in jobs} == {
             job: _expected(f"text {number}") for job, number in jobs.items()
         }
 
@@ -371,28 +376,30 @@ def test_200_jobs_survive_three_kills_with_every_event_twice(server: GcsServer, 
     assert (len(results), len(set(results))) == (BATCH, BATCH)
 
 
-def test_a_job_that_crashes_its_process_ends_and_holds_up_no_other(store: JobStore, tmp_path: Path) -> None:
+def test_a_job_that_crashes_its_process_fails_and_delays_no_other(store: JobStore, tmp_path: Path) -> None:
     log = str(tmp_path / "log")
     poison = store.submit({"text": "poison"})
     others = [store.submit({"text": str(number)}) for number in range(5)]
     crashes = 0
     while store.pending(poison):
         with _process("local", store.bucket.url, log) as process:
-            _until(lambda process=process: process.poll() is not None or not store.pending(poison))
+            _until(partial(_ended_or_finished, process, store, poison))
             crashes += process.poll() == 9
         others.append(store.submit({"text": str(len(others))}))
     with _process("local", store.bucket.url, log):
         _until(lambda: not store.unfinished())
 
     assert crashes == store.attempts
-    state = store.read(poison)
+    state = read_state(store, poison)
     assert state is not None
     assert state.error == {"code": "job_crashed", "message": "The job was begun 8 times and never ended."}
-    assert [store.read(job) for job in others] == [_expected(str(number)) for number in range(len(others))]
+    assert [read_state(store, job) for job in others] == [
+        _expected(str(number)) for number in range(len(others))
+    ]
 
 
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.full)])
-def test_a_crash_at_any_line_loses_no_job_and_leaves_nothing(tmp_path: Path, step: int) -> None:
+def test_a_crash_at_any_line_loses_no_job_and_leaves_no_files(tmp_path: Path, step: int) -> None:
     command = [sys.executable, "-m", "tests.support.crash_everywhere", str(tmp_path), str(step)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
@@ -408,7 +415,7 @@ def test_posts_and_polls_stay_quick_beside_a_large_batch(store: JobStore, tmp_pa
     def work(request: dict[str, Any]) -> object:
         rows: list[list[float]] = []
         while not done.is_set():
-            # Native code, beside which other threads run, and Python, beside which they do not.
+            # Native code, during which other threads run, and Python code, during which they do not.
             hashlib.sha256(bytes(4_000_000))
             rows = [*rows[-999:], [float(number) for number in range(512)]]
         return rows
@@ -417,9 +424,9 @@ def test_posts_and_polls_stay_quick_beside_a_large_batch(store: JobStore, tmp_pa
     rounds = []
     with _running(LocalRunner(store, work)) as runner:
         runner.add(batch)
-        _until(lambda: store.read(batch) == JobState("running"))
+        _until(lambda: read_state(store, batch) == JobState("running"))
         for number in range(5):
-            # What the disk takes and who else uses this machine is not ours to answer for.
+            # The time of the disk and of other processes is subtracted: it is measured without the batch.
             alone, _ = _post_and_poll(JobStore(FileBucket(tmp_path / f"others{number}")), None)
             posts, polls = _post_and_poll(store, runner)
             rounds.append((posts - alone, polls))
@@ -471,20 +478,16 @@ def _process(*args: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-def _lines(log: Path) -> int:
-    return log.read_bytes().count(b"\n") if log.exists() else 0
+def _has_lines(log: Path, count: int) -> bool:
+    return log.exists() and log.read_bytes().count(b"\n") >= count
 
 
-def _until(true: Any, seconds: float = 30) -> None:
+def _ended_or_finished(process: subprocess.Popen[bytes], store: JobStore, job: str) -> bool:
+    return process.poll() is not None or not store.pending(job)
+
+
+def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it takes too long"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.01)
-
-
-def _side_by_side(steps: Sequence[Any]) -> None:
-    threads = [threading.Thread(target=step) for step in steps]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

@@ -1,4 +1,4 @@
-"""A small model, baked once by the command line, and a way to run that command line in this process."""
+"""Fixtures: a small model, its artifact baked once, and the command line of baking in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.baking.tiny import Tiny, make
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """The command line without a process of its own."""
+    """Runs the command line in this process, which is faster."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def main(*arguments: object) -> Outcome:
@@ -30,20 +30,20 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """A model of the plain kind."""
+    """A small CLIP of the standard architecture."""
     return make(tmp_path_factory.mktemp("tiny"), "tiny")
 
 
 @pytest.fixture(scope="session")
 def cli_bake(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
-    """`tiny` baked as float32 by a process of its own, and its folder."""
+    """The outcome of baking `tiny` as float32 in a process of its own, and the folder."""
     folder = tmp_path_factory.mktemp("baked") / "deep" / "tiny"
     return command_line(*tiny.arguments, "--precision", "fp32", "--out", folder), folder
 
 
 @pytest.fixture(scope="session")
 def baked(cli_bake: tuple[Outcome, Path]) -> Path:
-    """The folder of `tiny`, baked; do not write into it."""
+    """The artifact of `tiny`. Tests must not write into it."""
     outcome, folder = cli_bake
     assert outcome.status == 0, outcome.err
     return folder

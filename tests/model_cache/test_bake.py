@@ -1,4 +1,4 @@
-"""What a bake writes and says."""
+"""What a bake writes and prints."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from clip_embeddings.engine.model import check_canary, load_model
 from clip_embeddings.semaphore import FairSemaphore
 from model_cache import bake
 from model_cache.baking import parity
+from model_cache.baking.arguments import parse_arguments
+from model_cache.baking.progress import step
 from tests.support.baking.command import Outcome, Run
 from tests.support.baking.tiny import Tiny
 
-TABLE = re.compile(
+TABLE_ROW = re.compile(
     r"^(text|image) +(fp32|int8) +(0\.\d{7}|1\.0{7}) +(0\.\d{7}|1\.0{7})( +[\d.]+){3}(  taken)?$"
 )
 
 
 def rows(out: str) -> dict[tuple[str, str], bool]:
-    found = [TABLE.match(line) for line in out.splitlines()]
-    return {(match[1], match[2]): bool(match[6]) for match in found if match}
+    """Whether each (tower, precision) in the printed table is marked as taken."""
+    matches = [TABLE_ROW.match(line) for line in out.splitlines()]
+    return {(match[1], match[2]): bool(match[6]) for match in matches if match}
 
 
 TEXT_FILES = ["text.data", "text.onnx", "tokenizer.json"]
@@ -37,14 +40,14 @@ def test_writes_the_two_towers_and_nothing_else(baked: Path) -> None:
     assert [path.name for path in baked.parent.iterdir()] == ["tiny"]
 
 
-def test_prints_the_figures_and_what_to_do_next(cli_bake: tuple[Outcome, Path]) -> None:
+def test_prints_the_figures_and_how_to_serve_the_model(cli_bake: tuple[Outcome, Path]) -> None:
     outcome, folder = cli_bake
 
     assert rows(outcome.out) == {("text", "fp32"): True, ("image", "fp32"): True}
     assert outcome.out.splitlines()[-1] == f"baked {folder}: serve it with MODEL={folder}"
 
 
-def test_progress_is_plain_lines_in_a_pipe(cli_bake: tuple[Outcome, Path]) -> None:
+def test_progress_in_a_pipe_has_no_carriage_returns(cli_bake: tuple[Outcome, Path]) -> None:
     lines = cli_bake[0].err.splitlines()
 
     assert all(line.startswith("  ") for line in lines)
@@ -58,15 +61,15 @@ def test_progress_on_a_terminal_stays_on_one_line(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
 
-    with bake._step("works"):
+    with step("works"):
         pass
-    with pytest.raises(KeyboardInterrupt), bake._step("stops"):
+    with pytest.raises(KeyboardInterrupt), step("stops"):
         raise KeyboardInterrupt
 
     assert re.fullmatch(r"  works \.\.\. 0\.\d s\n  stops \.\.\.\n", capsys.readouterr().err)
 
 
-def test_manifest_says_what_the_model_is(baked: Path, tiny: Tiny) -> None:
+def test_manifest_describes_the_model(baked: Path, tiny: Tiny) -> None:
     manifest = load_manifest(baked, ["text", "image"])
 
     assert (manifest.name, manifest.architecture, manifest.pretrained) == ("tiny", "tiny", "tiny.pt")
@@ -79,9 +82,9 @@ def test_manifest_says_what_the_model_is(baked: Path, tiny: Tiny) -> None:
     assert preprocess is not None
     assert (text.context_length, text.trim, text.clean) == (77, True, "lower")
     assert (text.start_id, text.end_id, text.pad_id) == (49406, 49407, 0)
-    theirs = tiny.model.visual.preprocess_cfg
+    expected = tiny.model.visual.preprocess_cfg
     assert preprocess.size == (32, 32)
-    assert (preprocess.mean, preprocess.std) == (theirs["mean"], theirs["std"])
+    assert (preprocess.mean, preprocess.std) == (expected["mean"], expected["std"])
     assert (preprocess.interpolation, preprocess.resize_mode) == ("bicubic", "shortest")
 
 
@@ -125,19 +128,19 @@ def test_one_tower_alone(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> N
     assert outcome.status == 0
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", *TEXT_FILES]
     assert rows(outcome.out) == {("text", "fp32"): False, ("text", "int8"): True}
-    manifest, both = load_manifest(folder, ["text"]), load_manifest(baked)
-    assert manifest.space == both.space
+    manifest, full_manifest = load_manifest(folder, ["text"]), load_manifest(baked)
+    assert manifest.space == full_manifest.space
     assert list(manifest.towers) == ["text"]
     assert manifest.towers["text"].precision == "int8"
-    assert manifest.towers["text"].fingerprint != both.towers["text"].fingerprint
-    # The token table is most of it, and in 8 bits too.
+    assert manifest.towers["text"].fingerprint != full_manifest.towers["text"].fingerprint
+    # Most of the file is the token table, which is quantized too.
     assert (folder / "text.data").stat().st_size < 0.35 * (baked / "text.data").stat().st_size
     with pytest.raises(ModelError, match="has no image tower"):
         load_manifest(folder, ["image"])
 
 
 @pytest.mark.parametrize(
-    ("mean", "taken", "reason"),
+    ("mean", "chosen", "reason"),
     [
         (0.5, "int8", "its cosine to PyTorch is 0.9"),
         pytest.param(
@@ -152,12 +155,12 @@ def test_auto_takes_int8_where_it_is_close_enough(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     mean: float,
-    taken: str,
+    chosen: str,
     reason: str,
 ) -> None:
     monkeypatch.setattr(parity, "INT8_MEAN", mean)
     monkeypatch.setattr(parity, "INT8_MINIMUM", min(mean, 0.9))
-    # Files of a model that was there before must not survive beside the new one.
+    # The files of an older model must be replaced or removed; other files stay.
     folder = tmp_path / "tiny"
     folder.mkdir()
     (folder / "text.onnx").write_text("old")
@@ -168,10 +171,10 @@ def test_auto_takes_int8_where_it_is_close_enough(
     assert outcome.status == 0
     tower = load_manifest(folder, ["image"]).towers["image"]
     assert tower.parity is not None
-    assert tower.precision == taken
+    assert tower.precision == chosen
     assert tower.parity["reason"].startswith(reason)
-    assert f"  image: {taken}, {reason}" in outcome.out
-    assert rows(outcome.out)[("image", taken)]
+    assert f"  image: {chosen}, {reason}" in outcome.out
+    assert rows(outcome.out)[("image", chosen)]
     assert tower.parity.keys() == {"fp32", "int8", "reason"}
     assert sorted(path.name for path in folder.iterdir()) == [*IMAGE_FILES, "manifest.json", "notes.txt"]
     check_canary(load_model(folder, ["image"], threads=2, run_slots=FairSemaphore(1, 0)), "image")
@@ -181,19 +184,19 @@ def test_auto_takes_int8_where_it_is_close_enough(
     ("mean", "minimum", "accepted"),
     [(0.995, 0.99, True), (0.9949, 0.99, False), (0.999, 0.9899, False), (float("nan"), 0.99, False)],
 )
-def test_when_auto_takes_int8(mean: float, minimum: float, accepted: bool) -> None:
+def test_auto_takes_int8_from_these_cosines_on(mean: float, minimum: float, accepted: bool) -> None:
     figures = parity.Parity(50, minimum, mean, 1.0, 1.0, 1.0)
 
     assert figures.passes("int8") is accepted
-    assert bake._choose("auto", {"int8": figures})[0] == ("int8" if accepted else "fp32")
+    assert parity.choose_precision("auto", {"int8": figures})[0] == ("int8" if accepted else "fp32")
 
 
 @pytest.mark.parametrize(("minimum", "accepted"), [(0.99999, True), (0.999989, False), (float("nan"), False)])
-def test_when_float32_is_the_model(minimum: float, accepted: bool) -> None:
+def test_float32_is_accepted_from_this_cosine_on(minimum: float, accepted: bool) -> None:
     assert parity.Parity(50, minimum, 1.0, 1.0, 1.0, 1.0).passes("fp32") is accepted
 
 
-def test_list_marks_the_quick_gelu_ones(run: Run) -> None:
+def test_list_marks_quick_gelu_models(run: Run) -> None:
     outcome = run("--list", "all")
 
     lines = outcome.out.splitlines()
@@ -204,7 +207,7 @@ def test_list_marks_the_quick_gelu_ones(run: Run) -> None:
 
 
 def test_defaults() -> None:
-    options = bake._parse([])
+    options = parse_arguments([])
 
     assert (options.name, options.precision) == ("ViT-B-32/laion400m_e32", "auto")
     assert (options.towers, options.quick_gelu, options.out) == (None, None, None)
@@ -228,5 +231,5 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ViT-B-32/laion400m_e32" in printed
 
 
-def test_the_manifest_is_plain_json(baked: Path) -> None:
+def test_the_manifest_is_json_of_format_1(baked: Path) -> None:
     assert json.loads((baked / "manifest.json").read_text())["format"] == 1

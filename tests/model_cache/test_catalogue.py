@@ -1,8 +1,10 @@
-"""The catalogue: what it says of itself, and what a bake without a network says."""
+"""The catalogue of models, and bakes of its models without a network."""
 
 from __future__ import annotations
 
 import time
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -11,20 +13,21 @@ from clip_embeddings.engine.manifest import slug
 from clip_embeddings.protocols.registry import PROTOCOLS
 from model_cache.baking import catalogue
 from model_cache.baking.catalogue import CATALOGUE
+from model_cache.baking.loaders.registry import LOADERS
 from tests.support.baking.command import Run, command_line
 from tests.support.baking.hub import hub_environment
 from tests.support.serving import free_port
 
 
-def test_names_are_folder_names_and_nobody_elses() -> None:
+def test_names_are_unique_folder_names() -> None:
     names = [slug(name) for entry in CATALOGUE for name in (entry.name, *entry.aliases)]
 
     assert len(set(names)) == len(names)
     assert [entry.name for entry in CATALOGUE] == [slug(entry.name) for entry in CATALOGUE]
 
 
-def test_the_models_that_clients_name_are_there() -> None:
-    wanted = {
+def test_the_models_that_clients_name_are_in_the_catalogue() -> None:
+    dimensions_by_name = {
         "clip-ViT-B-32": 512,
         "clip-vit-base-patch32": 512,
         "clip-vit-large-patch14": 768,
@@ -33,7 +36,7 @@ def test_the_models_that_clients_name_are_there() -> None:
         "dino-v2-vits14": 384,
     }
 
-    for name, dimensions in wanted.items():
+    for name, dimensions in dimensions_by_name.items():
         entry = catalogue.find(name)
         assert entry is not None, name
         assert entry.dimensions == dimensions
@@ -45,20 +48,32 @@ def test_every_protocol_has_one_model() -> None:
     assert sorted(protocols) == sorted(PROTOCOLS)
 
 
-def test_open_clip_has_what_the_catalogue_says() -> None:
+def test_the_catalogue_agrees_with_open_clip() -> None:
     from model_cache.baking.torch_setup import import_open_clip
 
     open_clip = import_open_clip()
-    for entry in CATALOGUE:
-        source = entry.image_source or entry.source
-        if entry.preprocess:
-            continue
-        architecture, _, tag = source.partition("/")
+    names = {
+        entry: entry.source.name if entry.source.loader == "open_clip" else entry.source.image_name
+        for entry in CATALOGUE
+        if entry.source.loader in ("open_clip", "sentence_transformers")
+    }
+    assert len(names) >= 9
+    for entry, name in names.items():
+        architecture, _, tag = name.partition("/")
         config = open_clip.get_pretrained_cfg(architecture, tag)
-        assert config, source
-        repositories = [repository for repository, _ in entry.downloads]
+        assert config, name
+        repositories = [download.repository for download in entry.downloads]
         assert config["hf_hub"].rstrip("/") in repositories
         assert open_clip.get_model_config(architecture)["embed_dim"] == entry.dimensions
+
+
+def test_every_entry_names_a_loader() -> None:
+    assert {entry.source.loader for entry in CATALOGUE} == set(LOADERS)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_every_loader_is_a_module_with_a_load_function(name: str) -> None:
+    assert list(signature(import_module(LOADERS[name].module).load).parameters) == ["source"]
 
 
 def test_list(run: Run) -> None:
@@ -68,7 +83,7 @@ def test_list(run: Run) -> None:
     assert "--list all" in outcome.out
     for entry in CATALOGUE:
         (line,) = [line for line in outcome.out.splitlines() if line.split()[:1] == [entry.name]]
-        assert entry.licence in line
+        assert entry.license in line
         assert f" {entry.dimensions} " in line
 
 
@@ -79,7 +94,7 @@ def test_without_a_network(name: str, tmp_path: Path) -> None:
 
     outcome = command_line(name, "--out", tmp_path / "out", **hub_environment(url, tmp_path / "cache"))
 
-    # The sentence, and long before the hub's own patience ends; measured alone it takes a second.
+    # huggingface_hub itself would retry for about a minute; measured alone this takes one second.
     assert time.monotonic() - started < 20
     assert outcome.status == 2
     assert f"The weights of {name} could not be downloaded from {url}/" in outcome.sentence
@@ -87,7 +102,7 @@ def test_without_a_network(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_activation_is_asked_of_open_clip_only(run: Run, tmp_path: Path) -> None:
+def test_only_models_of_open_clip_have_a_choice_of_activation(run: Run, tmp_path: Path) -> None:
     outcome = run("dino-v2-vits14", "--quick-gelu", "--out", tmp_path / "out")
 
     assert outcome.status == 2

@@ -1,4 +1,4 @@
-"""Architectures of other kinds than plain CLIP export too, and equal open_clip."""
+"""Architectures that differ from the original CLIP: the export gives the vectors of open_clip."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from clip_embeddings.engine.manifest import load_manifest
-from model_cache.baking import samples
+from model_cache.baking import parity_samples
 from tests.support.baking.command import Run
 from tests.support.baking.tiny import (
     engine_images,
@@ -29,20 +29,20 @@ KINDS: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "class-token": ("text", False, {"custom_text": True, "text": {"embed_cls": True, "pool_type": "last"}}),
     "short-context": ("text", True, {"quick_gelu": True, "text": {"context_length": 16}}),
     "resnet": ("image", True, {"vision": RESNET}),
-    # As wide as the embedding: the pooler's weights then look like those of attention to itself.
+    # As wide as the embedding: the shapes of the pooler's weights are then those of self-attention.
     "pooler": ("image", True, {"vision": POOLER}),
-    "wide-picture": ("image", True, {"quick_gelu": True, "vision": {"image_size": [32, 48]}}),
+    "wide-image": ("image", True, {"quick_gelu": True, "vision": {"image_size": [32, 48]}}),
 }
 
 
-# Each takes seconds: the quick run has one of each tower.
+# Each takes seconds, so that the quick run has one for each tower.
 QUICK = ("own-text", "resnet")
 
 
 @pytest.mark.parametrize(
     "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.full) for kind in KINDS]
 )
-def test_other_kinds(run: Run, tmp_path: Path, kind: str) -> None:
+def test_other_architectures(run: Run, tmp_path: Path, kind: str) -> None:
     tower, trim, changes = KINDS[kind]
     model = make(tmp_path, kind, **changes)
     folder = tmp_path / "baked"
@@ -60,5 +60,5 @@ def test_other_kinds(run: Run, tmp_path: Path, kind: str) -> None:
         captions = texts()
         assert min_cosine(engine_texts(folder, captions), torch_texts(kind, model.model, captions)) >= 0.99999
     else:
-        images = samples.images()
+        images = parity_samples.images()
         assert min_cosine(engine_images(folder, images), torch_images(model.model, images)) >= 0.99999

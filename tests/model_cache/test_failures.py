@@ -1,4 +1,4 @@
-"""A bake that cannot be done: one sentence, exit status 2, and nothing changed on the disk."""
+"""Bakes that fail: one sentence, exit status 2, and no file changed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import torch
 from clip_embeddings.engine.manifest import ModelError, load_manifest
 from clip_embeddings.engine.model import check_canary, load_model
 from clip_embeddings.semaphore import FairSemaphore
-from model_cache import bake
-from model_cache.baking import export
+from model_cache.baking import onnx_export
 from model_cache.baking.errors import BakeError
+from model_cache.baking.output import atomic_folder
 from tests.support.baking.command import Outcome, Run, command_line
 from tests.support.baking.hub import hub_environment
 from tests.support.baking.tiny import Tiny, make
@@ -29,26 +29,26 @@ from tests.support.serving import ROOT, environment, free_port
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Every file below `folder`, in a form that changes when it is written or replaced."""
-    found = {path: path.stat() for path in folder.rglob("*") if not path.is_dir()}
+    """Inode, time and size of every file below `folder`: they change when it is written or replaced."""
+    stats = {path: path.stat() for path in folder.rglob("*") if not path.is_dir()}
     folders = [f"{path.relative_to(folder)}/" for path in folder.rglob("*") if path.is_dir()]
     return {
-        str(path.relative_to(folder)): (s.st_ino, s.st_mtime_ns, s.st_size) for path, s in found.items()
+        str(path.relative_to(folder)): (s.st_ino, s.st_mtime_ns, s.st_size) for path, s in stats.items()
     } | dict.fromkeys(folders, (0, 0, 0))
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A folder that holds an artifact, as far as bake can tell."""
+    """A folder with the files of an artifact."""
     folder = tmp_path / "out" / "model"
     folder.mkdir(parents=True)
     for name in ("text.onnx", "text.data", "image.onnx", "image.data", "tokenizer.json", "manifest.json"):
-        (folder / name).write_text(f"the good old {name}")
+        (folder / name).write_text(f"old {name}")
     return folder
 
 
-def fails(run: Run, out: Path, *arguments: object) -> str:
-    """Bake over an artifact and into a fresh folder; returns the sentence."""
+def failure(run: Run, out: Path, *arguments: object) -> str:
+    """The error sentence of a bake over an artifact, after one into a new folder has failed likewise."""
     before = snapshot(out.parent)
     outcomes = [run(*arguments, "--out", folder) for folder in (out, out.parent / "fresh")]
     assert [outcome.status for outcome in outcomes] == [2, 2]
@@ -57,7 +57,7 @@ def fails(run: Run, out: Path, *arguments: object) -> str:
 
 
 def test_unknown_architecture_gets_a_suggestion(run: Run, out: Path) -> None:
-    sentence = fails(run, out, "ViT-B32/laion400m_e32")
+    sentence = failure(run, out, "ViT-B32/laion400m_e32")
 
     assert "Unknown architecture 'ViT-B32'. Did you mean ViT-B-32" in sentence
     assert "--list" in sentence
@@ -66,19 +66,19 @@ def test_unknown_architecture_gets_a_suggestion(run: Run, out: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["", "hf-hub:team/model", "local-dir:/nowhere", "../../etc", "ViT-B-32:openai"]
 )
-def test_names_of_another_form(run: Run, out: Path, name: str) -> None:
-    assert "Unknown architecture" in fails(run, out, name)
+def test_names_that_open_clip_would_interpret_otherwise(run: Run, out: Path, name: str) -> None:
+    assert "Unknown architecture" in failure(run, out, name)
 
 
 def test_unknown_tag_gets_a_suggestion(run: Run, out: Path) -> None:
-    sentence = fails(run, out, "ViT-B-32/laion400m_e3")
+    sentence = failure(run, out, "ViT-B-32/laion400m_e3")
 
     assert "Unknown pretrained tag 'laion400m_e3' for ViT-B-32. Did you mean laion400m_e3" in sentence
     assert "Known tags: openai, " in sentence
 
 
-def test_an_architecture_has_no_weights(run: Run, out: Path) -> None:
-    sentence = fails(run, out, "ViT-B-32")
+def test_an_architecture_without_tag_or_checkpoint(run: Run, out: Path) -> None:
+    sentence = failure(run, out, "ViT-B-32")
 
     assert "use ViT-B-32/PRETRAINED, or pass --checkpoint FILE" in sentence
 
@@ -86,29 +86,29 @@ def test_an_architecture_has_no_weights(run: Run, out: Path) -> None:
 def test_missing_checkpoint(run: Run, out: Path, tiny: Tiny, tmp_path: Path) -> None:
     missing = tmp_path / "missing.pt"
 
-    sentence = fails(run, out, "tiny", "--config", tiny.config, "--checkpoint", missing)
+    sentence = failure(run, out, "tiny", "--config", tiny.config, "--checkpoint", missing)
 
     assert sentence == f"bake: No checkpoint at {missing}."
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".bin", ""])
 @pytest.mark.parametrize("content", [b"", b"just some text\n", b"PK\x03\x04 cut short", b"\x80\x02}q\x00."])
-def test_a_file_that_is_no_checkpoint(
+def test_a_file_that_is_not_a_checkpoint(
     run: Run, out: Path, tiny: Tiny, tmp_path: Path, suffix: str, content: bytes
 ) -> None:
     file = tmp_path / f"notes{suffix}"
     file.write_bytes(content)
 
-    sentence = fails(run, out, "tiny", "--config", tiny.config, "--checkpoint", file)
+    sentence = failure(run, out, "tiny", "--config", tiny.config, "--checkpoint", file)
 
     assert f"{file.name} is not a checkpoint" in sentence
 
 
-def test_a_cut_checkpoint(run: Run, out: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint(run: Run, out: Path, tiny: Tiny, tmp_path: Path) -> None:
     file = tmp_path / "cut.pt"
     file.write_bytes(tiny.checkpoint.read_bytes()[:100_000])
 
-    assert "cut.pt is not a checkpoint" in fails(
+    assert "cut.pt is not a checkpoint" in failure(
         run, out, "tiny", "--config", tiny.config, "--checkpoint", file
     )
 
@@ -118,7 +118,7 @@ def test_a_pickle_of_something_else(run: Run, out: Path, tiny: Tiny, tmp_path: P
     file = tmp_path / "other.pt"
     torch.save(content, file)
 
-    sentence = fails(run, out, "tiny", "--config", tiny.config, "--checkpoint", file)
+    sentence = failure(run, out, "tiny", "--config", tiny.config, "--checkpoint", file)
 
     assert "other.pt is not a checkpoint" in sentence
 
@@ -130,9 +130,9 @@ def test_a_pickle_of_something_else(run: Run, out: Path, tiny: Tiny, tmp_path: P
 def test_a_checkpoint_of_another_architecture(
     run: Run, out: Path, tiny: Tiny, tmp_path: Path, vision: dict[str, int], text: dict[str, int]
 ) -> None:
-    other = make(tmp_path, "other", vision, text)
+    different = make(tmp_path, "other", vision, text)
 
-    sentence = fails(run, out, "tiny", "--config", tiny.config, "--checkpoint", other.checkpoint)
+    sentence = failure(run, out, "tiny", "--config", tiny.config, "--checkpoint", different.checkpoint)
 
     assert "other.pt is not a checkpoint of tiny: " in sentence
 
@@ -155,7 +155,7 @@ def test_a_configuration_that_cannot_be_read(
     if content is not None:
         config.write_text(content)
 
-    sentence = fails(run, out, "mine", "--config", config, "--checkpoint", tiny.checkpoint)
+    sentence = failure(run, out, "mine", "--config", config, "--checkpoint", tiny.checkpoint)
 
     assert f"The configuration {config} {complaint}" in sentence
 
@@ -168,7 +168,7 @@ def test_a_configuration_that_cannot_be_read(
         {"text_cfg": {"pool_type": "middle"}},
         {"embed_dim": None},
         {"text_cfg": []},
-        {"flavour": "odd"},
+        {"flavor": "odd"},
     ],
 )
 def test_a_configuration_that_open_clip_cannot_build(
@@ -177,7 +177,7 @@ def test_a_configuration_that_open_clip_cannot_build(
     config = tmp_path / "config.json"
     config.write_text(json.dumps(json.loads(tiny.config.read_text()) | change))
 
-    sentence = fails(run, out, "mine", "--config", config, "--checkpoint", tiny.checkpoint)
+    sentence = failure(run, out, "mine", "--config", config, "--checkpoint", tiny.checkpoint)
 
     assert "open_clip cannot build mine: " in sentence
 
@@ -185,7 +185,7 @@ def test_a_configuration_that_open_clip_cannot_build(
 def test_a_vocabulary_smaller_than_the_tokenizers(run: Run, out: Path, tmp_path: Path) -> None:
     model = make(tmp_path, "few-words", text={"vocab_size": 1000})
 
-    sentence = fails(run, out, *model.arguments)
+    sentence = failure(run, out, *model.arguments)
 
     assert "has 1,000 token vectors, its tokenizer makes 49,408 different tokens." in sentence
 
@@ -193,19 +193,19 @@ def test_a_vocabulary_smaller_than_the_tokenizers(run: Run, out: Path, tmp_path:
 def test_a_tokenizer_that_cannot_be_reached(run: Run, out: Path, tmp_path: Path) -> None:
     model = make(tmp_path, "foreign", text={"hf_tokenizer_name": "team/tokenizer"})
 
-    sentence = fails(run, out, *model.arguments)
+    sentence = failure(run, out, *model.arguments)
 
     assert "The tokenizer of foreign cannot be loaded: " in sentence
     assert "Check the network" in sentence
 
 
-def test_nothing_to_bake_with(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_not_installed(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise ModuleNotFoundError(name="torchvision")
 
-    monkeypatch.setattr("model_cache.baking.from_open_clip.import_open_clip", missing)
+    monkeypatch.setattr("model_cache.baking.loaders.open_clip.import_open_clip", missing)
 
-    sentence = fails(run, out)
+    sentence = failure(run, out)
 
     assert "cannot import torchvision: `pip install -r model_cache/requirements.txt`" in sentence
 
@@ -224,7 +224,7 @@ def test_an_export_that_is_not_the_model(
     def skewed(encode: object, items: object) -> object:
         return torch.nn.functional.normalize(torch.ones(50, 32)).numpy()
 
-    monkeypatch.setattr("model_cache.baking.parity.reference", skewed)
+    monkeypatch.setattr("model_cache.baking.parity.reference_vectors", skewed)
     before = snapshot(out.parent)
 
     outcome = run(*tiny.arguments, "--towers", "image", "--out", out)
@@ -251,7 +251,7 @@ def test_a_hub_that_cannot_be_reached(out: Path, tmp_path: Path) -> None:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """As if the disk had room for `size` bytes only: writing more fails."""
+    """Limit files to `size` bytes: writing more fails as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -274,27 +274,27 @@ def test_a_full_disk(run: Run, out: Path, tiny: Tiny, size: int) -> None:
 
 def test_a_disk_that_fills_up_under_onnx_runtime(baked: Path, tmp_path: Path) -> None:
     with largest_file(1_000), pytest.raises(BakeError, match="Is there room on the disk"):
-        export.optimise(baked / "image.onnx", tmp_path / "image.onnx")
+        onnx_export.optimize(baked / "image.onnx", tmp_path / "image.onnx")
 
 
 @pytest.mark.parametrize("moves", [0, 1, 2, 3])
-def test_stopped_while_the_files_move(
+def test_a_bake_interrupted_while_its_files_move(
     baked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
-    """Old and new files never load together: the manifest leaves first and arrives last."""
-    target, done = tmp_path / "model", []
+    """Old and new files never load together: the old manifest is deleted first, the new one moves last."""
+    target, moved = tmp_path / "model", []
     shutil.copytree(baked, target)
     replace = Path.replace
 
     def stopping(self: Path, to: Path) -> Path:
-        if len(done) == moves:
+        if len(moved) == moves:
             raise KeyboardInterrupt
-        done.append(to)
+        moved.append(to)
         return replace(self, to)
 
     monkeypatch.setattr(Path, "replace", stopping)
 
-    with pytest.raises(KeyboardInterrupt), bake._atomic_folder(target) as folder:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as folder:  # noqa: PT012
         for path in baked.iterdir():
             shutil.copy(path, folder)
 
@@ -303,8 +303,8 @@ def test_stopped_while_the_files_move(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def stop(tiny: Tiny, folder: Path, number: signal.Signals) -> Outcome:
-    """Bake into `folder`, and send the process a signal while it exports."""
+def bake_and_signal(tiny: Tiny, folder: Path, number: signal.Signals) -> Outcome:
+    """Bake into `folder` in a process of its own, which gets the signal `number` while it exports."""
     process = subprocess.Popen(
         [sys.executable, "-m", "model_cache.bake", *tiny.arguments, "--out", str(folder)],
         cwd=ROOT,
@@ -314,37 +314,37 @@ def stop(tiny: Tiny, folder: Path, number: signal.Signals) -> Outcome:
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
-    seen = ""
-    while "text: exporting ..." not in seen and (line := process.stderr.readline()):
-        seen += line
+    progress = ""
+    while "text: exporting ..." not in progress and (line := process.stderr.readline()):
+        progress += line
     assert len(list(folder.parent.glob(".model.*"))) == 1
     time.sleep(0.3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    return Outcome(process.returncode, out, seen + err)
+    return Outcome(process.returncode, out, progress + err)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
-def test_stopped_by_hand(tiny: Tiny, out: Path, number: signal.Signals) -> None:
+def test_an_interrupted_bake(tiny: Tiny, out: Path, number: signal.Signals) -> None:
     before = snapshot(out.parent)
 
-    outcome = stop(tiny, out, number)
+    outcome = bake_and_signal(tiny, out, number)
 
     assert outcome.status == 130
     assert outcome.sentence == "bake: interrupted, nothing was written."
     assert snapshot(out.parent) == before
 
 
-def test_killed(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> None:
+def test_a_killed_bake(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(baked, folder)
 
-    outcome = stop(tiny, folder, signal.SIGKILL)
+    outcome = bake_and_signal(tiny, folder, signal.SIGKILL)
 
     assert outcome.status == -signal.SIGKILL
     check_canary(load_model(folder, ["text"], threads=2, run_slots=FairSemaphore(1, 0)), "text")
-    (left,) = tmp_path.glob(".model.*")
+    (unfinished,) = tmp_path.glob(".model.*")
     with pytest.raises(ModelError):
-        load_manifest(left)
+        load_manifest(unfinished)
     assert run(*tiny.arguments, "--towers", "image", "--out", folder).status == 0
     check_canary(load_model(folder, ["image"], threads=2, run_slots=FairSemaphore(1, 0)), "image")

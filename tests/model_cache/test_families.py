@@ -1,4 +1,4 @@
-"""Every family of the catalogue, small, against its own implementation: mixed lengths, one and seventeen."""
+"""Every family of models, baked and compared with its own implementation on batches of several sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from clip_embeddings.engine.manifest import load_manifest
 from clip_embeddings.engine.model import load_model
 from clip_embeddings.semaphore import FairSemaphore
-from model_cache.baking import catalogue, samples
+from model_cache.baking import catalogue, parity_samples
 from tests.support.baking import families
 from tests.support.baking.command import Run, command_line
 from tests.support.baking.full_size import publish
@@ -36,7 +36,7 @@ SMALL_TEXT = {"width": 64, "heads": 2, "layers": 2, "vocab_size": 3000, "context
 
 @dataclass(frozen=True)
 class Family:
-    """A baked model, and what its own implementation makes of texts and of pictures."""
+    """A baked model, and its own implementation: texts or images -> float32 (n, d), L2-normalized."""
 
     folder: Path
     texts: Callable[[Sequence[str]], np.ndarray] | None
@@ -122,8 +122,14 @@ def multilingual(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Fam
         folder / "text", 3000, 32, dim=64, n_layers=2, n_heads=2, hidden_dim=128
     )
     pictures.checkpoint.rename(text / "image.pt")
-    entry = catalogue.Entry(
-        "small-multilingual", "us/text", "", "", 1, 32, image_source="small-pictures", aliases=("Small ML",)
+    entry = catalogue.CatalogueEntry(
+        name="small-multilingual",
+        source=catalogue.ModelSource("sentence_transformers", "us/text", image_name="small-pictures"),
+        about="",
+        license="",
+        megabytes=1,
+        dimensions=32,
+        aliases=("Small ML",),
     )
     monkeypatch.setattr(catalogue, "CATALOGUE", (entry,))
 
@@ -150,7 +156,7 @@ def dino(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
     return Family(folder / "baked", None, published.images)
 
 
-# Two take a while to export, and are baked in full size too.
+# The last two take long to export, and the full run bakes them in full size too.
 FAMILIES = (
     xlm_roberta,
     siglip,
@@ -161,11 +167,11 @@ FAMILIES = (
 
 
 @pytest.mark.parametrize("make", FAMILIES)
-def test_a_family_is_its_own_implementation(
+def test_a_family_gives_the_vectors_of_its_own_implementation(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Family]
 ) -> None:
-    few = samples.images()[:17]
-    monkeypatch.setattr(samples, "images", lambda: few)
+    few_images = parity_samples.images()[:17]
+    monkeypatch.setattr(parity_samples, "images", lambda: few_images)
 
     family = make(run, tmp_path, monkeypatch)
 
@@ -173,7 +179,7 @@ def test_a_family_is_its_own_implementation(
         for items in (texts()[-17:], texts()[60:61], [""]):
             assert min_cosine(engine_texts(family.folder, items), family.texts(items)) >= 0.9999
     assert family.images is not None
-    for pictures in (few, few[3:4]):
+    for pictures in (few_images, few_images[3:4]):
         assert min_cosine(engine_images(family.folder, pictures), family.images(pictures)) >= 0.9999
     manifest = load_manifest(family.folder)
     assert manifest.normalize is (family.texts is not None)
@@ -182,10 +188,8 @@ def test_a_family_is_its_own_implementation(
     assert list(manifest.towers) == (["text", "image"] if family.texts else ["image"])
 
 
-def test_padding_of_a_hidden_kind_changes_nothing(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beside a long text and alone, and of a text that spells the padding token, vectors are the same."""
+def test_padding_does_not_change_vectors(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither beside a long text, nor for a text that contains the padding token."""
     family = multilingual(run, tmp_path, monkeypatch)
     items = ["a cat", "[PAD]", "a [PAD] cat [SEP]", "word " * 300, ""]
 
@@ -201,7 +205,7 @@ def test_padding_of_a_hidden_kind_changes_nothing(
 
 @pytest.mark.full
 def test_a_tower_larger_than_an_onnx_file_may_be(run: Run, tmp_path: Path) -> None:
-    """2 GiB is where one message ends: here the token table alone has more."""
+    """A protobuf message holds up to 2 GiB: the token table here is larger."""
     model = make(tmp_path, "huge", text={"vocab_size": 4_500_000, "width": 128})
 
     for precision in ("fp32", "int8"):
@@ -220,7 +224,7 @@ def test_a_tower_larger_than_an_onnx_file_may_be(run: Run, tmp_path: Path) -> No
 @pytest.mark.full
 @pytest.mark.parametrize("name", [entry.name for entry in catalogue.CATALOGUE])
 def test_the_catalogue_in_full_size(name: str, tmp_path: Path) -> None:
-    """By its public name, through a hub's download: random weights of the real architecture."""
+    """By public name and with downloads from a hub: random weights of the real architecture."""
     entry = catalogue.find(name)
     assert entry is not None
     published = publish(entry, tmp_path)
@@ -238,21 +242,28 @@ def test_the_catalogue_in_full_size(name: str, tmp_path: Path) -> None:
     if published.texts:
         captions = texts()[-17:]
         assert min_cosine(engine_texts(tmp_path / "baked", captions), published.texts(captions)) >= 0.9999
-    pictures = samples.images()[:17]
+    pictures = parity_samples.images()[:17]
     assert min_cosine(engine_images(tmp_path / "baked", pictures), published.images(pictures)) >= 0.9999
 
 
-# The other kinds of towers that open_clip builds in one of their sizes.
-OTHERS = ("RN50", "convnext_base", "coca_ViT-B-32", "EVA02-B-16", "ViTamin-S", "PE-Core-T-16-384")
+# One architecture of each other kind that open_clip builds.
+OTHER_KINDS = (
+    "RN50",
+    "convnext_base",
+    "coca_ViT-B-32",
+    "EVA02-B-16",
+    "ViTamin-S",
+    "PE-Core-T-16-384",
+)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", OTHER_KINDS)
 def test_other_architectures_of_open_clip(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    pictures, captions = samples.images()[:17], texts()[-17:]
-    monkeypatch.setattr(samples, "images", lambda: pictures)
+    pictures, captions = parity_samples.images()[:17], texts()[-17:]
+    monkeypatch.setattr(parity_samples, "images", lambda: pictures)
     model = families.random_weights(name, tmp_path / "weights.pt")
 
     outcome = run(

@@ -1,4 +1,4 @@
-"""The right activation, always: the tag's own, else the architecture's, unless a flag says otherwise."""
+"""The activation: that of the pretrained tag, else of the architecture, unless an option overrides it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from clip_embeddings.engine.manifest import load_manifest
-from model_cache.baking import samples
-from model_cache.baking.from_open_clip import needs_quick_gelu
+from model_cache.baking import parity_samples
+from model_cache.baking.loaders.open_clip import needs_quick_gelu
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.baking.command import Outcome, Run, command_line
 from tests.support.baking.hub import serving_hub
@@ -41,7 +41,7 @@ TAGS = {
 
 @dataclass(frozen=True)
 class Downloads:
-    """What became of baking each of TAGS, and what the hub was asked for."""
+    """The outcome of baking each of TAGS, and the requests that the hub got."""
 
     outcomes: dict[str, Outcome]
     folder: Path
@@ -69,7 +69,7 @@ def downloads(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Downloads
     return Downloads(dict(zip(TAGS, outcomes, strict=True)), folder, hub.requests)
 
 
-def test_weights_come_through_the_hubs_own_download(downloads: Downloads) -> None:
+def test_weights_are_downloaded_from_the_hub(downloads: Downloads) -> None:
     outcome, folder = downloads.outcomes["quick"], downloads.folder / "quick"
 
     assert outcome.status == 0, outcome.err
@@ -78,12 +78,12 @@ def test_weights_come_through_the_hubs_own_download(downloads: Downloads) -> Non
     assert (manifest.name, manifest.pretrained, manifest.quick_gelu) == ("quick", "quick", True)
 
 
-def test_a_tags_activation_beats_the_architectures(downloads: Downloads, tiny: Tiny) -> None:
-    folder, captions, images = downloads.folder / "quick", texts(), samples.images()
+def test_the_activation_of_a_tag_has_priority_over_the_architecture(downloads: Downloads, tiny: Tiny) -> None:
+    folder, captions, images = downloads.folder / "quick", texts(), parity_samples.images()
 
     ours = engine_texts(folder, captions), engine_images(folder, images)
 
-    right, wrong = tiny.twin(quick_gelu=True), tiny.twin(quick_gelu=False)
+    right, wrong = tiny.with_activation(quick_gelu=True), tiny.with_activation(quick_gelu=False)
     assert min_cosine(ours[0], torch_texts("tiny", right, captions)) >= 0.99999
     assert min_cosine(ours[1], torch_images(right, images)) >= 0.99999
     assert min_cosine(ours[0], torch_texts("tiny", wrong, captions)) < 0.999
@@ -116,7 +116,7 @@ def test_a_hub_without_the_weights(downloads: Downloads, tag: str, reason: str) 
         (True, "--no-quick-gelu", False),
     ],
 )
-def test_a_bare_checkpoint_has_the_architectures_activation_or_the_flags(
+def test_a_local_checkpoint_has_the_activation_of_the_architecture_or_the_option(
     run: Run, tmp_path: Path, architecture: bool, flag: str | None, quick: bool
 ) -> None:
     model = make(tmp_path, f"activation-{architecture}", quick_gelu=architecture)
@@ -126,36 +126,37 @@ def test_a_bare_checkpoint_has_the_architectures_activation_or_the_flags(
 
     assert outcome.status == 0
     assert load_manifest(tmp_path / "baked").quick_gelu is quick
-    images = samples.images()
+    images = parity_samples.images()
     ours = engine_images(tmp_path / "baked", images)
-    assert min_cosine(ours, torch_images(model.twin(quick), images)) >= 0.99999
-    assert min_cosine(ours, torch_images(model.twin(not quick), images)) < 0.999
+    assert min_cosine(ours, torch_images(model.with_activation(quick), images)) >= 0.99999
+    assert min_cosine(ours, torch_images(model.with_activation(not quick), images)) < 0.999
 
 
-def test_every_tag_of_open_clip_decides_for_itself() -> None:
+def test_the_activation_of_every_pretrained_tag_of_open_clip() -> None:
     open_clip = import_open_clip()
     decided: dict[tuple[str, str], tuple[bool, Any, bool]] = {}
     for architecture, tag in open_clip.list_pretrained():
-        config, own = (
-            open_clip.get_model_config(architecture),
-            open_clip.get_pretrained_cfg(architecture, tag),
+        model_config = open_clip.get_model_config(architecture)
+        tag_config = open_clip.get_pretrained_cfg(architecture, tag)
+        decided[architecture, tag] = (
+            needs_quick_gelu(model_config, tag_config),
+            tag_config.get("quick_gelu"),
+            model_config.get("quick_gelu", False),
         )
-        picked = needs_quick_gelu(config, own)
-        decided[architecture, tag] = (picked, own.get("quick_gelu"), config.get("quick_gelu", False))
 
-    assert all(picked is own for picked, own, _ in decided.values() if own is not None)
-    assert all(picked is theirs for picked, own, theirs in decided.values() if own is None)
+    assert all(quick is by_tag for quick, by_tag, _ in decided.values() if by_tag is not None)
+    assert all(quick is by_model for quick, by_tag, by_model in decided.values() if by_tag is None)
     assert decided["ViT-B-32", "laion400m_e32"] == (True, True, False)
     assert decided["ViT-B-32", "openai"] == (True, True, False)
     assert decided["ViT-B-32-quickgelu", "openai"] == (True, True, True)
     assert decided["ViT-B-32", "laion2b_s34b_b79k"] == (False, None, False)
-    # Trained with the activation that its architecture names, which open_clip's table does not repeat.
+    # Trained with the activation of its architecture, which open_clip's table of tags does not repeat.
     assert decided["roberta-ViT-B-32", "laion2b_s12b_b32k"] == (True, None, True)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("tag", "quick"), [("laion400m_e32", True), (None, False)])
-def test_full_size_vectors_are_open_clips(tmp_path: Path, tag: str | None, quick: bool) -> None:
+def test_full_size_vectors_equal_those_of_open_clip(tmp_path: Path, tag: str | None, quick: bool) -> None:
     open_clip = import_open_clip()
     torch.manual_seed(11)
     model = open_clip.create_model("ViT-B-32", force_quick_gelu=quick).eval()
@@ -174,14 +175,14 @@ def test_full_size_vectors_are_open_clips(tmp_path: Path, tag: str | None, quick
 
     assert outcome.status == 0, outcome.err
     assert bool(hub.requests) is bool(tag)
-    captions, images = texts(), samples.images()
+    captions, images = texts(), parity_samples.images()
     ours = engine_texts(folder, captions), engine_images(folder, images)
     right = torch_texts("ViT-B-32", model, captions), torch_images(model, images)
-    other = open_clip.create_model("ViT-B-32", force_quick_gelu=not quick).eval()
-    other.load_state_dict(model.state_dict())
-    wrong = torch_texts("ViT-B-32", other, captions), torch_images(other, images)
-    for mine, theirs, not_theirs in zip(ours, right, wrong, strict=True):
-        print(f"lowest cosine {min_cosine(mine, theirs):.7f}, to the other activation's", end=" ")
-        print(f"{min_cosine(mine, not_theirs):.7f}")
-        assert min_cosine(mine, theirs) >= 0.99999
-        assert min_cosine(mine, not_theirs) < 0.999
+    wrong_model = open_clip.create_model("ViT-B-32", force_quick_gelu=not quick).eval()
+    wrong_model.load_state_dict(model.state_dict())
+    wrong = torch_texts("ViT-B-32", wrong_model, captions), torch_images(wrong_model, images)
+    for vectors, expected, unexpected in zip(ours, right, wrong, strict=True):
+        print(f"lowest cosine {min_cosine(vectors, expected):.7f}, to the other activation's", end=" ")
+        print(f"{min_cosine(vectors, unexpected):.7f}")
+        assert min_cosine(vectors, expected) >= 0.99999
+        assert min_cosine(vectors, unexpected) < 0.999

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from model_cache.baking import samples
+from model_cache.baking import parity_samples
 from tests.support.baking.tiny import (
     Tiny,
     engine_images,
@@ -23,30 +23,30 @@ SHORT = ["a cat", "", "two dogs on the beach", "😀"]
 LONG = "a very long caption " * 30
 
 
-def test_200_texts_are_open_clips(baked: Path, tiny: Tiny) -> None:
+def test_200_texts_have_the_vectors_of_open_clip(baked: Path, tiny: Tiny) -> None:
     items = texts()
     assert len(items) == 200
 
-    ours, theirs = engine_texts(baked, items), torch_texts("tiny", tiny.model, items)
+    ours, expected = engine_texts(baked, items), torch_texts("tiny", tiny.model, items)
 
-    assert min_cosine(ours, theirs) >= 0.99999
-    # Shifted by one the vectors differ, so equality above means something.
-    assert (ours * np.roll(theirs, 1, axis=0)).sum(axis=1).mean() < 0.99
+    assert min_cosine(ours, expected) >= 0.99999
+    # Shifted by one, the vectors differ: the comparison above distinguishes items.
+    assert (ours * np.roll(expected, 1, axis=0)).sum(axis=1).mean() < 0.99
 
 
-def test_50_images_are_open_clips(baked: Path, tiny: Tiny) -> None:
-    items = samples.images()
+def test_50_images_have_the_vectors_of_open_clip(baked: Path, tiny: Tiny) -> None:
+    items = parity_samples.images()
     assert len(items) == 50
 
-    ours, theirs = engine_images(baked, items), torch_images(tiny.model, items)
+    ours, expected = engine_images(baked, items), torch_images(tiny.model, items)
 
-    assert min_cosine(ours, theirs) >= 0.99999
-    assert (ours * np.roll(theirs, 1, axis=0)).sum(axis=1).mean() < 0.995
+    assert min_cosine(ours, expected) >= 0.99999
+    assert (ours * np.roll(expected, 1, axis=0)).sum(axis=1).mean() < 0.995
 
 
 @pytest.mark.parametrize("count", [1, 17])
-def test_any_batch(baked: Path, tiny: Tiny, count: int) -> None:
-    captions, images = texts()[:count], samples.images()[:count]
+def test_batch_sizes(baked: Path, tiny: Tiny, count: int) -> None:
+    captions, images = texts()[:count], parity_samples.images()[:count]
 
     assert min_cosine(engine_texts(baked, captions), torch_texts("tiny", tiny.model, captions)) >= 0.99999
     assert min_cosine(engine_images(baked, images), torch_images(tiny.model, images)) >= 0.99999

@@ -1,4 +1,4 @@
-"""Backfill as a process: what it embeds, what it leaves, and that being killed costs it nothing."""
+"""Backfill as a process: what it embeds and skips, and that it continues after it was killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,12 +21,13 @@ from typing import Any
 import pytest
 
 from clip_embeddings.config import TaskSettings
-from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.types import Index
 from clip_embeddings.photos.reconcile import in_shard
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.types import Bucket
 from tests.support import gcs_server
+from tests.support.buckets import write_object
+from tests.support.indexes import opened_index
 from tests.support.photographs import crops
 from tests.support.pictures import picture
 from tests.support.serving import ROOT, environment
@@ -36,18 +37,18 @@ COMMAND = (sys.executable, "-m", "functions.backfill")
 
 
 @dataclass(frozen=True)
-class Place:
+class Deployment:
     """A bucket, its index, and the settings that name both."""
 
     bucket: Bucket
-    # As entries have it.
+    # The value of `Entry.bucket`.
     name: str
     index: Index
     settings: Mapping[str, str]
 
-    def run(self, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run a backfill to its end."""
-        env = environment({**self.settings, **more})
+        env = environment({**self.settings, **settings})
         return subprocess.run(
             [*COMMAND, *options], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
         )
@@ -62,40 +63,42 @@ class Place:
             stderr=subprocess.DEVNULL,
         )
 
-    def held(self) -> dict[str, int]:
+    def generations(self) -> dict[str, int]:
         """The generations in the index, by name."""
         return {name: generation for name, generation, _ in self.index.generations(self.name)}
 
     def check(self, pictures: Mapping[str, bytes]) -> None:
-        """The index has exactly these, in their present generations, with their vectors."""
-        assert self.held() == {
+        """The index has exactly these pictures, in their present generations, with their vectors."""
+        assert self.generations() == {
             name: stat.generation for name, stat in self.bucket.stats() if name in pictures
         }
-        assert set(self.held()) == set(pictures)
+        assert set(self.generations()) == set(pictures)
         assert self.index.count() == len(pictures)
         names = list(pictures)
         for start in range(0, len(names), 50):
-            some = names[start : start + 50]
-            entries = [self.index.get(self.name, name) for name in some]
+            batch = names[start : start + 50]
+            entries = [self.index.get(self.name, name) for name in batch]
             vectors = [entry.vector for entry in entries if entry]
-            assert_images(vectors, *(pictures[name] for name in some))
+            assert_images(vectors, *(pictures[name] for name in batch))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Place]:
+def folder(tmp_path: Path) -> Iterator[Deployment]:
     url, index_url = (tmp_path / "photos").as_uri(), f"sqlite://{tmp_path}/index.sqlite"
     bucket = open_bucket(url, externally_written=True)
-    with closing(open_index(index_url)) as index:
-        yield Place(bucket, bucket.url, index, {"BUCKET_URL": url, "INDEX_URL": index_url, "MODEL": "demo"})
+    with opened_index(index_url) as index:
+        yield Deployment(
+            bucket, bucket.url, index, {"BUCKET_URL": url, "INDEX_URL": index_url, "MODEL": "demo"}
+        )
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[tuple[gcs_server.GcsServer, Place]]:
+def cloud(tmp_path: Path) -> Iterator[tuple[gcs_server.GcsServer, Deployment]]:
     index_url = f"sqlite://{tmp_path}/index.sqlite"
     with (
         gcs_server.serving() as server,
         gcs_server.connected(server.url, "") as bucket,
-        closing(open_index(index_url)) as index,
+        opened_index(index_url) as index,
     ):
         settings = {
             "BUCKET_URL": f"gs://{gcs_server.BUCKET}",
@@ -103,28 +106,28 @@ def cloud(tmp_path: Path) -> Iterator[tuple[gcs_server.GcsServer, Place]]:
             "INDEX_URL": index_url,
             "MODEL": "demo",
         }
-        yield server, Place(bucket, gcs_server.BUCKET, index, settings)
+        yield server, Deployment(bucket, gcs_server.BUCKET, index, settings)
 
 
 def fill(bucket: Bucket, pictures: Mapping[str, bytes]) -> None:
     for name, data in pictures.items():
-        bucket.write(name, data)
+        write_object(bucket, name, data)
 
 
 def counts(output: str) -> tuple[int, int, int, int]:
-    """Embedded, removed, skipped, failed: of the summary."""
-    found = re.search(r"embedded ([\d,]+), removed ([\d,]+), skipped ([\d,]+).*, failed ([\d,]+)", output)
-    assert found, output
-    embedded, removed, skipped, failed = (int(number.replace(",", "")) for number in found.groups())
+    """The numbers of the summary: embedded, removed, skipped, failed."""
+    match = re.search(r"embedded ([\d,]+), removed ([\d,]+), skipped ([\d,]+).*, failed ([\d,]+)", output)
+    assert match, output
+    embedded, removed, skipped, failed = (int(number.replace(",", "")) for number in match.groups())
     return embedded, removed, skipped, failed
 
 
 def wait_for(index: Index, rows: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the index has so many rows, of a process that is not done with it."""
+    """Wait until the index has so many rows, while the backfill is still running."""
     end = time.monotonic() + 120
     while index.count() < rows:
         assert process.poll() is None, "the backfill ended before it was killed"
-        assert time.monotonic() < end, "the backfill does not get on"
+        assert time.monotonic() < end, "the backfill makes no progress"
         time.sleep(0.002)
 
 
@@ -134,13 +137,13 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait(20)
 
 
-def test_a_backfill_that_is_killed_goes_on_where_it_was(
-    cloud: tuple[gcs_server.GcsServer, Place], monkeypatch: pytest.MonkeyPatch
+def test_a_killed_backfill_continues_where_it_was(
+    cloud: tuple[gcs_server.GcsServer, Deployment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, place = cloud
+    server, deployment = cloud
     pictures = crops(60)
-    fill(place.bucket, pictures)
-    # The bytes of one photo do not come, so that the process is killed in the middle however fast it is.
+    fill(deployment.bucket, pictures)
+    # The bytes of one photo are held back, so that the process is killed in the middle, however fast it is.
     stuck, killed, fault = sorted(pictures)[45], threading.Event(), server.fault
 
     def wait(method: str, path: str) -> gcs_server.Fault | None:
@@ -149,29 +152,29 @@ def test_a_backfill_that_is_killed_goes_on_where_it_was(
         return fault(method, path)
 
     monkeypatch.setattr(server, "fault", wait)
-    process = place.begin()
+    process = deployment.begin()
     try:
-        wait_for(place.index, 32, process)
+        wait_for(deployment.index, 32, process)
         kill(process)
     finally:
         killed.set()
         with suppress(ProcessLookupError):
             process.kill()
-    before = place.index.count()
+    before = deployment.index.count()
     server.requests.clear()
 
-    done = place.run()
+    done = deployment.run()
 
     assert (done.returncode, counts(done.stdout)) == (0, (60 - before, 0, before, 0))
     reads = [path for method, path in server.requests if method == "GET" and "alt=media" in path]
     assert len(reads) == 60 - before
-    place.check(pictures)
-    again = place.run()
+    deployment.check(pictures)
+    again = deployment.run()
     assert (again.returncode, counts(again.stdout)) == (0, (0, 0, 60, 0))
 
 
 @pytest.mark.full
-def test_a_thousand_photos_and_two_kills(folder: Place) -> None:
+def test_a_thousand_photos_and_two_kills(folder: Deployment) -> None:
     pictures = crops(1000)
     fill(folder.bucket, pictures)
     for rows in (200, 500):
@@ -187,47 +190,47 @@ def test_a_thousand_photos_and_two_kills(folder: Place) -> None:
     folder.check(pictures)
 
 
-def test_what_failed_is_said_with_its_reason(folder: Place) -> None:
-    good, bad = crops(9), picture("coffee")
-    fill(folder.bucket, good)
+def test_failures_are_reported_with_their_reasons(folder: Deployment) -> None:
+    pictures, photo = crops(9), picture("coffee")
+    fill(folder.bucket, pictures)
     fill(
         folder.bucket,
-        {"notes.txt": b"no picture", "half.jpg": bad[: len(bad) // 2], "big\n.jpg": bytes(200_000)},
+        {"notes.txt": b"no picture", "half.jpg": photo[: len(photo) // 2], "big\n.jpg": bytes(200_000)},
     )
 
     done = folder.run(MAX_IMAGE_BYTES="150000")
 
-    too_big = {name for name, data in good.items() if len(data) > 150_000}
+    too_big = {name for name, data in pictures.items() if len(data) > 150_000}
     assert done.returncode == 1
     assert counts(done.stdout) == (9 - len(too_big), 0, 1, 2 + len(too_big))
     assert "skipped 1 (1 no picture)" in done.stdout
     assert "  image_undecodable: 1, such as 'half.jpg'" in done.stdout
     assert f"  image_too_large: {1 + len(too_big)}, such as " in done.stdout
     assert r"'big\n.jpg'" in done.stdout
-    folder.check({name: data for name, data in good.items() if name not in too_big})
+    folder.check({name: data for name, data in pictures.items() if name not in too_big})
 
 
-def test_it_makes_the_index_agree_with_the_bucket(folder: Place) -> None:
+def test_it_makes_the_index_agree_with_the_bucket(folder: Deployment) -> None:
     pictures = crops(12)
     fill(folder.bucket, pictures)
     assert folder.run().returncode == 0
-    gone, changed, spoilt = list(pictures)[:3]
-    folder.bucket.delete(gone)
+    removed, changed, invalid = list(pictures)[:3]
+    folder.bucket.delete(removed)
     # Another generation, even if the system's clock for files ticks slowly.
     time.sleep(0.02)
-    fill(folder.bucket, {changed: picture("coffee"), spoilt: b"no picture", "new.png": picture(kind="PNG")})
+    fill(folder.bucket, {changed: picture("coffee"), invalid: b"no picture", "new.png": picture(kind="PNG")})
 
-    dry = folder.run("--dry-run")
-    assert (dry.returncode, dry.stdout) == (0, "would embed 3, remove 1, skip 9\n")
-    assert len(folder.held()) == 12
+    dry_run = folder.run("--dry-run")
+    assert (dry_run.returncode, dry_run.stdout) == (0, "would embed 3, remove 1, skip 9\n")
+    assert len(folder.generations()) == 12
     done = folder.run()
 
     assert (done.returncode, counts(done.stdout)) == (0, (2, 2, 10, 0))
-    kept = {name: data for name, data in pictures.items() if name not in (gone, spoilt)}
-    folder.check({**kept, changed: picture("coffee"), "new.png": picture(kind="PNG")})
+    unchanged = {name: data for name, data in pictures.items() if name not in (removed, invalid)}
+    folder.check({**unchanged, changed: picture("coffee"), "new.png": picture(kind="PNG")})
 
 
-def test_what_another_model_made_is_made_again(folder: Place) -> None:
+def test_vectors_of_another_fingerprint_are_replaced(folder: Deployment) -> None:
     pictures = crops(10)
     fill(folder.bucket, pictures)
     assert counts(folder.run(EXACT_DECODE="true").stdout) == (10, 0, 0, 0)
@@ -238,7 +241,7 @@ def test_what_another_model_made_is_made_again(folder: Place) -> None:
     folder.check(pictures)
 
 
-def test_tasks_share_the_work(folder: Place) -> None:
+def test_tasks_share_the_work(folder: Deployment) -> None:
     pictures = crops(40)
     fill(folder.bucket, pictures)
 
@@ -248,27 +251,27 @@ def test_tasks_share_the_work(folder: Place) -> None:
     assert sum(shares) == 40
     assert min(shares) > 0
     folder.check(pictures)
-    # A share is also removed by its own task only.
+    # Each task removes only the entries of its own share.
     for name in pictures:
         folder.bucket.delete(name)
-    gone = folder.run(CLOUD_RUN_TASK_INDEX="0", CLOUD_RUN_TASK_COUNT="2")
-    assert counts(gone.stdout) == (0, shares[0], 0, 0)
+    removal = folder.run(CLOUD_RUN_TASK_INDEX="0", CLOUD_RUN_TASK_COUNT="2")
+    assert counts(removal.stdout) == (0, shares[0], 0, 0)
 
 
-def test_shares_stay_the_same() -> None:
+def test_shares_never_change() -> None:
     names = [f"photos/{number}.jpg" for number in range(1000)]
     shares = [[name for name in names if in_shard(name, TaskSettings(task, 7))] for task in range(7)]
 
     assert sorted(chain(*shares)) == sorted(names)
     assert all(100 < len(share) < 190 for share in shares)
-    # A release that deals them out otherwise would leave some to nobody while two run.
-    assert [next(task for task in range(7) if name in shares[task]) for name in names[:12]] == DEALT
+    # If a release distributed names differently, tasks of two releases would leave some out.
+    assert [next(task for task in range(7) if name in shares[task]) for name in names[:12]] == EXPECTED_SHARES
 
 
-DEALT = [5, 5, 6, 2, 0, 6, 5, 0, 1, 5, 1, 3]
+EXPECTED_SHARES = [5, 5, 6, 2, 0, 6, 5, 0, 1, 5, 1, 3]
 
 
-def test_only_names_with_the_prefix(folder: Place) -> None:
+def test_only_names_with_the_prefix(folder: Deployment) -> None:
     pictures = crops(30)
     fill(folder.bucket, pictures)
     fill(folder.bucket, {"00.jpg": picture()})
@@ -277,12 +280,12 @@ def test_only_names_with_the_prefix(folder: Place) -> None:
     refused = folder.run("--prefix", "1/", BUCKET_PREFIX="0/")
 
     assert [counts(first.stdout)[0], counts(second.stdout)[0]] == [3, 3]
-    assert {name[:2] for name in folder.held()} == {"0/", "1/"}
+    assert {name[:2] for name in folder.generations()} == {"0/", "1/"}
     assert refused.returncode == 1
     assert "--prefix must start with BUCKET_PREFIX, '0/'" in refused.stderr
 
 
-def test_a_person_sees_a_bar(folder: Place) -> None:
+def test_a_terminal_shows_a_progress_bar(folder: Deployment) -> None:
     fill(folder.bucket, crops(20))
 
     with terminal(folder.settings) as (process, screen):
@@ -295,67 +298,67 @@ def test_a_person_sees_a_bar(folder: Place) -> None:
 
 @contextmanager
 def terminal(settings: Mapping[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
-    """A backfill on a terminal, and what reads it until it closes."""
-    mine, its = pty.openpty()
-    termios.tcsetwinsize(its, (25, 100))
+    """A backfill on a terminal, and a function that returns its output once it has ended."""
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (25, 100))
     env = environment({**settings, "TERM": "xterm"})
-    process = subprocess.Popen(COMMAND, cwd=ROOT, env=env, stdin=its, stdout=its, stderr=its)
-    os.close(its)
+    process = subprocess.Popen(COMMAND, cwd=ROOT, env=env, stdin=writer, stdout=writer, stderr=writer)
+    os.close(writer)
 
     def screen() -> str:
         parts = []
-        # Linux says EIO at the end.
+        # At the end Linux reports EIO.
         with suppress(OSError):
-            while part := os.read(mine, 65536):
+            while part := os.read(reader, 65536):
                 parts.append(part)
         return b"".join(parts).decode()
 
     try:
         yield process, screen
     finally:
-        os.close(mine)
+        os.close(reader)
         process.kill()
         process.wait()
 
 
-def test_an_interrupted_run_says_so_and_keeps_what_is_done(
-    cloud: tuple[gcs_server.GcsServer, Place], monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_reports_it_and_keeps_its_results(
+    cloud: tuple[gcs_server.GcsServer, Deployment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, place = cloud
-    fill(place.bucket, crops(60))
-    stuck, over, fault = sorted(crops(60))[45], threading.Event(), server.fault
+    server, deployment = cloud
+    fill(deployment.bucket, crops(60))
+    stuck, interrupted, fault = sorted(crops(60))[45], threading.Event(), server.fault
 
     def wait(method: str, path: str) -> gcs_server.Fault | None:
         if f"/o/{stuck.replace('/', '%2F')}" in path and "alt=media" in path:
-            over.wait(60)
+            interrupted.wait(60)
         return fault(method, path)
 
     monkeypatch.setattr(server, "fault", wait)
-    with terminal(place.settings) as (process, screen):
-        wait_for(place.index, 32, process)
+    with terminal(deployment.settings) as (process, screen):
+        wait_for(deployment.index, 32, process)
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-        over.set()
+        interrupted.set()
         shown = screen()
         assert process.wait(60) == 130
 
     assert "backfill: interrupted. Run it again to go on." in shown
-    assert place.index.count() == counts(shown)[0] >= 32
+    assert deployment.index.count() == counts(shown)[0] >= 32
 
 
 @pytest.mark.parametrize(("status", "exit_status"), [(403, 1), (404, 0)])
 def test_a_bucket_that_cannot_be_read(
-    cloud: tuple[gcs_server.GcsServer, Place], status: int, exit_status: int
+    cloud: tuple[gcs_server.GcsServer, Deployment], status: int, exit_status: int
 ) -> None:
-    server, place = cloud
-    fill(place.bucket, {"a": picture(), "b": picture("coffee")})
+    server, deployment = cloud
+    fill(deployment.bucket, {"a": picture(), "b": picture("coffee")})
     server.faults.append(gcs_server.Fault("GET", "/o/a", status=status))
 
-    done = place.run()
+    done = deployment.run()
 
-    # Refused, a person must act; gone, there is nothing to embed.
+    # With 403 an operator must act; with 404 the object was removed meanwhile, and is skipped.
     assert done.returncode == exit_status
     assert ("Cloud Storage refused: Forbidden 403. Run it again to go on." in done.stderr) == (status == 403)
     assert status == 403 or counts(done.stdout) == (1, 0, 1, 0)
-    assert place.run().returncode == 0
-    assert set(place.held()) == {"a", "b"}
+    assert deployment.run().returncode == 0
+    assert set(deployment.generations()) == {"a", "b"}

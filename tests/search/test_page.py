@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from dev.sample_photos import make_gallery
+from dev.sample_photos import make_sample_photos
 from tests.support.albums import Album, emoji, new_album
 from tests.support.photographs import photos
 from tests.support.serving import KEY, Server, serving
@@ -383,7 +383,7 @@ def test_the_key_is_asked_for_once(show: Open, album: Album, log: Path) -> None:
 def test_a_file_in_the_folder_is_found_and_leaves_with_it(show: Open, tmp_path: Path) -> None:
     folder = new_album(tmp_path)
     photo_folder = tmp_path / "photos"
-    make_gallery(photo_folder)
+    make_sample_photos(photo_folder)
     with serving("gateway", tmp_path / "log", **folder.settings) as server:
         page = show("/search?q=birthday+cake", server.url)
         search = page.get_by_role("button", name="Search", exact=True)

@@ -17,6 +17,7 @@ from clip_embeddings.engine.model import normalize_rows
 from clip_embeddings.images.thumbnails import thumbnail
 from tests.support import gcs_server
 from tests.support.albums import Album, emoji, new_album
+from tests.support.buckets import write_object
 from tests.support.photographs import photos
 from tests.support.pictures import FORMATS, data_uri, in_base64, picture, web
 from tests.support.serving import KEY, Server, serving
@@ -215,7 +216,7 @@ def test_thumbnails_are_kept_by_generation(server: Server, album: Album) -> None
 def test_only_what_is_in_the_index_has_a_thumbnail(server: Server, album: Album) -> None:
     secret = Path(album.settings["BUCKET_URL"].removeprefix("file://")).parent / "secret.png"
     secret.write_bytes(picture(kind="PNG"))
-    album.bucket.write("not indexed.png", picture(kind="PNG"))
+    write_object(album.bucket, "not indexed.png", picture(kind="PNG"))
     # As if somebody had put a path into the index: the bucket's code reads nothing outside.
     album.add({"inside.png": emoji()[CAKE]})
     album.change("inside.png", name="../secret.png", generation=secret.stat().st_ctime_ns)
@@ -229,7 +230,7 @@ def test_only_what_is_in_the_index_has_a_thumbnail(server: Server, album: Album)
 def test_an_object_that_is_gone_or_no_picture(server: Server, album: Album) -> None:
     album.add({"gone.png": emoji()[CAKE], "text.png": emoji()[CAKE]})
     album.bucket.delete("gone.png")
-    generation = album.bucket.write("text.png", b"only words")
+    generation = write_object(album.bucket, "text.png", b"only words")
     album.change("text.png", generation=generation)
 
     gone, text = (
@@ -337,7 +338,7 @@ def test_objects_of_cloud_storage(tmp_path: Path) -> None:
     album, name = new_album(tmp_path), "holidays/cake & co?.png"
     album.add({CAKE: emoji()[CAKE]})
     with gcs_server.serving() as storage, gcs_server.connected(storage.url, "") as bucket:
-        old = bucket.write(name, emoji()[CAKE])
+        old = write_object(bucket, name, emoji()[CAKE])
         for one in (name, "overwritten.png"):
             album.change(CAKE, bucket=gcs_server.BUCKET, name=one, generation=old)
         settings = {"INDEX_URL": album.settings["INDEX_URL"], "STORAGE_EMULATOR_HOST": storage.url}
@@ -345,7 +346,7 @@ def test_objects_of_cloud_storage(tmp_path: Path) -> None:
             (found,) = search(server, text="cake", prefix="holidays/")["results"]
             small = server.get(found["thumbnail"])
             similar = server.get("/similar", params={"uri": found["uri"]})
-            bucket.write(name, emoji()["emoji/cat face.png"])
+            write_object(bucket, name, emoji()["emoji/cat face.png"])
             gone = server.get("/thumbnail", params={"uri": found["uri"]})
             folder = server.get("/thumbnail", params={"uri": album.uri(CAKE)})
 

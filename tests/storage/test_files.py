@@ -1,4 +1,4 @@
-"""A folder as a bucket: nothing outside it, nothing half written, nothing left behind."""
+"""A folder as a bucket: no access outside of it, no partial writes, no files left behind."""
 
 import errno
 import os
@@ -9,15 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from clip_embeddings.storage.file import FileBucket
 from clip_embeddings.storage.types import BadNameError, NotFoundError, StorageError, TransientError
+from tests.support.buckets import write_object
 from tests.support.serving import ROOT
+from tests.support.threads import run_threads
 
 
 @pytest.fixture
@@ -48,30 +50,30 @@ TOO_LONG = ["a" * 256, "é" * 128, "/".join(["abcdefgh"] * 200)]
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, *TOO_LONG, "\ud800", ".partial", ".partial/x"])
-def test_names_that_are_no_path_inside(bucket: FileBucket, tmp_path: Path, name: str) -> None:
+def test_names_that_are_not_a_path_inside_the_folder(bucket: FileBucket, tmp_path: Path, name: str) -> None:
     (tmp_path / "x").write_bytes(b"outside")
     bucket.create("a/b", b"inside")
     before = _files(tmp_path)
 
-    for write in (bucket.create, bucket.write):
-        with pytest.raises(BadNameError):
-            write(name, b"")
+    with pytest.raises(BadNameError):
+        bucket.create(name, b"")
     with pytest.raises(BadNameError):
         bucket.read(name)
     assert bucket.stat(name) is None
     assert not bucket.delete(name)
-    with bucket.try_lock(name) as held:
-        assert not held
+    with bucket.try_lock(name) as locked:
+        assert not locked
     assert _files(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["link", "folder/x", "loop", "dangling", "up/outside"])
-def test_links_lead_nowhere(bucket: FileBucket, tmp_path: Path, name: str) -> None:
+def test_links_are_not_followed(bucket: FileBucket, tmp_path: Path, name: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "x").write_bytes(b"outside")
     bucket.create("inside", b"")
-    for link, target in {"link": outside / "x", "folder": outside, "loop": "loop", "up": ".."}.items():
+    targets: dict[str, Path | str] = {"link": outside / "x", "folder": outside, "loop": "loop", "up": ".."}
+    for link, target in targets.items():
         (bucket.folder / link).symlink_to(target)
     (bucket.folder / "dangling").symlink_to(outside / "new")
 
@@ -84,18 +86,7 @@ def test_links_lead_nowhere(bucket: FileBucket, tmp_path: Path, name: str) -> No
     assert (outside / "x").read_bytes() == b"outside"
 
 
-def test_overwriting_a_link_replaces_the_link(bucket: FileBucket, tmp_path: Path) -> None:
-    (tmp_path / "outside").write_bytes(b"outside")
-    bucket.create("x", b"")
-    (bucket.folder / "link").symlink_to(tmp_path / "outside")
-
-    bucket.write("link", b"new")
-
-    assert (tmp_path / "outside").read_bytes() == b"outside"
-    assert bucket.read("link")[0] == b"new"
-
-
-def test_what_is_no_file_is_no_object(bucket: FileBucket) -> None:
+def test_only_regular_files_are_objects(bucket: FileBucket) -> None:
     bucket.create("folder/x", b"")
     os.mkfifo(bucket.folder / "pipe")
 
@@ -105,11 +96,9 @@ def test_what_is_no_file_is_no_object(bucket: FileBucket) -> None:
     assert list(bucket.names()) == ["folder/x"]
     with pytest.raises(BadNameError):
         bucket.create("folder/x/y", b"")
-    with pytest.raises(BadNameError):
-        bucket.write("folder", b"")
 
 
-def test_only_this_user_may_read(bucket: FileBucket) -> None:
+def test_only_the_owner_may_read(bucket: FileBucket) -> None:
     bucket.create("a/b", b"")
 
     for path, mode in (("", 0o700), ("a", 0o700), ("a/b", 0o600)):
@@ -120,26 +109,32 @@ def test_files_of_other_programs_are_objects(bucket: FileBucket) -> None:
     bucket.folder.mkdir()
     (bucket.folder / "photo.jpg").write_bytes(b"jpeg")
 
-    found = bucket.stat("photo.jpg")
-    assert found is not None
-    assert found.content_type == "image/jpeg"
-    assert bucket.read("photo.jpg", generation=found.generation)[0] == b"jpeg"
+    stat = bucket.stat("photo.jpg")
+    assert stat is not None
+    assert stat.content_type == "image/jpeg"
+    assert bucket.read("photo.jpg", generation=stat.generation)[0] == b"jpeg"
 
 
 def test_a_file_that_comes_back_with_its_old_times_is_newer(tmp_path: Path) -> None:
     bucket = FileBucket(tmp_path / "bucket", externally_written=True)
-    generations = [bucket.write("a.jpg", b"first")]
+    generations = [write_object(bucket, "a.jpg", b"first")]
     file, elsewhere = bucket.folder / "a.jpg", tmp_path / "elsewhere"
-    for change in (
-        lambda: (os.rename(file, elsewhere), os.rename(elsewhere, file)),
-        lambda: (file.write_bytes(b"other"), os.utime(file, ns=(10**18, 10**18))),
-    ):
+
+    def move_away_and_back() -> None:
+        file.rename(elsewhere)
+        elsewhere.rename(file)
+
+    def write_with_old_time() -> None:
+        file.write_bytes(b"other")
+        os.utime(file, ns=(10**18, 10**18))
+
+    for change in (move_away_and_back, write_with_old_time):
         # The system's clock for files ticks every few milliseconds.
         time.sleep(0.02)
         change()
-        found = bucket.stat("a.jpg")
-        assert found is not None
-        generations.append(found.generation)
+        stat = bucket.stat("a.jpg")
+        assert stat is not None
+        generations.append(stat.generation)
 
     assert generations == sorted(set(generations))
     assert bucket.read("a.jpg", generation=generations[-1]) == (b"other", generations[-1])
@@ -147,23 +142,22 @@ def test_a_file_that_comes_back_with_its_old_times_is_newer(tmp_path: Path) -> N
         bucket.read("a.jpg", generation=generations[0])
 
 
-def test_a_file_that_grows_while_it_is_read_is_not_taken_for_whole(
+def test_a_file_that_grows_while_it_is_read_counts_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = FileBucket(tmp_path / "bucket", externally_written=True)
-    bucket.write("a.jpg", b"half")
+    write_object(bucket, "a.jpg", b"half")
     time.sleep(0.02)
     fstat = os.fstat
-    seen: list[os.stat_result] = []
+    results: list[os.stat_result] = []
 
     def grow(file: int) -> os.stat_result:
-        found = fstat(file)
-        seen.append(found)
-        # The first look is at what kind of file it is.
-        if len(seen) == 2:
+        results.append(fstat(file))
+        # The first call only checks that it is a regular file.
+        if len(results) == 2:
             with (bucket.folder / "a.jpg").open("ab") as stream:
                 stream.write(b" and half")
-        return found
+        return results[-1]
 
     monkeypatch.setattr(os, "fstat", grow)
 
@@ -171,48 +165,30 @@ def test_a_file_that_grows_while_it_is_read_is_not_taken_for_whole(
         bucket.read("a.jpg")
 
 
-@pytest.mark.parametrize("clock", [0, 10**18])
-def test_generations_grow_though_the_clock_stands_still_or_goes_back(
-    bucket: FileBucket, monkeypatch: pytest.MonkeyPatch, clock: int
-) -> None:
-    generations = [bucket.write("a", b"0")]
-    monkeypatch.setattr(time, "time_ns", lambda: clock)
-    generations += [bucket.write("a", b"%d" % number) for number in range(5)]
-
-    assert generations == sorted(set(generations))
-    found = bucket.stat("a")
-    assert found is not None
-    assert found.generation == generations[-1]
-
-
-@pytest.mark.parametrize("call", ["write", "fsync", "link", "replace", "open", "mkdir"])
-def test_a_full_disk_leaves_the_old_and_nothing_new(
+@pytest.mark.parametrize("call", ["write", "fsync", "link", "open", "mkdir"])
+def test_a_full_disk_keeps_old_objects_and_leaves_no_new_files(
     bucket: FileBucket, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    bucket.write("a", b"old")
+    bucket.create("a", b"old")
     real = getattr(os, call)
 
     def full(*args: object, **kwargs: object) -> object:
-        # Only what makes or fills files needs room.
+        # Only calls that create or write files need space.
         if call != "open" or (isinstance(args[1], int) and args[1] & os.O_CREAT):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "secret")
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
-        if call != "replace":
-            with pytest.raises(TransientError, match="No space left"):
-                bucket.create("folder/new", b"data")
-        if call not in ("link", "mkdir"):
-            with pytest.raises(TransientError, match="No space left") as caught:
-                bucket.write("a", b"new")
-            assert "secret" not in str(caught.value)
+        with pytest.raises(TransientError, match="No space left") as caught:
+            bucket.create("folder/new", b"data")
+        assert "secret" not in str(caught.value)
     assert not list((bucket.folder / ".partial").iterdir())
-    assert call == "fsync" or bucket.read("a")[0] == b"old"
-    assert bucket.create("folder/new", b"data") or call == "fsync"
+    assert bucket.read("a")[0] == b"old"
+    assert bucket.create("folder/new", b"data")
 
 
-def test_a_file_that_outgrows_its_limit(bucket: FileBucket) -> None:
+def test_a_file_larger_than_the_size_limit_of_the_process(bucket: FileBucket) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
@@ -226,7 +202,7 @@ def test_a_file_that_outgrows_its_limit(bucket: FileBucket) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
-def test_a_folder_that_may_not_be_written_needs_a_person(
+def test_a_folder_without_write_permission_is_a_permanent_error(
     bucket: FileBucket, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
@@ -260,12 +236,12 @@ def test_of_eight_processes_one_creates(bucket: FileBucket) -> None:
     assert len(_files(bucket.folder)) == 50
 
 
-def test_writers_that_are_killed_leave_whole_objects_and_what_tidy_removes(bucket: FileBucket) -> None:
+def test_killed_writers_leave_whole_objects_and_files_that_cleanup_removes(bucket: FileBucket) -> None:
     code = (
         "import os, sys; from pathlib import Path; from clip_embeddings.storage.file import FileBucket\n"
         "bucket = FileBucket(Path(sys.argv[1])); print('ready', flush=True); n = 0\n"
         "data = bytes(300_000)\n"
-        "while True: bucket.create(f'{os.getpid()}/{n}', data); bucket.write('a', data); n += 1"
+        "while True: bucket.create(f'{os.getpid()}/{n}', data); n += 1"
     )
     for delay in (0.0, 0.011, 0.023, 0.037, 0.05, 0.071):
         process = _python(code, str(bucket.folder))
@@ -281,7 +257,7 @@ def test_writers_that_are_killed_leave_whole_objects_and_what_tidy_removes(bucke
     assert len(_files(bucket.folder)) == len(list(bucket.names()))
 
 
-def test_a_crash_between_link_and_clean_up_is_tidied(bucket: FileBucket) -> None:
+def test_cleanup_after_a_crash_between_link_and_unlink(bucket: FileBucket) -> None:
     bucket.create("a", b"whole")
     os.link(bucket.folder / "a", bucket.folder / ".partial" / "left")
 
@@ -292,7 +268,7 @@ def test_a_crash_between_link_and_clean_up_is_tidied(bucket: FileBucket) -> None
     assert bucket.read("a")[0] == b"whole"
 
 
-def test_tidying_takes_nothing_from_writers_that_live(bucket: FileBucket) -> None:
+def test_cleanup_keeps_the_files_of_live_writers(bucket: FileBucket) -> None:
     done = threading.Event()
 
     def cleanup() -> None:
@@ -308,57 +284,40 @@ def test_tidying_takes_nothing_from_writers_that_live(bucket: FileBucket) -> Non
         thread.join()
 
 
-def test_folders_vanish_with_their_last_object_but_not_under_a_writer(bucket: FileBucket) -> None:
+def test_folders_are_removed_with_their_last_object_but_not_under_a_writer(bucket: FileBucket) -> None:
     def churn(number: int) -> None:
         for round_ in range(40):
             assert bucket.create(f"a/b/{number}-{round_}", b"")
             assert bucket.delete(f"a/b/{number}-{round_}")
 
-    _side_by_side(4, churn)
+    run_threads([partial(churn, number) for number in range(4)])
 
     assert not (bucket.folder / "a").exists()
 
 
-def test_a_hold_ends_with_its_block_and_with_its_process(bucket: FileBucket) -> None:
+def test_a_lock_ends_with_its_block_and_with_its_process(bucket: FileBucket) -> None:
     bucket.create("a", b"")
     with bucket.try_lock("a") as first, bucket.try_lock("a") as second:
         assert (first, second) == (True, False)
     code = (
         "import sys; from pathlib import Path; from clip_embeddings.storage.file import FileBucket\n"
-        "with FileBucket(Path(sys.argv[1])).try_lock('a') as held:\n"
-        "    print(held, flush=True); sys.stdin.readline()"
+        "with FileBucket(Path(sys.argv[1])).try_lock('a') as locked:\n"
+        "    print(locked, flush=True); sys.stdin.readline()"
     )
     process = _python(code, str(bucket.folder))
     assert process.stdout is not None
     assert process.stdout.readline() == b"True\n"
-    with bucket.try_lock("a") as held:
-        assert not held
+    with bucket.try_lock("a") as locked:
+        assert not locked
     process.kill()
     process.communicate()
-    with bucket.try_lock("a") as held:
-        assert held
-    with bucket.try_lock("not there") as held:
-        assert not held
+    with bucket.try_lock("a") as locked:
+        assert locked
+    with bucket.try_lock("not there") as locked:
+        assert not locked
 
 
 def _python(code: str, *args: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-c", code, *args], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-
-
-def _side_by_side(count: int, step: Callable[[int], object]) -> None:
-    errors: list[BaseException] = []
-
-    def run(number: int) -> None:
-        try:
-            step(number)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []

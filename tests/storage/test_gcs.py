@@ -1,4 +1,4 @@
-"""Cloud Storage: lost answers, wrong answers, and a real emulator."""
+"""Cloud Storage: lost responses, errors, and a real emulator."""
 
 import gc
 import gzip
@@ -23,20 +23,20 @@ from tests.support.serving import ROOT, free_port
 
 SMALL, LARGE = b"small", bytes(9_000_000)
 
-# google-cloud-storage drops the connection of a download that was refused without closing it.
+# google-cloud-storage drops the connection of a failed download without closing it.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed.*socket:ResourceWarning")
 
 
 @pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
+def _collect_garbage() -> Iterator[None]:
     yield
-    # Such connections go here, not in some later test.
+    # Such connections are collected here, not during a later test.
     gc.collect()
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["multipart", "resumable"])
 @pytest.mark.parametrize("when", ["before", "after", "cut"])
-def test_a_create_whose_answer_is_lost_is_ours(
+def test_a_create_whose_response_is_lost_succeeds(
     gcs: GcsBucket, server: GcsServer, data: bytes, when: str
 ) -> None:
     method = "POST" if data is SMALL else "PUT"
@@ -51,9 +51,7 @@ def test_a_create_whose_answer_is_lost_is_ours(
 
 
 @pytest.mark.parametrize("when", ["before", "after", "cut"])
-def test_a_create_that_others_won_is_not_ours_however_often_it_is_tried(
-    gcs: GcsBucket, server: GcsServer, when: str
-) -> None:
+def test_a_retried_create_of_an_existing_object_fails(gcs: GcsBucket, server: GcsServer, when: str) -> None:
     gcs.create("a", SMALL)
     server.faults.append(Fault("POST", when=when))
 
@@ -62,20 +60,8 @@ def test_a_create_that_others_won_is_not_ours_however_often_it_is_tried(
     assert server.written == ["jobs/a"]
 
 
-@pytest.mark.parametrize("when", ["before", "after", "cut"])
-def test_a_conditional_overwrite_whose_answer_is_lost_is_ours(
-    gcs: GcsBucket, server: GcsServer, when: str
-) -> None:
-    first = gcs.write("a", b"1")
-    server.faults.append(Fault("POST", when=when))
-
-    second = gcs.write("a", b"2", if_generation=first)
-
-    assert gcs.read("a") == (b"2", second)
-
-
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_reads_are_tried_again(gcs: GcsBucket, server: GcsServer, status: int) -> None:
+def test_reads_are_retried(gcs: GcsBucket, server: GcsServer, status: int) -> None:
     gcs.create("a", SMALL)
     server.faults.append(Fault("GET", status=status))
 
@@ -85,7 +71,7 @@ def test_reads_are_tried_again(gcs: GcsBucket, server: GcsServer, status: int) -
 def test_a_service_that_stays_down_is_transient_and_names_no_object(
     gcs: GcsBucket, server: GcsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TRIES", 0.1)
+    monkeypatch.setattr(module, "RETRY_TIMEOUT", 0.1)
     server.faults += [Fault(method, times=1000) for method in ("GET", "POST", "DELETE")]
 
     for call in (
@@ -102,7 +88,7 @@ def test_a_service_that_stays_down_is_transient_and_names_no_object(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_what_only_a_person_can_put_right(gcs: GcsBucket, server: GcsServer, status: int) -> None:
+def test_refused_requests_are_permanent_errors(gcs: GcsBucket, server: GcsServer, status: int) -> None:
     server.faults += [Fault(method, status=status) for method in ("GET", "POST")]
 
     for call in (lambda: gcs.read("a"), lambda: gcs.create("a", b"")):
@@ -111,13 +97,13 @@ def test_what_only_a_person_can_put_right(gcs: GcsBucket, server: GcsServer, sta
         assert not isinstance(caught.value, TransientError)
 
 
-def test_no_server_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TRIES", 0.1)
+def test_a_server_that_is_not_running_is_a_transient_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_TIMEOUT", 0.1)
     with connected(f"http://127.0.0.1:{free_port()}", "") as bucket, pytest.raises(TransientError):
         bucket.read("a")
 
 
-def test_a_compressed_object_is_bounded_by_what_it_unpacks_to(gcs: GcsBucket, server: GcsServer) -> None:
+def test_the_limit_counts_the_decompressed_bytes(gcs: GcsBucket, server: GcsServer) -> None:
     bomb = gzip.compress(bytes(10_000_000))
     server.put({}, {"name": "jobs/bomb", "contentEncoding": "gzip"}, bomb)
     assert len(bomb) < 20_000
@@ -127,7 +113,7 @@ def test_a_compressed_object_is_bounded_by_what_it_unpacks_to(gcs: GcsBucket, se
     assert gcs.read("bomb")[0] == bytes(10_000_000)
 
 
-def test_nothing_outside_the_prefix(gcs: GcsBucket, server: GcsServer) -> None:
+def test_objects_outside_the_prefix_are_out_of_reach(gcs: GcsBucket, server: GcsServer) -> None:
     server.put({}, {"name": "elsewhere"}, b"outside")
     server.put({}, {"name": "jobs"}, b"outside")
     gcs.create("a", b"")
@@ -147,7 +133,7 @@ def test_names_that_cloud_storage_refuses(gcs: GcsBucket, server: GcsServer, nam
     assert server.requests == []
 
 
-def test_without_the_package_only_gs_buckets_fail_and_say_why() -> None:
+def test_without_the_package_only_gs_buckets_fail_and_name_it() -> None:
     code = (
         "import sys; sys.modules['google.cloud.storage'] = None\n"
         "from clip_embeddings.storage.factory import open_bucket\n"
@@ -160,7 +146,7 @@ def test_without_the_package_only_gs_buckets_fail_and_say_why() -> None:
     assert "needs the package google-cloud-storage, which is not installed" in ended.stderr
 
 
-def test_a_folder_imports_nothing_of_google() -> None:
+def test_a_folder_imports_no_package_of_google() -> None:
     code = (
         "import sys, clip_embeddings.jobs.runner\n"
         "from clip_embeddings.jobs.store import JobStore\n"
@@ -175,7 +161,7 @@ def test_a_folder_imports_nothing_of_google() -> None:
 
 @pytest.fixture
 def emulated() -> Iterator[GcsBucket]:
-    from gcp_storage_emulator.server import create_server
+    from gcp_storage_emulator.server import create_server  # type: ignore[import-untyped]
 
     port = free_port()
     server = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
@@ -189,12 +175,12 @@ def emulated() -> Iterator[GcsBucket]:
 
 def test_round_trips_with_the_emulator(emulated: GcsBucket) -> None:
     assert emulated.create("a/b.json", b"{}", "application/json")
-    emulated.write("large", LARGE)
+    assert emulated.create("large", LARGE)
 
     data, generation = emulated.read("a/b.json")
-    found = emulated.stat("a/b.json")
-    assert found is not None
-    assert (data, generation, found.content_type) == (b"{}", found.generation, "application/json")
+    stat = emulated.stat("a/b.json")
+    assert stat is not None
+    assert (data, generation, stat.content_type) == (b"{}", stat.generation, "application/json")
     assert emulated.read("large")[0] == LARGE
     assert sorted(emulated.names()) == ["a/b.json", "large"]
     assert emulated.delete("large")

@@ -1,4 +1,4 @@
-"""A folder as the bucket and an index of what is in it, filled in this process with the real engine."""
+"""A folder as the bucket and its index, filled in this process with the real engine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.types import Entry, Index
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.types import Bucket
-from model_cache.demo.gallery import load_gallery
+from model_cache.demo.emoji_sheet import load_emoji_sheet
+from tests.support.buckets import write_object
 from tests.support.vectors import model, raw_images
 
 
 @dataclass(frozen=True)
 class Album:
-    """Photos in a folder, and their index."""
+    """Photos in a folder and their index."""
 
     bucket: Bucket
     index: Index
-    # What a server needs to search them.
+    # The environment of a server that searches them.
     settings: Mapping[str, str]
 
     def add(self, pictures: Mapping[str, bytes], *, space: str | None = None, **metadata: str) -> None:
@@ -31,7 +32,7 @@ class Album:
         rows = raw_images(*pictures.values())
         entries = []
         for (name, data), vector in zip(pictures.items(), rows, strict=True):
-            generation = self.bucket.write(name, data)
+            generation = write_object(self.bucket, name, data)
             stat = self.bucket.stat(name)
             assert stat is not None
             entries.append(
@@ -43,7 +44,7 @@ class Album:
                     size=stat.size,
                     updated=datetime.fromtimestamp(stat.updated, UTC),
                     space=space or model().manifest.space,
-                    fingerprint="of no interest here",
+                    fingerprint="unused",
                     vector=vector,
                     metadata=metadata,
                 )
@@ -51,23 +52,23 @@ class Album:
         assert all(self.index.upsert(entries))
 
     def uri(self, name: str) -> str:
-        """Where an object is."""
+        """The URI of an object."""
         return f"{self.bucket.url}{name}"
 
     def entry(self, name: str) -> Entry:
-        """What the index has of an object."""
+        """The entry of an object."""
         entry = self.index.get(self.bucket.url, name)
         assert entry is not None
         return entry
 
-    def change(self, of: str, /, **changes: object) -> None:
-        """Put an object's entry into the index again, changed."""
-        entry = self.entry(of)
+    def change(self, object_name: str, /, **changes: object) -> None:
+        """Write an object's entry again, with some fields changed."""
+        entry = self.entry(object_name)
         assert self.index.upsert([replace(entry, **changes)]) == [True]  # type: ignore[arg-type]
 
 
 def new_album(folder: Path) -> Album:
-    """An empty one below `folder`."""
+    """An empty album below `folder`."""
     settings = {
         "BUCKET_URL": (folder / "photos").as_uri(),
         "INDEX_URL": f"sqlite://{folder}/index.sqlite",
@@ -78,13 +79,15 @@ def new_album(folder: Path) -> Album:
 
 @cache
 def emoji(count: int = 300) -> dict[str, bytes]:
-    """Emoji of the bundled gallery as PNG files, spread over all of it, the birthday cake among them."""
-    gallery = load_gallery()
-    chosen = [*gallery[:: max(1, len(gallery) // count)]]
-    chosen += [one for one in gallery if one.name in ("birthday cake", "cat face", "fire engine")]
+    """PNG files of emoji from all over the bundled sheet, with the birthday cake among them."""
+    all_emoji = load_emoji_sheet()
+    chosen = [*all_emoji[:: max(1, len(all_emoji) // count)]]
+    chosen += [
+        picture for picture in all_emoji if picture.name in ("birthday cake", "cat face", "fire engine")
+    ]
     pictures = {}
-    for one in chosen:
+    for picture in chosen:
         file = io.BytesIO()
-        one.image.save(file, "PNG")
-        pictures[f"emoji/{one.name.replace('/', '-')}.png"] = file.getvalue()
+        picture.image.save(file, "PNG")
+        pictures[f"emoji/{picture.name.replace('/', '-')}.png"] = file.getvalue()
     return pictures

@@ -1,4 +1,4 @@
-"""Ends a process before every single line of submitting and of running a job, each in a folder of its own.
+"""Ends a process before every line of submitting and of running a job, each time in a folder of its own.
 
 crash_everywhere FOLDER
 """
@@ -12,25 +12,27 @@ from types import FrameType
 from typing import Any
 
 from clip_embeddings.jobs.runner import run_job
-from clip_embeddings.jobs.store import JobState, JobStore
+from clip_embeddings.jobs.store import JobStore
 from clip_embeddings.storage.file import FileBucket
+from tests.support.job_states import JobState, read_state
 
-OURS = str(Path(run_job.__code__.co_filename).parents[1])
+# Only lines of the product count.
+PRODUCT = str(Path(run_job.__code__.co_filename).parents[1])
 
 
 def compute(request: dict[str, Any]) -> object:
-    """The answer."""
+    """The result of a job."""
     return request["question"] * 2
 
 
 def crashes_at(line: int, step: Callable[[], object]) -> bool:
-    """Run `step` in a process that ends before the given line of this package; False if it got through."""
+    """Run `step` in a process that ends before its `line`-th line; False if the step has fewer lines."""
     if pid := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-    left = iter(range(line, -1, -1))
+    remaining = iter(range(line, -1, -1))
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
-        if event == "line" and frame.f_code.co_filename.startswith(OURS) and not next(left):
+        if event == "line" and frame.f_code.co_filename.startswith(PRODUCT) and not next(remaining):
             os._exit(7)
         return trace
 
@@ -42,13 +44,13 @@ def crashes_at(line: int, step: Callable[[], object]) -> bool:
 
 
 def check(store: JobStore, folder: Path, crashed: bool) -> None:
-    """Whatever was left, the job ends well, once, and nothing else stays."""
+    """The job can be completed, once, and no other files are left."""
     jobs = {name.partition("/")[0] for name in store.bucket.names()}
     assert crashed or jobs
     for job in jobs:
-        before = store.read(job)
+        before = read_state(store, job)
         run_job(job, store, compute)
-        assert store.read(job) == JobState("complete", 42)
+        assert read_state(store, job) == JobState("complete", 42)
         assert before is not None
         assert before.status != "complete" or before.result == 42
     store.sweep()
@@ -58,18 +60,18 @@ def check(store: JobStore, folder: Path, crashed: bool) -> None:
 
 
 def main(folder: Path, step: int) -> None:
-    # A process that ends loses nothing that was written; only a machine that stops would.
+    # The end of a process loses nothing that was written; only the end of the machine would.
     os.fsync = lambda file: None  # type: ignore[assignment]
     for name in ("submit", "run"):
         for line in count(0, step):
-            place = folder / f"{name}-{line}"
-            store = JobStore(FileBucket(place))
+            job_folder = folder / f"{name}-{line}"
+            store = JobStore(FileBucket(job_folder))
             if name == "submit":
                 crashed = crashes_at(line, lambda store=store: store.submit({"question": 21}))
             else:
                 job = store.submit({"question": 21})
                 crashed = crashes_at(line, lambda store=store, job=job: run_job(job, store, compute))
-            check(store, place, crashed)
+            check(store, job_folder, crashed)
             if not crashed:
                 print(name, line)
                 break

@@ -19,7 +19,7 @@ JAR = "platform/cloud-firestore-emulator/cloud-firestore-emulator.jar"
 
 
 def missing() -> str | None:
-    """What the emulator lacks here, in words; None if it can run."""
+    """Why the emulator cannot run on this machine; None if it can."""
     gcloud = shutil.which("gcloud")
     if gcloud is None:
         return "the Cloud SDK is not installed"
@@ -40,7 +40,7 @@ def running() -> Iterator[str]:
             env=os.environ | {"CLOUDSDK_CONFIG": folder, "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"},
             stdout=log,
             stderr=log,
-            # gcloud ends without the Java that it started: the group has both.
+            # Ending gcloud does not end the Java process that it started; ending the group ends both.
             start_new_session=True,
         )
         try:

@@ -1,7 +1,7 @@
-"""The needed part of Cloud Storage's JSON API, with its semantics: preconditions hold, generations grow.
+"""The part of Cloud Storage's JSON API that tests need, with its preconditions and generations.
 
 Faults are injected before or after a request is applied. Events are pushed over HTTP as Eventarc does: to
-every receiver at once, and again until it answers 200.
+all receivers at once, and again until each has answered 200.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -31,7 +31,7 @@ BUCKET = "bucket"
 
 @dataclass(frozen=True)
 class Object:
-    """One generation."""
+    """One generation of an object."""
 
     name: str
     generation: int
@@ -58,17 +58,19 @@ class Object:
 
 @dataclass
 class Fault:
-    """What befalls the next `times` requests of `method` whose path holds `path`."""
+    """An error for the next `times` requests of `method` whose path contains `path`."""
 
     method: str
     path: str = ""
-    # before: refused with `status`; after: applied, then `status`; cut: applied, then the connection ends.
+    # before: not applied, `status`; after: applied, `status`; cut: applied, then the connection is closed.
     when: str = "before"
     status: int = 503
     times: int = 1
 
 
 class GcsServer(ThreadingHTTPServer):
+    """One bucket in memory. See the module."""
+
     daemon_threads = True
 
     def __init__(self) -> None:
@@ -78,7 +80,7 @@ class GcsServer(ThreadingHTTPServer):
         self.sessions: dict[str, tuple[dict[str, list[str]], dict[str, Any], bytearray]] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
-        # Every write that was accepted, in order.
+        # The names of all accepted writes, in order.
         self.written: list[str] = []
         self.receivers: list[int] = []
         self.events: queue.Queue[tuple[int, str] | None] = queue.Queue()
@@ -89,10 +91,10 @@ class GcsServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients are killed on purpose here."""
+        """Print nothing: some tests kill their clients."""
 
     def put(self, query: dict[str, list[str]], resource: dict[str, Any], data: bytes) -> Object | None:
-        """Write if the precondition holds, in one step; None if it does not."""
+        """Write atomically, if the precondition holds; None if it does not."""
         name = resource.get("name") or query["name"][0]
         with self.lock:
             if not self._holds(name, query):
@@ -119,10 +121,9 @@ class GcsServer(ThreadingHTTPServer):
         return expected is None or int(expected[0]) == present
 
     def age(self, name: str, seconds: float) -> None:
-        """Make an object look as old as that."""
-        found = self.objects[name]
-        then = datetime.fromtimestamp(time.time() - seconds, UTC)
-        self.objects[name] = Object(name, found.generation, found.data, found.resource, then)
+        """Set the time of an object to `seconds` ago."""
+        updated = datetime.fromtimestamp(time.time() - seconds, UTC)
+        self.objects[name] = replace(self.objects[name], updated=updated)
 
     def fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
@@ -133,7 +134,7 @@ class GcsServer(ThreadingHTTPServer):
         return None
 
     def push_events(self, threads: int = 4) -> None:
-        """Push every event to every port in `receivers`, until each has taken it."""
+        """Push every event to every port in `receivers`, until each has accepted it."""
         for _ in range(threads):
             threading.Thread(target=self._push, daemon=True).start()
 
@@ -143,12 +144,12 @@ class GcsServer(ThreadingHTTPServer):
             connection = http.client.HTTPConnection("127.0.0.1", self.receivers[number], timeout=30)
             try:
                 connection.request("POST", "/", json.dumps({"bucket": BUCKET, "name": name}))
-                taken = connection.getresponse().status == 200
+                accepted = connection.getresponse().status == 200
             except (OSError, http.client.HTTPException):
-                taken = False
+                accepted = False
             finally:
                 connection.close()
-            if not taken:
+            if not accepted:
                 time.sleep(0.05)
                 self.events.put(event)
 
@@ -167,14 +168,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.command, unquote(self.path)))
         fault = self.server.fault(self.command, self.path)
         if fault and fault.when == "before":
-            self._answer(fault.status, {"error": {"code": fault.status, "message": "injected"}})
+            self._reply(fault.status, {"error": {"code": fault.status, "message": "injected"}})
             return
         status, reply, headers = self._apply(body)
         if fault and fault.when == "cut":
             self.close_connection = True
             self.connection.close()
             return
-        self._answer(fault.status if fault else status, reply, **headers)
+        self._reply(fault.status if fault else status, reply, **headers)
 
     do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815
 
@@ -190,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _upload(self, query: dict[str, list[str]], body: bytes) -> tuple[int, Any, dict[str, str]]:
         if query["uploadType"] == ["multipart"]:
-            # The boundary is long and random: no data holds it.
+            # The boundary is long and random, so no data contains it.
             boundary = self.headers["Content-Type"].partition('boundary="')[2].rstrip('"').encode()
             _, described, content, _ = body.split(b"--" + boundary)
             resource = json.loads(described.partition(b"\r\n\r\n")[2])
@@ -208,18 +209,18 @@ class _Handler(BaseHTTPRequestHandler):
         return self._continue(query["upload_id"][0], body)
 
     def _continue(self, number: str, body: bytes) -> tuple[int, Any, dict[str, str]]:
-        query, resource, held = self.server.sessions[number]
-        place, _, total = self.headers["Content-Range"].removeprefix("bytes ").partition("/")
-        if place != "*":
-            del held[int(place.split("-")[0]) :]
-            held += body
+        query, resource, received = self.server.sessions[number]
+        byte_range, _, total = self.headers["Content-Range"].removeprefix("bytes ").partition("/")
+        if byte_range != "*":
+            del received[int(byte_range.split("-")[0]) :]
+            received += body
         done = self.server.objects.get(resource["name"])
         if done and done.resource is resource:
-            # The session is over: its outcome is said again.
+            # The session is complete: its result is returned again.
             return 200, done.json(), {}
-        if total != "*" and len(held) == int(total):
-            return self._put(query, resource, bytes(held))
-        return 308, {}, {"Range": f"bytes=0-{len(held) - 1}"} if held else {}
+        if total != "*" and len(received) == int(total):
+            return self._put(query, resource, bytes(received))
+        return 308, {}, {"Range": f"bytes=0-{len(received) - 1}"} if received else {}
 
     def _put(
         self, query: dict[str, list[str]], resource: dict[str, Any], data: bytes
@@ -228,16 +229,19 @@ class _Handler(BaseHTTPRequestHandler):
         return (200, written.json(), {}) if written else (412, {"error": {"message": "precondition"}}, {})
 
     def _read(self, name: str, query: dict[str, list[str]]) -> tuple[int, Any, dict[str, str]]:
-        found = self.server.objects.get(name)
-        wanted = query.get("generation")
-        if found is None or (wanted and int(wanted[0]) != found.generation):
+        present = self.server.objects.get(name)
+        generation = query.get("generation")
+        if present is None or (generation and int(generation[0]) != present.generation):
             return 404, {"error": {"message": f"No such object: {name}"}}, {}
         if query.get("alt") != ["media"]:
-            return 200, found.json(), {}
-        headers = {"X-Goog-Generation": str(found.generation), "X-Goog-Hash": f"crc32c={_crc32c(found.data)}"}
-        if found.resource.get("contentEncoding") == "gzip":
+            return 200, present.json(), {}
+        headers = {
+            "X-Goog-Generation": str(present.generation),
+            "X-Goog-Hash": f"crc32c={_crc32c(present.data)}",
+        }
+        if present.resource.get("contentEncoding") == "gzip":
             headers |= {"Content-Encoding": "gzip", "X-Goog-Stored-Content-Encoding": "gzip"}
-        return 200, found.data, headers
+        return 200, present.data, headers
 
     def _list(self, query: dict[str, list[str]]) -> tuple[int, Any, dict[str, str]]:
         (prefix,), (start,) = query.get("prefix", [""]), query.get("pageToken", [""])
@@ -246,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
             page = {"items": [self.server.objects[name].json() for name in names[:50]]}
         return 200, page | ({"nextPageToken": names[49]} if len(names) > 50 else {}), {}
 
-    def _answer(self, status: int, reply: Any, **headers: str) -> None:
+    def _reply(self, status: int, reply: Any, **headers: str) -> None:
         body = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
         self.send_response(status)
         for key, value in headers.items():
@@ -279,7 +283,7 @@ def serving() -> Iterator[GcsServer]:
 
 @contextmanager
 def connected(url: str, prefix: str) -> Iterator[GcsBucket]:
-    """The bucket at a server, as a process with this STORAGE_EMULATOR_HOST has it."""
+    """The bucket of a server, as a process with this STORAGE_EMULATOR_HOST opens it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", url)
         bucket = open_bucket(f"gs://{BUCKET}/{prefix}")

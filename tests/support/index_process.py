@@ -1,9 +1,9 @@
-"""A user of an index in a process of its own.
+"""Uses an index in a process of its own.
 
     write URL WRITER ROWS DIMENSIONS      add the rows of one writer, a few at a time
-    search URL SPACE_DIMENSIONS           search until the standard input ends; then say how often
+    search URL SPACE_DIMENSIONS           search until the standard input ends; then print how often
 
-Both fail on any error, and the searcher on any answer that is not right.
+Both fail on any error, and the search on any wrong result.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ BATCH = 16
 
 
 def main() -> None:
-    kind, url, *rest = sys.argv[1:]
-    if kind == "write":
-        write(url, rest[0], int(rest[1]), int(rest[2]))
+    command, url, *arguments = sys.argv[1:]
+    if command == "write":
+        write(url, arguments[0], int(arguments[1]), int(arguments[2]))
     else:
-        search(url, int(rest[0]))
+        search(url, int(arguments[0]))
 
 
 def row_name(writer: str, number: int) -> str:
@@ -42,15 +42,20 @@ def write(url: str, writer: str, rows: int, dimensions: int) -> None:
 def search(url: str, dimensions: int) -> None:
     index = open_index(url)
     stopped = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), stopped.set()), daemon=True).start()
+
+    def wait_for_end_of_input() -> None:
+        sys.stdin.read()
+        stopped.set()
+
+    threading.Thread(target=wait_for_end_of_input, daemon=True).start()
     queries = rows = 0
     while not stopped.is_set():
         query = direction(f"query {queries}", dimensions)
         hits = index.query(query, "s", 5)
         scores = [hit.score for hit in hits]
         assert scores == sorted(scores, reverse=True), scores
-        own = [float(direction(hit.entry.name, dimensions) @ query) for hit in hits]
-        assert np.allclose(scores, own, atol=1e-5), (scores, own)
+        expected = [float(direction(hit.entry.name, dimensions) @ query) for hit in hits]
+        assert np.allclose(scores, expected, atol=1e-5), (scores, expected)
         count = index.count("s")
         assert count >= rows, "rows were lost"
         queries, rows = queries + 1, count

@@ -1,9 +1,9 @@
-"""A runner in a process of its own, to be killed.
+"""A job runner in a process of its own, which tests kill.
 
     local URL LOG            run the jobs of a folder, as the gateway does
     events URL LOG PORT      run the job of each pushed event, as the function in the cloud does
 
-LOG gets a line for each job that a run finished.
+Each job that a run finished adds a line to LOG.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from clip_embeddings.storage.factory import open_bucket
 
 
 def compute(request: dict[str, Any]) -> dict[str, Any]:
-    """A few numbers that only this text has; some texts are trouble."""
+    """Numbers that differ for each text. The text "poison" ends the process, "bad" is invalid."""
     text = request["text"]
     if text == "poison":
         os._exit(9)
@@ -32,21 +32,21 @@ def compute(request: dict[str, Any]) -> dict[str, Any]:
     return {"embedding": list(hashlib.sha256(text.encode()).digest()[:4])}
 
 
-class Noting(JobStore):
-    """Notes what it finished."""
+class LoggingStore(JobStore):
+    """Logs the jobs that it finished."""
 
-    def finish(self, job: str, result: object) -> bool:
-        ours = super().finish(job, result)
-        if ours:
+    def finish(self, job_id: str, result: object) -> bool:
+        finished = super().finish(job_id, result)
+        if finished:
             with open(sys.argv[3], "a") as log:
-                log.write(f"{job}\n")
-        return ours
+                log.write(f"{job_id}\n")
+        return finished
 
 
 def main() -> None:
-    store = Noting(open_bucket(sys.argv[2]))
+    store = LoggingStore(open_bucket(sys.argv[2]))
     if sys.argv[1] == "local":
-        LocalRunner(store, compute, look_seconds=0.2).start()
+        LocalRunner(store, compute, scan_seconds=0.2).start()
         print("ready", flush=True)
         threading.Event().wait()
 

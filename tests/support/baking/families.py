@@ -1,4 +1,4 @@
-"""Small models of the catalogue's other families, random weights and synthetic vocabularies, as on a hub."""
+"""Small models of other families with random weights and synthetic vocabularies, as a hub has them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from model_cache.baking import samples
+from model_cache.baking import parity_samples
 from model_cache.baking.torch_setup import import_open_clip
 
 
 def pieces(size: int) -> list[str]:
-    """`size` word pieces that the sample texts are made of, the longest last, filled up with made-up ones."""
-    words = {word for text in samples.captions() for word in text.split()}
+    """`size` word pieces from the sample texts, the single letters first, filled up with invented ones."""
+    words = {word for text in parity_samples.captions() for word in text.split()}
     letters = sorted({letter for word in words for letter in word})
-    found = [*letters, *sorted({word[:length] for word in words for length in (2, 3, 5)} - set(letters))]
-    found += [f"piece{index}" for index in range(size - len(found))]
-    return found[:size]
+    known = [*letters, *sorted({word[:length] for word in words for length in (2, 3, 5)} - set(letters))]
+    known += [f"piece{index}" for index in range(size - len(known))]
+    return known[:size]
 
 
 def unigram(folder: Path, size: int, kind: str = "XLMRobertaTokenizer") -> Path:
     """A sentencepiece-like tokenizer with the layout of XLM-R: <s> 0, <pad> 1, </s> 2, <unk> 3."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     vocabulary = [(token, 0.0) for token in special] + [
-        (token, -float(index % 997) / 100 - 1) for index, token in enumerate(_marked(size - 5))
+        (token, -float(index % 997) / 100 - 1) for index, token in enumerate(_with_word_starts(size - 5))
     ]
     tokenizer = Tokenizer(models.Unigram([*vocabulary, ("<mask>", 0.0)], unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFKC()
@@ -48,7 +48,7 @@ def unigram(folder: Path, size: int, kind: str = "XLMRobertaTokenizer") -> Path:
     return _save(folder, tokenizer, names)
 
 
-def _marked(size: int) -> Iterable[str]:
+def _with_word_starts(size: int) -> Iterable[str]:
     half = pieces(size // 2)
     yield from half
     yield from (f"▁{piece}" for piece in half)
@@ -58,7 +58,7 @@ def _marked(size: int) -> Iterable[str]:
 def siglip(folder: Path, size: int) -> Path:
     """A tokenizer with the layout of SigLIP's: </s> 1 at the end, which is the padding too."""
     vocabulary = [("<unk>", 0.0), ("</s>", 0.0)] + [
-        (token, -float(index % 997) / 100 - 1) for index, token in enumerate(_marked(size - 2))
+        (token, -float(index % 997) / 100 - 1) for index, token in enumerate(_with_word_starts(size - 2))
     ]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -84,16 +84,16 @@ def word_pieces(folder: Path, size: int) -> Path:
 
 
 def _save(folder: Path, tokenizer: Tokenizer, names: dict[str, str]) -> Path:
-    """As a hub has it: loaded by transformers' AutoTokenizer."""
+    """Save the tokenizer in the form that AutoTokenizer of transformers loads."""
     from transformers import PreTrainedTokenizerFast
 
-    # A tokenizer adds the tokens it is told of that it does not know as special yet.
+    # `names` declares the special tokens, which the library's tokenizer does not record as such.
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     return folder
 
 
 def xlm_roberta(folder: Path, vocabulary: int, **sizes: int) -> Path:
-    """The configuration of an XLM-R, beside its tokenizer."""
+    """Save the configuration of an XLM-R beside its tokenizer in `folder`."""
     from transformers import XLMRobertaConfig
 
     XLMRobertaConfig(
@@ -128,14 +128,14 @@ def sentence_transformer(folder: Path, vocabulary: int, dimensions: int, **sizes
 
 
 def register_small_siglip(name: str) -> None:
-    """Tell timm of a SigLIP image tower, which it knows in large only."""
+    """Register a small SigLIP image tower with timm, which has only large ones."""
     from timm.models import VisionTransformer, register_model
 
     def build(pretrained: bool = False, **options: Any) -> Any:
         del pretrained
         sizes = {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2}
-        known = {key: value for key, value in options.items() if key in ("img_size", "num_classes")}
-        model = VisionTransformer(**sizes, class_token=False, global_pool="map", **known)
+        accepted = {key: value for key, value in options.items() if key in ("img_size", "num_classes")}
+        model = VisionTransformer(**sizes, class_token=False, global_pool="map", **accepted)
         model.default_cfg = model.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
         return model
 
@@ -154,7 +154,7 @@ def random_weights(architecture: str, path: Path, **config: Any) -> Any:
 
 
 def write_config(folder: Path, name: str, **fields: Any) -> Path:
-    """An architecture's file, which open_clip knows from now on."""
+    """Write the file of an architecture and register it with open_clip."""
     path = folder / f"{name}.json"
     path.write_text(json.dumps(fields))
     import_open_clip().add_model_config(path)

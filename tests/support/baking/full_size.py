@@ -1,4 +1,4 @@
-"""The catalogue's models in their real sizes with random weights, as the files that a hub would serve."""
+"""The models of the catalogue in full size with random weights, as the files that a hub serves."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from clip_embeddings.engine.model import normalize_rows
-from model_cache.baking.catalogue import Entry
+from model_cache.baking.catalogue import CatalogueEntry
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.baking import families
 
 WEIGHTS = "open_clip_model.safetensors"
-# Of distilbert-base-multilingual-cased and xlm-roberta-base.
+# Sizes of distilbert-base-multilingual-cased and xlm-roberta-base.
 DISTILBERT = {"dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072}
 XLM_R = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 MULTILINGUAL_WORDS, XLM_R_WORDS = 119_547, 250_002
@@ -28,48 +28,47 @@ Encode = Callable[[Sequence[Any]], np.ndarray]
 
 @dataclass(frozen=True)
 class Published:
-    """What a hub would have of a model, by "repository/file", and what its own implementation makes of items.
+    """The files of a model on a hub, and its own implementation."""
 
-    Vectors are L2-normalised.
-    """
-
+    # By "repository/file".
     files: dict[str, Path]
+    # Items -> float32 (n, d), L2-normalized.
     texts: Encode | None
     images: Encode
 
 
-def publish(entry: Entry, folder: Path) -> Published:
+def publish(entry: CatalogueEntry, folder: Path) -> Published:
     """Make the files of `entry` in `folder`, with random weights and a synthetic vocabulary."""
-    if entry.image_source:
-        return _sentence_transformer(entry, folder)
-    if entry.preprocess:
-        return _timm(entry, folder)
-    return _open_clip(entry.source, entry.downloads[0][0], folder)
+    return PUBLISHERS[entry.source.loader](entry, folder)
 
 
-def _open_clip(source: str, repository: str, folder: Path) -> Published:
+def _open_clip(entry: CatalogueEntry, folder: Path) -> Published:
+    return _open_clip_model(entry.source.name, entry.downloads[0].repository, folder)
+
+
+def _open_clip_model(name: str, repository: str, folder: Path) -> Published:
     from tests.support.baking.tiny import torch_images, torch_texts
 
     open_clip = import_open_clip()
-    architecture, _, tag = source.partition("/")
+    architecture, _, tag = name.partition("/")
     config = copy.deepcopy(open_clip.get_model_config(architecture))
     text = config["text_cfg"]
     files: dict[str, Path] = {}
     if hub_name := text.get("hf_model_name") or text.get("hf_tokenizer_name"):
-        local = folder / "tokenizer"
+        tokenizer = folder / "tokenizer"
         if "hf_model_name" in text:
-            families.xlm_roberta(families.unigram(local, XLM_R_WORDS), XLM_R_WORDS, **XLM_R)
-            text["hf_model_name"] = str(local)
+            families.xlm_roberta(families.unigram(tokenizer, XLM_R_WORDS), XLM_R_WORDS, **XLM_R)
+            text["hf_model_name"] = str(tokenizer)
         else:
-            families.siglip(local, text["vocab_size"])
-        text["hf_tokenizer_name"] = str(local)
-        files |= _tree(hub_name, local)
-    name = f"local-{architecture}"
-    families.write_config(folder, name, **config)
+            families.siglip(tokenizer, text["vocab_size"])
+        text["hf_tokenizer_name"] = str(tokenizer)
+        files |= _tree(hub_name, tokenizer)
+    local_name = f"local-{architecture}"
+    families.write_config(folder, local_name, **config)
     tag_config = open_clip.get_pretrained_cfg(architecture, tag)
     torch.manual_seed(5)
     model = open_clip.create_model(
-        name,
+        local_name,
         load_weights=False,
         pretrained_text=False,
         quick_gelu=bool(tag_config.get("quick_gelu", config.get("quick_gelu", False))),
@@ -81,36 +80,38 @@ def _open_clip(source: str, repository: str, folder: Path) -> Published:
     )
     files[f"{repository}/{WEIGHTS}"] = folder / WEIGHTS
     return Published(
-        files, lambda items: torch_texts(name, model, items), lambda items: torch_images(model, items)
+        files, lambda items: torch_texts(local_name, model, items), lambda items: torch_images(model, items)
     )
 
 
-def _sentence_transformer(entry: Entry, folder: Path) -> Published:
+def _sentence_transformer(entry: CatalogueEntry, folder: Path) -> Published:
+    # Makes torchvision importable, which sentence-transformers imports too.
+    import_open_clip()
     from sentence_transformers import SentenceTransformer
 
     text = families.sentence_transformer(folder / "text", MULTILINGUAL_WORDS, 512, **DISTILBERT)
     pictures = folder / "pictures"
     pictures.mkdir()
-    image = _open_clip(entry.image_source, entry.downloads[1][0], pictures)
+    image = _open_clip_model(entry.source.image_name, entry.downloads[1].repository, pictures)
     reference = SentenceTransformer(str(text), device="cpu")
     return Published(
-        _tree(entry.source, text) | image.files,
+        _tree(entry.source.name, text) | image.files,
         lambda items: reference.encode(list(items), normalize_embeddings=True, show_progress_bar=False),
         image.images,
     )
 
 
-def _timm(entry: Entry, folder: Path) -> Published:
+def _timm(entry: CatalogueEntry, folder: Path) -> Published:
     import_open_clip()
     import timm
     from torchvision import transforms
 
     torch.manual_seed(9)
     path = folder / "model.safetensors"
-    # As published: positions of 518 x 518 pixels.
-    save_file(timm.create_model(entry.source, num_classes=0).state_dict(), path)
+    # The published weights have position embeddings for 518 x 518 pixels, the default here.
+    save_file(timm.create_model(entry.source.name, num_classes=0).state_dict(), path)
     model = timm.create_model(
-        entry.source,
+        entry.source.name,
         pretrained=True,
         pretrained_cfg_overlay={"file": str(path)},
         img_size=224,
@@ -129,7 +130,10 @@ def _timm(entry: Entry, folder: Path) -> Published:
         with torch.no_grad():
             return normalize_rows(model(torch.stack([prepare(item) for item in items])).numpy())
 
-    return Published({f"{entry.downloads[0][0]}/{path.name}": path}, None, images)
+    return Published({f"{entry.downloads[0].repository}/{path.name}": path}, None, images)
+
+
+PUBLISHERS = {"open_clip": _open_clip, "sentence_transformers": _sentence_transformer, "timm": _timm}
 
 
 def _tree(repository: str, folder: Path) -> dict[str, Path]:

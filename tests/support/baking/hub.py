@@ -1,4 +1,4 @@
-"""A model hub on this machine: answers huggingface_hub's requests with files of ours."""
+"""A model hub on this machine that serves local files to huggingface_hub."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Hub:
     requests: list[str] = field(default_factory=list)
 
     def environment(self, cache: Path) -> dict[str, str]:
-        """Settings that send huggingface_hub here, with nothing downloaded yet and its usual protocol."""
+        """Settings that make huggingface_hub use this hub, with an empty cache and plain HTTP downloads."""
         return hub_environment(self.url, cache)
 
 
 def hub_environment(url: str, cache: Path) -> dict[str, str]:
-    """Settings that send huggingface_hub to `url`, whatever the environment says otherwise."""
+    """Settings that make huggingface_hub use `url`, regardless of the environment."""
     return {
         "HF_ENDPOINT": url,
         "HF_HOME": str(cache),
@@ -41,33 +41,33 @@ def hub_environment(url: str, cache: Path) -> dict[str, str]:
 def serving_hub(files: Mapping[str, Path], broken: str = "") -> Iterator[Hub]:
     """Serve `files`, by "repository/file"; a repository named `broken` answers 500 to everything."""
 
-    # Now and not when it is asked for: of gigabytes it takes longer than a client waits.
-    tags = {path: sha256_of(path) for path in files.values()}
+    # Computed before any request: hashing gigabytes takes longer than a client waits.
+    etags = {path: sha256_of(path) for path in files.values()}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_HEAD(self) -> None:
-            self._answer(with_body=False)
+            self._respond(with_body=False)
 
         def do_GET(self) -> None:
-            self._answer(with_body=True)
+            self._respond(with_body=True)
 
-        def _answer(self, with_body: bool) -> None:
+        def _respond(self, with_body: bool) -> None:
             hub.requests.append(f"{self.command} {self.path}")
             repository, _, name = self.path.strip("/").partition("/resolve/main/")
             path = files.get(f"{repository}/{name}")
             if path is None:
                 self.send_response(500 if repository == broken else 404)
                 if any(name.startswith(f"{repository}/") for name in files):
-                    # How a hub tells a missing file from a missing repository.
+                    # This header distinguishes a missing file from a missing repository.
                     self.send_header("X-Error-Code", "EntryNotFound")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
             self.send_response(200)
             self.send_header("Content-Length", str(path.stat().st_size))
-            self.send_header("ETag", f'"{tags[path]}"')
+            self.send_header("ETag", f'"{etags[path]}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
             if with_body:

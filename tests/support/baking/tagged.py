@@ -1,4 +1,4 @@
-"""`python -m tests.support.baking.tagged CONFIG TAGS RUNS`: bake tags that open_clip does not know by itself.
+"""`python -m tests.support.baking.tagged CONFIG TAGS RUNS`: bake pretrained tags that open_clip lacks.
 
 CONFIG is an architecture's JSON file; TAGS maps each tag to its entry in open_clip's table; RUNS is a list of
 command lines, each for model_cache.bake. Prints a JSON list of [status, output, errors].

@@ -1,4 +1,4 @@
-"""Small architectures with random weights and CLIP's real tokenizer: baked in seconds."""
+"""Small architectures with random weights and the real tokenizer of CLIP, baked in seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from clip_embeddings.engine.model import load_model, normalize_rows
 from clip_embeddings.semaphore import FairSemaphore
-from model_cache.baking import samples
+from model_cache.baking import parity_samples
 from model_cache.baking.torch_setup import import_open_clip
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 1, "head_width": 32}
@@ -22,7 +22,7 @@ TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "lay
 
 @dataclass(frozen=True)
 class Tiny:
-    """A model in open_clip's hands, and the files it is baked from."""
+    """A model loaded by open_clip, and the files that it is baked from."""
 
     name: str
     config: Path
@@ -31,11 +31,11 @@ class Tiny:
 
     @property
     def arguments(self) -> list[str]:
-        """What the command line needs to bake it."""
+        """The options of the command line that bake it."""
         return [self.name, "--config", str(self.config), "--checkpoint", str(self.checkpoint)]
 
-    def twin(self, quick_gelu: bool) -> Any:
-        """The same weights with the activation as asked, built by open_clip alone."""
+    def with_activation(self, quick_gelu: bool) -> Any:
+        """The same weights with quick-GELU or GELU, built by open_clip alone."""
         model = import_open_clip().create_model(self.name, quick_gelu=quick_gelu)
         model.load_state_dict(self.model.state_dict())
         return model.eval()
@@ -48,7 +48,7 @@ def make(
     text: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Tiny:
-    """Write configuration and checkpoint of a model that differs from the usual one in what is given."""
+    """Write configuration and checkpoint of a model; the arguments override parts of the configuration."""
     config, checkpoint = folder / f"{name}.json", folder / f"{name}.pt"
     parts = {"vision_cfg": {**VISION, **(vision or {})}, "text_cfg": {**TEXT, **(text or {})}}
     config.write_text(json.dumps({"embed_dim": 32, **parts, **fields}))
@@ -63,7 +63,7 @@ def make(
 
 
 def sharpen(model: torch.nn.Module) -> None:
-    """Make vectors depend on the activation: fresh weights hardly do."""
+    """Change random weights so that the vectors depend on the activation, as they hardly do otherwise."""
     with torch.no_grad():
         for key, weights in model.named_parameters():
             if key.endswith("mlp.c_fc.bias"):
@@ -74,30 +74,30 @@ def sharpen(model: torch.nn.Module) -> None:
 
 
 def texts() -> list[str]:
-    """200 captions, the odd ones among them."""
-    return samples.captions()[-200:]
+    """200 captions, the unusual ones among them."""
+    return parity_samples.captions()[-200:]
 
 
 def engine_texts(folder: Path, items: Sequence[str]) -> np.ndarray:
-    """What the serving engine makes of `items`: (n, d) float32, L2-normalised."""
+    """The serving engine's vectors of `items`: (n, d) float32, L2-normalized."""
     model = load_model(folder, ["text"], threads=2, run_slots=FairSemaphore(1, 0))
     return normalize_rows(model.text.get().embed(items).vectors)
 
 
 def engine_images(folder: Path, items: Sequence[Any]) -> np.ndarray:
-    """What the serving engine makes of `items`: (n, d) float32, L2-normalised."""
+    """The serving engine's vectors of `items`: (n, d) float32, L2-normalized."""
     tower = load_model(folder, ["image"], threads=2, run_slots=FairSemaphore(1, 0)).image.get()
     return normalize_rows(tower.embed([tower.pixels(item) for item in items]))
 
 
 def torch_texts(name: str, model: Any, items: Sequence[str]) -> np.ndarray:
-    """What open_clip's tokenizer and `model` make of `items`."""
+    """The vectors of open_clip's tokenizer and `model`: (n, d) float32, L2-normalized."""
     tokenizer = import_open_clip().get_tokenizer(name)
     return _encode(tokenizer(list(items)), model.encode_text)
 
 
 def torch_images(model: Any, items: Sequence[Any]) -> np.ndarray:
-    """What open_clip's preprocessing and `model` make of `items`."""
+    """The vectors of open_clip's preprocessing and `model`: (n, d) float32, L2-normalized."""
     import_open_clip()
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
@@ -111,7 +111,7 @@ def _encode(batch: torch.Tensor, encode: Any) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def min_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The worst pair's cosine."""
-    assert ours.shape == theirs.shape
-    return float((ours * theirs).sum(axis=1).min())
+def min_cosine(vectors: np.ndarray, expected: np.ndarray) -> float:
+    """The lowest cosine of a row and the row at the same index, both L2-normalized."""
+    assert vectors.shape == expected.shape
+    return float((vectors * expected).sum(axis=1).min())

@@ -1,4 +1,6 @@
-"""The bundled pictures: every emoji of the demo, on white, in one sprite sheet."""
+"""The emoji sheet: the bundled image that shows every emoji of the demo model on white, in cells."""
+
+from __future__ import annotations
 
 import json
 from dataclasses import dataclass
@@ -18,19 +20,20 @@ class Emoji:
     image: Image.Image
 
 
-def load_gallery() -> list[Emoji]:
-    """All bundled emoji in the order of the sheet.
+def load_emoji_sheet() -> list[Emoji]:
+    """All bundled emoji, in the order of the sheet: row by row.
 
-    Raises OSError if ``gallery.webp`` or ``gallery.json`` is missing.
+    Raises:
+        OSError: `emoji_sheet.webp` or `emoji_sheet.json` is missing.
     """
-    listing = json.loads((_FOLDER / "gallery.json").read_text(encoding="utf-8"))
+    listing = json.loads((_FOLDER / "emoji_sheet.json").read_text(encoding="utf-8"))
     cell, columns = listing["cell"], listing["columns"]
-    with Image.open(_FOLDER / "gallery.webp") as opened:
+    with Image.open(_FOLDER / "emoji_sheet.webp") as opened:
         sheet = opened.convert("RGB")
-    found = []
+    emoji = []
     for index, entry in enumerate(listing["emoji"]):
         row, column = divmod(index, columns)
         left, top = column * cell, row * cell
         image = sheet.crop((left, top, left + cell, top + cell))
-        found.append(Emoji(entry["char"], entry["name"], image))
-    return found
+        emoji.append(Emoji(entry["char"], entry["name"], image))
+    return emoji

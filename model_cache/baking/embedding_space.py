@@ -1,4 +1,4 @@
-"""The identity of a checkpoint, from its weights."""
+"""The identifier of an embedding space: two models share it only if they have the same weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import json
 from torch import nn
 
 
-def space_of(description: object, *models: nn.Module) -> str:
-    """16 hexadecimal digits that change when any weight does, or `description`, which must be JSON."""
+def space_id(description: object, *models: nn.Module) -> str:
+    """16 hexadecimal digits that change when any weight changes, or `description`, a JSON value."""
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for model in models:
         for key, tensor in sorted(model.state_dict().items()):

@@ -1,0 +1,167 @@
+"""Connections to one SQLite file: shared by threads, safe across forks, with retried transactions."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from clip_embeddings.index.sqlite_rows import SCHEMA
+from clip_embeddings.storage.types import StorageError, TransientError
+
+T = TypeVar("T")
+
+# Seconds to wait for other writers, in total.
+BUSY_TIMEOUT = 60.0
+
+
+class ConnectionPool:
+    """Connections to the file `path`, each used by one thread at a time. The first one makes the file.
+
+    SQLite's locks do not survive a fork: a child that uses an inherited connection damages the file. So a
+    fork waits until no connection is in use, and closes them all. See section 2.6 of
+    https://www.sqlite.org/howtocorrupt.html
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._changed = threading.Condition()
+        self._idle: list[sqlite3.Connection] = []
+        self._in_use = 0
+        self._forking = False
+        _pools.add(self)
+
+    def run(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
+        """The result of `work`, called in one transaction, and called again while the file is busy.
+
+        Args:
+            writes: whether `work` writes. All its reads see one state of the file in either case.
+
+        Raises:
+            TransientError: other writers kept the file busy for BUSY_TIMEOUT.
+            StorageError: the file cannot be used.
+        """
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                with self._connection() as connection:
+                    return _run_once(connection, work, writes)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise _translate(error) from error
+                if time.monotonic() > deadline:
+                    raise TransientError("The index is busy; try again later.") from error
+                time.sleep(random.uniform(0.001, 0.05))
+            except sqlite3.Error as error:
+                raise _translate(error) from error
+
+    def close_idle(self) -> None:
+        """Close the connections that are not in use."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def suspend(self) -> None:
+        """Close every connection, and have threads that need one wait for `resume`."""
+        self._changed.acquire()
+        self._forking = True
+        self._changed.wait_for(lambda: not self._in_use)
+        self.close_idle()
+
+    def resume(self) -> None:
+        """Undo `suspend`, in the same process or in its child."""
+        self._forking = False
+        self._changed.notify_all()
+        self._changed.release()
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        with self._changed:
+            # Without this wait, busy threads could take turns, and a fork would wait for ever.
+            self._changed.wait_for(lambda: not self._forking)
+            connection = self._idle.pop() if self._idle else None
+            self._in_use += 1
+        try:
+            connection = connection or _connect(self._path)
+            yield connection
+        finally:
+            with self._changed:
+                self._in_use -= 1
+                if connection is not None:
+                    self._idle.append(connection)
+                self._changed.notify_all()
+
+    def __del__(self) -> None:
+        self.close_idle()
+
+
+_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+_suspended: list[ConnectionPool] = []
+_fork_lock = threading.Lock()
+
+
+def _before_fork() -> None:
+    _fork_lock.acquire()
+    for pool in list(_pools):
+        pool.suspend()
+        _suspended.append(pool)
+
+
+def _after_fork() -> None:
+    while _suspended:
+        _suspended.pop().resume()
+    _fork_lock.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        # A directory readable by the owner only.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"The folder of the index cannot be made: {error.strerror}.") from None
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+    try:
+        # Vectors of 2 KiB fill larger pages better. This takes effect only in a new file.
+        connection.execute("PRAGMA page_size = 16384")
+        with closing(connection.execute("PRAGMA journal_mode = WAL")) as mode:
+            mode.fetchall()
+        # An event is acknowledged once its change is committed, so a commit must survive a power failure.
+        connection.execute("PRAGMA synchronous = FULL")
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
+            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _run_once(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], writes: bool) -> T:
+    # A transaction that begins with a read and then writes may fail at once, whatever its timeout:
+    # https://www.sqlite.org/lang_transaction.html
+    connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _translate(error: sqlite3.Error) -> StorageError:
+    # SQLite's messages name neither the file nor its contents.
+    return StorageError(f"The index cannot be used: {error}.")

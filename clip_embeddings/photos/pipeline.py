@@ -1,0 +1,72 @@
+"""Many changes to an index at once: reading and decoding, the model, and writing overlap."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from clip_embeddings.engine.model import IMAGE_ROWS
+from clip_embeddings.photos.indexer import Indexer
+from clip_embeddings.photos.types import Change, DecodedPhoto, Deletion, Rejected, Report
+from clip_embeddings.photos.writer import IndexWriter
+from clip_embeddings.storage.types import TransientError
+
+# Photos that are read and decoded in advance of the model. Bounds memory.
+MAX_LOADED = 3 * IMAGE_ROWS
+
+
+def apply_changes(
+    indexer: Indexer,
+    changes: Iterable[Change],
+    report: Report,
+    on_rejected: Callable[[Rejected], None] = lambda _: None,
+) -> None:
+    """Make many changes to the index.
+
+    Memory holds `MAX_LOADED` decoded photos, the bytes of those being read, and the vectors of two
+    transactions.
+
+    Args:
+        report: updated meanwhile, by another thread as well.
+        on_rejected: called in that thread for each object that cannot be embedded.
+
+    Raises:
+        StorageError: an operator must act. Changes that failed for a transient reason are counted as failed.
+    """
+    with IndexWriter(indexer, report, on_rejected) as writer:
+        batch: list[DecodedPhoto] = []
+        for loaded in _load_all(indexer, changes):
+            if isinstance(loaded, DecodedPhoto):
+                batch.append(loaded)
+            elif isinstance(loaded, Deletion):
+                writer.remove(loaded)
+            else:
+                writer.reject(loaded)
+            if len(batch) == IMAGE_ROWS:
+                writer.write(indexer.embed(batch))
+                batch = []
+        if batch:
+            writer.write(indexer.embed(batch))
+
+
+def _load_all(indexer: Indexer, changes: Iterable[Change]) -> Iterator[DecodedPhoto | Rejected | Deletion]:
+    def load(change: Change) -> DecodedPhoto | Rejected | Deletion:
+        if isinstance(change, Deletion):
+            return change
+        try:
+            return indexer.load(change)
+        except TransientError as error:
+            return Rejected(change, "storage_unavailable", str(error), transient=True)
+
+    pool = ThreadPoolExecutor(indexer.runtime.settings.fetch.parallel, thread_name_prefix="photos")
+    loading: deque[Future[DecodedPhoto | Rejected | Deletion]] = deque()
+    try:
+        for change in changes:
+            loading.append(pool.submit(load, change))
+            if len(loading) == MAX_LOADED:
+                yield loading.popleft().result()
+        while loading:
+            yield loading.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

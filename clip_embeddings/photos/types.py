@@ -1,0 +1,81 @@
+"""The changes that bring an index up to date with its bucket, and what became of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from clip_embeddings.storage.types import Stat
+
+# Codes of objects that are skipped, not failed: an object that is not a picture does not belong in the index,
+# and one that is gone or was replaced has other events. Every other code concerns a picture that a search
+# should find.
+SKIP_CODES = frozenset({"image_unsupported", "object_gone", "superseded"})
+
+
+@dataclass(frozen=True)
+class ObjectVersion:
+    """One generation of an object, which may or may not be a picture."""
+
+    name: str
+    stat: Stat
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """An entry of the index whose object no longer exists."""
+
+    name: str
+    generation: int
+
+
+# What is to be done to the index: add or replace an entry, or remove one.
+Change = ObjectVersion | Deletion
+
+
+@dataclass(frozen=True)
+class DecodedPhoto:
+    """A photo, ready for the model."""
+
+    version: ObjectVersion
+    # In bytes, as read.
+    size: int
+    # (3, h, w) float32.
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An object that cannot be embedded. `code` and `message` are as in ApiError."""
+
+    version: ObjectVersion
+    code: str
+    message: str
+    # Whether another attempt may succeed.
+    transient: bool = False
+
+
+@dataclass
+class Report:
+    """The outcome of many changes."""
+
+    embedded: int = 0
+    removed: int = 0
+    # By code, or "already there" for entries that were up to date.
+    skipped: Counter[str] = field(default_factory=Counter)
+    # By code.
+    failed: Counter[str] = field(default_factory=Counter)
+    # The first three names of each code in `failed`.
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def count_rejected(self, name: str, code: str) -> None:
+        """Count an object that was not embedded."""
+        if code in SKIP_CODES:
+            self.skipped[code] += 1
+            return
+        self.failed[code] += 1
+        examples = self.examples.setdefault(code, [])
+        if len(examples) < 3:
+            examples.append(name)

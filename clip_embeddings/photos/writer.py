@@ -1,0 +1,107 @@
+"""Writes the changes of many photos to an index, in a thread of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from clip_embeddings.engine.model import IMAGE_ROWS
+from clip_embeddings.index.types import Entry
+from clip_embeddings.photos.indexer import Indexer
+from clip_embeddings.photos.types import Deletion, Rejected, Report
+from clip_embeddings.storage.types import TransientError
+
+# Entries of one transaction. Bounds memory.
+BATCH_SIZE = 4 * IMAGE_ROWS
+# Removals and rejections that wait for the index. Bounds memory.
+MAX_PENDING = 3 * IMAGE_ROWS
+
+
+class IndexWriter:
+    """Writes in another thread, so that the model does not wait for the disk. Counts outcomes in `report`.
+
+    Every method may raise the StorageError of an earlier change.
+    """
+
+    def __init__(self, indexer: Indexer, report: Report, on_rejected: Callable[[Rejected], None]) -> None:
+        self._indexer = indexer
+        self._report = report
+        self._on_rejected = on_rejected
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._pending: deque[Future[None]] = deque()
+        self._entries: list[Entry] = []
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(self, error_class: type[BaseException] | None, *_: object) -> None:
+        try:
+            # After an error elsewhere as well: photos that were embedded are kept.
+            self._submit_entries()
+            self._wait(0)
+        finally:
+            self._pool.shutdown()
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Add entries or replace older ones."""
+        self._entries += entries
+        if len(self._entries) >= BATCH_SIZE:
+            self._submit_entries()
+            self._wait(1)
+
+    def remove(self, deletion: Deletion) -> None:
+        """Remove the entry of an object that no longer exists."""
+        self._pending.append(self._pool.submit(self._remove, deletion))
+        self._wait(MAX_PENDING)
+
+    def reject(self, rejected: Rejected) -> None:
+        """Count an object that cannot be embedded, and remove the entry of its older generations."""
+        self._pending.append(self._pool.submit(self._reject, rejected))
+        self._wait(MAX_PENDING)
+
+    def _submit_entries(self) -> None:
+        if self._entries:
+            self._pending.append(self._pool.submit(self._upsert, self._entries))
+            self._entries = []
+
+    def _wait(self, max_pending: int) -> None:
+        while len(self._pending) > max_pending:
+            self._pending.popleft().result()
+
+    def _upsert(self, entries: Sequence[Entry]) -> None:
+        try:
+            written = self._indexer.indexed_bucket.index.upsert(entries)
+        except TransientError:
+            for entry in entries:
+                self._report.count_rejected(entry.name, "index_unavailable")
+            return
+        for entry, was_written in zip(entries, written, strict=True):
+            if was_written:
+                self._report.embedded += 1
+            else:
+                self._report.count_rejected(entry.name, "superseded")
+
+    def _reject(self, rejected: Rejected) -> None:
+        name, indexed_bucket = rejected.version.name, self._indexer.indexed_bucket
+        try:
+            # Only for indexed objects: a tombstone for every object that is not a picture would be too many.
+            if not rejected.transient and indexed_bucket.index.get(indexed_bucket.name, name):
+                self._report.removed += self._indexer.tombstone_older(rejected)
+        except TransientError:
+            self._report.count_rejected(name, "index_unavailable")
+        else:
+            self._report.count_rejected(name, rejected.code)
+            self._on_rejected(rejected)
+
+    def _remove(self, deletion: Deletion) -> None:
+        indexed_bucket = self._indexer.indexed_bucket
+        try:
+            self._report.removed += indexed_bucket.index.delete(
+                indexed_bucket.name,
+                deletion.name,
+                deletion.generation,
+                forget=indexed_bucket.generations_recur,
+            )
+        except TransientError:
+            self._report.count_rejected(deletion.name, "index_unavailable")

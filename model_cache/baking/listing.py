@@ -1,0 +1,26 @@
+"""The output of `--list`: the models that can be baked."""
+
+from __future__ import annotations
+
+from model_cache.baking import catalogue
+
+
+def print_catalogue() -> None:
+    """Print the models that have a public name."""
+    print(f"{catalogue.table()}\n\nAny ARCH/PRETRAINED of open_clip bakes too: --list all names them.")
+
+
+def print_open_clip_models() -> None:
+    """Print every ARCH/PRETRAINED of open_clip, and which of them have the quick-GELU activation."""
+    from model_cache.baking.loaders.open_clip import needs_quick_gelu
+    from model_cache.baking.torch_setup import import_open_clip
+
+    open_clip = import_open_clip()
+    lines = []
+    for architecture, tag in open_clip.list_pretrained():
+        quick_gelu = needs_quick_gelu(
+            open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag)
+        )
+        lines.append(f"{architecture}/{tag}{'  (quick-GELU)' if quick_gelu else ''}")
+    # One write, so that `--list all | head` does not fail with a broken pipe.
+    print("\n".join(lines))
