@@ -6,14 +6,14 @@ ARG MODEL=ViT-B-32/laion400m_e32
 ARG TORCH_INDEX=
 WORKDIR /src
 COPY . .
-RUN python -m deploy.stage gateway --model="$MODEL" --towers=text,image --describe >/dev/null 2>&1 || { \
+RUN stage() { ./deploy.sh --model="$MODEL" --build-dir=/out stage gateway; } \
+    && stage 2>/dev/null || { \
       pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r model_cache/requirements.txt \
-      && python -m model_cache.bake "$MODEL"; \
+      && python -m model_cache.bake "$MODEL" \
+      && stage; \
     }
-RUN ./deploy.sh --model="$MODEL" --build-dir=/out stage gateway
 
 FROM python:3.13-slim
-ARG MODEL=ViT-B-32/laion400m_e32
 WORKDIR /app
 COPY --from=build /out/gateway/requirements.txt .
 RUN pip install --no-cache-dir -r requirements.txt
@@ -21,7 +21,7 @@ COPY --from=build /out/gateway .
 # Jobs, the index and temporary files: the one place that must be writable.
 RUN mkdir /data && chown 65532:65532 /data
 VOLUME /data
-ENV MODEL=$MODEL JOBS_URL=file:///data/jobs INDEX_URL=sqlite:////data/index.sqlite TMPDIR=/data HOME=/data
+ENV JOBS_URL=file:///data/jobs INDEX_URL=sqlite:////data/index.sqlite TMPDIR=/data HOME=/data
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=8080
 USER 65532:65532
 EXPOSE 8080

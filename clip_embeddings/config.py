@@ -180,7 +180,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         )
     tasks = _read(env, "CLOUD_RUN_TASK_COUNT", 1, _integer(1, 10_000))
     return Settings(
-        model=env.get("MODEL") or (models[0] if models else "demo"),
+        model=env.get("MODEL") or (models[0] if models else _default_model()),
         models=models,
         protocol_models=_read(env, "PROTOCOL_MODELS", {}, _pairs),
         origins=_read(env, "ALLOWED_ORIGINS", frozenset(), _origins),
@@ -222,6 +222,12 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         index=IndexSettings(url=_read(env, "INDEX_URL", None, _index_url), tombstone_ttl=tombstones),
         task=TaskSettings(_read(env, "CLOUD_RUN_TASK_INDEX", 0, _integer(0, tasks - 1)), tasks),
     )
+
+
+def _default_model() -> str:
+    """The only baked model of model_cache/, which a staged folder has; `demo` where there are several."""
+    folders = [path.parent.name for path in MODEL_CACHE.glob("*/manifest.json")]
+    return folders[0] if len(folders) == 1 else "demo"
 
 
 def _read(env: Mapping[str, str], name: str, default: T, parse: Callable[[str], T]) -> T:

@@ -45,6 +45,8 @@ class Function:
     root: str | None = None
     # Whether "all" on the command line of deploy.sh includes it.
     in_all: bool = True
+    # Path and options of curl for a first request.
+    example: str = "/"
 
     @property
     def is_http(self) -> bool:
@@ -57,16 +59,28 @@ class Function:
         return self.trigger == "job"
 
     @property
+    def serves_several_models(self) -> bool:
+        """Whether MODELS applies to it: what only writes or searches the index has the index's one model."""
+        return "index" not in self.needs or "jobs" in self.needs
+
+    @property
     def event(self) -> BucketEvent | None:
         """The event that starts it, if one does."""
         return self.trigger if isinstance(self.trigger, BucketEvent) else None
 
 
+_MIXED_EXAMPLE = "/embed/mixed -H 'Content-Type: application/json' -d @model_cache/demo/example.json"
+
 FUNCTIONS: tuple[Function, ...] = (
-    Function("embed_text", towers=TEXT, root="/embed/text"),
-    Function("embed_image", towers=IMAGE, root="/embed/image"),
-    Function("embed_mixed", towers=BOTH, root="/embed/mixed"),
-    Function("jobs", towers=BOTH, allow_missing_towers=True, needs=("jobs",)),
+    Function("embed_text", towers=TEXT, root="/embed/text", example="/embed/text -d 'text=birthday cake'"),
+    Function(
+        "embed_image",
+        towers=IMAGE,
+        root="/embed/image",
+        example="/embed/image -F file=@model_cache/demo/pictures/birthday-cake.png",
+    ),
+    Function("embed_mixed", towers=BOTH, root="/embed/mixed", example=_MIXED_EXAMPLE),
+    Function("jobs", towers=BOTH, allow_missing_towers=True, needs=("jobs",), example="/api/models"),
     Function(
         "run_job",
         trigger=BucketEvent("jobs", "finalized"),
@@ -74,7 +88,13 @@ FUNCTIONS: tuple[Function, ...] = (
         allow_missing_towers=True,
         needs=("jobs",),
     ),
-    Function("search", towers=BOTH, needs=("photos", "index"), root="/search"),
+    Function(
+        "search",
+        towers=BOTH,
+        needs=("photos", "index"),
+        root="/search",
+        example="/search -H 'Content-Type: application/json' -d '{\"text\": \"birthday cake\"}'",
+    ),
     Function(
         "on_upload", trigger=BucketEvent("photos", "finalized"), towers=IMAGE, needs=("photos", "index")
     ),
@@ -87,6 +107,7 @@ FUNCTIONS: tuple[Function, ...] = (
         allow_missing_towers=True,
         needs=("jobs", "photos", "index"),
         in_all=False,
+        example=_MIXED_EXAMPLE,
     ),
 )
 

@@ -17,6 +17,7 @@ from clip_embeddings.engine.manifest import ModelError
 from clip_embeddings.functions import find_function
 from clip_embeddings.logs import logger, setup_logging
 from clip_embeddings.runtime import DEMO, Runtime, make_runtime
+from clip_embeddings.setting_names import misspelled_settings
 
 T = TypeVar("T")
 
@@ -39,6 +40,8 @@ def start_runtime(name: str) -> Runtime:
     function = find_function(name)
     settings = load_settings()
     setup_logging(settings.log_level, in_cloud=settings.in_cloud)
+    for variable, setting in misspelled_settings(os.environ).items():
+        logger.warning(f"{variable} is not a setting; did you mean {setting}?")
     runtime = make_runtime(
         name, function.towers, settings, allow_missing_towers=function.allow_missing_towers
     )

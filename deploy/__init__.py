@@ -1,0 +1,1 @@
+"""Deploys the functions of this checkout to Cloud Run. `deploy.sh` is its command; standard library only."""

@@ -1,25 +1,45 @@
-"""Would functions start with these settings? python3 -m deploy.settings NAME=VALUE...
-
-By their own rules; names that are none of theirs may be a library's. Needs only the standard library.
-"""
+"""The functions' settings that --env gives: checked by the rules of the functions themselves."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
 
-from clip_embeddings.config import ConfigError, load_settings
+from clip_embeddings.config import ConfigError, Settings, load_settings
+from clip_embeddings.setting_names import is_set_by_platform, nearest_setting
+from deploy.errors import DeployError, shown
+
+# Settings that have an option of their own.
+WITH_OPTION = ("MODEL", "MODELS", "ALLOWED_BUCKETS")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Returns the exit status: 1, and a sentence, if a function would not start."""
+def read_pair(argument: str) -> tuple[str, str]:
+    """The name and the value of `--env NAME=VALUE`.
+
+    Names that are near no setting pass: a library may read them.
+
+    Raises:
+        DeployError: it has another form, or its name cannot be given this way.
+    """
+    if not re.fullmatch(r"[A-Z][A-Z0-9_]*=[^\x00-\x1f\x7f]*", argument):
+        raise DeployError(f"--env {shown(argument)} is not valid: use NAME=VALUE.")
+    name, _, value = argument.partition("=")
+    if name == "API_KEY":
+        raise DeployError(
+            "a key does not belong on a command line: keep it in Secret Manager, see --api-key-secret."
+        )
+    if name in WITH_OPTION:
+        raise DeployError(f"use the option for {name}, not --env.")
+    if is_set_by_platform(name):
+        raise DeployError(f"--env {name} is not possible: the platform sets {name} itself.")
+    if setting := nearest_setting(name):
+        raise DeployError(f"--env {name} is not a setting; did you mean {setting}?")
+    return name, value
+
+
+def read_settings(pairs: Mapping[str, str]) -> Settings:
+    """The settings with which functions start. Raises DeployError if they would not start."""
     try:
-        load_settings(dict(argument.split("=", 1) for argument in arguments))
+        return load_settings(pairs)
     except ConfigError as error:
-        print(f"deploy.sh: --env {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        raise DeployError(f"--env {error}") from None

@@ -18,7 +18,7 @@ COLLECTION = r"[A-Za-z][A-Za-z0-9_-]{0,127}"
 class Provision:
     """One resource that must exist before the functions use an index, as arguments of gcloud.
 
-    Placeholders in both commands: {project}, {region}, {collection}, {dimensions}.
+    Placeholders in both commands: {region}, {dimensions}, and the groups of the backend's `url_pattern`.
     """
 
     create: tuple[str, ...]
@@ -32,12 +32,14 @@ class IndexBackend:
 
     # Of its URLs.
     scheme: str
-    # Regular expression that the whole INDEX_URL matches.
+    # Regular expression that the whole INDEX_URL matches. Its groups are placeholders.
     url_pattern: str
     # How error messages write such a URL.
     url_form: str
     # Module with `open_index(url, tombstone_ttl) -> Index`.
     module: str
+    # The URL in a deployment that names none, with placeholders. None: only INDEX_URL chooses this backend.
+    deployed_url: str | None = None
     # Python module that must be importable, beside what every function installs.
     package: str | None = None
     # Requirements file that brings it, relative to the repository.
@@ -80,8 +82,9 @@ BACKENDS: tuple[IndexBackend, ...] = (
     ),
     IndexBackend(
         scheme="firestore",
-        url_pattern=rf"firestore://{PROJECT}/{COLLECTION}",
+        url_pattern=rf"firestore://(?P<project>{PROJECT})/(?P<collection>{COLLECTION})",
         url_form="firestore://project/collection",
+        deployed_url="firestore://{project}/{collection}",
         module="clip_embeddings.index.firestore",
         package="google.cloud.firestore",
         requirements="requirements/firestore.txt",
@@ -116,3 +119,8 @@ def find_backend(url: str) -> IndexBackend:
         if re.fullmatch(backend.url_pattern, url):
             return backend
     raise ValueError(f"use {' or '.join(backend.url_form for backend in BACKENDS)}")
+
+
+def deployed_backend() -> IndexBackend:
+    """The backend of a deployment that sets no INDEX_URL."""
+    return next(backend for backend in BACKENDS if backend.deployed_url)

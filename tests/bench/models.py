@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.stage import Function, memory
+from clip_embeddings.functions import find_function
+from deploy.sizing import memory_setting
 from model_cache.baking import catalogue
 from tests.bench import payloads, services
 from tests.bench.measure import Progress, block, stages
@@ -99,7 +100,7 @@ def _costs(entry: catalogue.CatalogueEntry, count: int, progress: Progress) -> l
                 samples = block(server, payload, count)
                 rss = server.worker_rss()
                 size = sum(file["bytes"] for file in described["files"])
-                function = Function(f"embed_{tower}", (tower,), "", job=False)
+                function = find_function(f"embed_{tower}")
                 costs.append(
                     Cost(
                         tower=tower,
@@ -111,7 +112,7 @@ def _costs(entry: catalogue.CatalogueEntry, count: int, progress: Progress) -> l
                         cpu_ms=samples.mean_cpu * 1000,
                         rss=rss,
                         mixed=_mixed(server, count // 5) if tower == "text" else None,
-                        memory=memory(function, [size]),
+                        memory=memory_setting(function, [size]),
                     )
                 )
     return costs

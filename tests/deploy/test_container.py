@@ -45,8 +45,8 @@ def settings() -> dict[str, str]:
 
 def command() -> list[str]:
     """What CMD runs."""
-    found: list[str] = json.loads(re.findall(r"^CMD (.*)$", DOCKERFILE, re.MULTILINE)[0])
-    return found
+    words: list[str] = json.loads(re.findall(r"^CMD (.*)$", DOCKERFILE, re.MULTILINE)[0])
+    return words
 
 
 @pytest.mark.skipif(
@@ -71,8 +71,8 @@ def test_the_gateway_runs_unprivileged_on_a_read_only_file_system(tmp_path: Path
 
     def curl(path: str, *options: str) -> str:
         enter = ["nsenter", "--net", f"--target={process.pid}"]
-        ask = ["curl", "-s", f"http://127.0.0.1:{port}{path}", *options]
-        return subprocess.run([*enter, *ask], capture_output=True, text=True, timeout=60).stdout
+        request = ["curl", "-s", f"http://127.0.0.1:{port}{path}", *options]
+        return subprocess.run([*enter, *request], capture_output=True, text=True, timeout=60).stdout
 
     def wait(path: str, word: str) -> None:
         deadline = time.monotonic() + 60

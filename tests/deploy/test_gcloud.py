@@ -50,7 +50,10 @@ def deployed(name: str, **labels: str) -> Any:
 
 def test_status_tells_what_is_deployed(apis: GoogleApis, tmp_path: Path) -> None:
     apis.services["embed-text"] = deployed("embed-text", deployed="0123-45")
-    apis.services["other"] = {**deployed("other"), "metadata": {"name": "other", "labels": {"app": "theirs"}}}
+    apis.services["other"] = {
+        **deployed("other"),
+        "metadata": {"name": "other", "labels": {"app": "another"}},
+    }
     apis.triggers["eu/run-job"] = {
         "name": f"projects/{PROJECT}/locations/eu/triggers/run-job",
         "destination": {"cloudRun": {"service": "run-job", "region": "us-central1"}},
@@ -184,7 +187,7 @@ def vector_index(name: str, *fields: str, collection: str = "photos", dimensions
 
 
 @pytest.mark.full
-def test_an_index_that_is_there_is_recognised(apis: GoogleApis, tmp_path: Path) -> None:
+def test_an_index_that_is_there_is_recognized(apis: GoogleApis, tmp_path: Path) -> None:
     apis.indexes = [
         vector_index("by-space", "space"),
         vector_index("by-name", "space", "name"),
@@ -195,14 +198,14 @@ def test_an_index_that_is_there_is_recognised(apis: GoogleApis, tmp_path: Path) 
     printed = deploy_sh("--dry-run", f"--project={PROJECT}", "deploy", "search", folder=tmp_path)
     checks = [call for call in paste(printed.stdout, tmp_path) if call[:4] == LIST_INDEXES]
 
-    found = [
+    existing = [
         subprocess.run(
             ["gcloud", *call], env=logged_in(apis, tmp_path), check=True, capture_output=True, text=True
         ).stdout
         for call in checks
     ]
 
-    assert [line.strip().rpartition("/")[2] for line in found] == ["by-space", "by-name"]
+    assert [line.strip().rpartition("/")[2] for line in existing] == ["by-space", "by-name"]
 
 
 def test_what_is_missing_is_told_before_anything_is_changed(apis: GoogleApis, tmp_path: Path) -> None:
@@ -245,8 +248,8 @@ def granted(apis: GoogleApis, resource: str) -> list[tuple[str, list[str]]]:
 
 def unpacked(archive: bytes) -> dict[str, bytes]:
     """The files of a zip archive."""
-    with zipfile.ZipFile(io.BytesIO(archive)) as found:
-        return {name: found.read(name) for name in found.namelist() if not name.endswith("/")}
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
+        return {name: files.read(name) for name in files.namelist() if not name.endswith("/")}
 
 
 def staged(folder: Path) -> dict[str, bytes]:

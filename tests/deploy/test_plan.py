@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.deploy_script import deploy_sh, flag, gcloud_environment, needs_gcloud, paste
+from tests.support.deploy_script import (
+    NAMES,
+    deploy_sh,
+    flag,
+    needs_gcloud,
+    paste,
+)
+from tests.support.gcloud_parser import refused_calls
 from tests.support.serving import ROOT
 
 HTTP = ("embed-text", "embed-image", "embed-mixed", "jobs", "search")
@@ -177,51 +180,8 @@ def test_gcloud_takes_every_command_of_every_plan(tmp_path: Path) -> None:
         if not call[0].startswith("--model=")
     }
     assert len(calls) > 60
-    calls |= {*documented()}
-    wrong = ("run", "deploy", "x", "--no-such-flag")
 
-    (refused, *taken) = parsed([wrong, *sorted(calls)], tmp_path)
-
-    assert refused == 2
-    assert [call for call, status in zip(sorted(calls), taken, strict=True) if status not in (0, 1)] == []
-
-
-def documented() -> Iterator[tuple[str, ...]]:
-    """The gcloud commands in README.md's examples, those aside that would run without a login."""
-    blocks = re.findall(r"^```sh$(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    for line in (line for line in lines if "gcloud" in line):
-        for part in re.split(r"&&|;", line):
-            words = shlex.split(part, comments=True)
-            if "gcloud" in words[:2] and not {"auth", "config"} & set(words):
-                yield tuple(words[words.index("gcloud") + 1 :])
-
-
-def parsed(calls: list[tuple[str, ...]], folder: Path) -> list[int]:
-    """gcloud's exit status for each of `calls`, all in one process."""
-    environment = gcloud_environment(folder)
-    # Beyond the parser they must not get: no look-up of a name leaves this machine.
-    environment |= {
-        "CLOUDSDK_PROXY_TYPE": "http",
-        "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
-        "CLOUDSDK_PROXY_PORT": "9",
-    }
-    info = ["gcloud", "info", "--format=value(installation.sdk_root,basic.python_location)"]
-    root, python = subprocess.run(
-        info, env=environment, capture_output=True, text=True, check=True, timeout=60
-    ).stdout.split()
-    script = ROOT / "tests/support/parse_commands.py"
-    ended = subprocess.run(
-        [python, "-S", str(script), root],
-        input=json.dumps(calls),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    found: list[int] = json.loads(ended.stdout)
-    return found
+    assert refused_calls(sorted(calls), tmp_path) == []
 
 
 def test_values_reach_gcloud_as_they_were_given(tmp_path: Path) -> None:
@@ -299,6 +259,13 @@ def test_odd_values_are_refused(value: str, tmp_path: Path) -> None:
         (("--env", "lower=1", "deploy", "all"), "use NAME=VALUE"),
         (("--env", "API_KEY=hunter2hunter2hunter2", "deploy", "all"), "Secret Manager"),
         (("--env", "MAX_ITEMS=abc", "deploy", "all"), "--env MAX_ITEMS='abc' is not valid"),
+        (("--env", "MAX_ITEM=3", "deploy", "all"), "MAX_ITEM is not a setting; did you mean MAX_ITEMS?"),
+        (("--env=JOBS_TLT=3", "deploy", "all"), "JOBS_TLT is not a setting; did you mean JOBS_TTL?"),
+        (("--env=PORT=80", "deploy", "all"), "--env PORT is not possible: the platform sets PORT itself."),
+        (("--env=K_SERVICE=x", "deploy", "all"), "the platform sets K_SERVICE itself"),
+        (("--env=CLOUD_RUN_TASK_COUNT=2", "jobs", "deploy"), "the platform sets CLOUD_RUN_TASK_COUNT itself"),
+        (("--env", "JOBS_TTL=never", "deploy", "all"), "--env JOBS_TTL='never' is not valid"),
+        (("deploy", "two\nlines"), "there is no function 'two\\nlines'"),
         (("jobs", "run", "embed_text"), "is no Cloud Run job"),
         (("jobs",), "use jobs deploy or jobs run"),
     ],
@@ -326,6 +293,57 @@ def test_options_can_come_from_the_environment(tmp_path: Path) -> None:
     )
 
     assert "--region=europe-west9 --memory=4Gi" in ended.stdout
+
+
+def test_a_name_that_is_near_no_setting_passes(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "--env=OMP_NUM_THREADS=2", "deploy", "embed_text")
+
+    (deployed,) = [call for call in calls if call[:2] == ["run", "deploy"]]
+    assert flag(deployed, "set-env-vars").endswith(",OMP_NUM_THREADS=2")
+
+
+def test_the_index_that_is_set_is_the_one_that_is_made(tmp_path: Path) -> None:
+    index = "--env=INDEX_URL=firestore://other-project/holidays"
+
+    calls = plan(tmp_path, index, "deploy", "search")
+
+    (deployed,) = [call for call in calls if call[:2] == ["run", "deploy"]]
+    assert "INDEX_URL=firestore://other-project/holidays" in flag(deployed, "set-env-vars").split(",")
+    expiry = [call for call in calls if call[:4] == ["firestore", "fields", "ttls", "update"]]
+    assert [flag(call, "collection-group") for call in expiry] == ["holidays"]
+
+
+def test_an_index_that_needs_nothing_gets_nothing(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "--env=INDEX_URL=sqlite:////tmp/index", "deploy", "search")
+
+    assert [call for call in calls if call[0] == "firestore"] == []
+    (enabled,) = [call for call in calls if call[:2] == ["services", "enable"]]
+    assert "firestore.googleapis.com" not in enabled
+
+
+def test_a_python_that_is_too_old_or_missing_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    old = tmp_path / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+
+    for python in (str(old), "no-such-python"):
+        ended = deploy_sh("--help", folder=tmp_path, PYTHON=python)
+
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr == (
+            "deploy.sh: Python 3.11 or newer is needed; name one with PYTHON=python3.11.\n"
+        )
+
+
+def test_the_shell_script_only_hands_over() -> None:
+    assert len((ROOT / "deploy.sh").read_text().splitlines()) <= 20
+
+
+def test_help_names_every_function(tmp_path: Path) -> None:
+    text = deploy_sh("--help", folder=tmp_path).stdout
+
+    (line,) = [line for line in text.splitlines() if line.startswith("Functions: ")]
+    assert {*NAMES} == {*line.removeprefix("Functions: ").replace("; job:", "").split()}
 
 
 def test_help_names_every_option(tmp_path: Path) -> None:

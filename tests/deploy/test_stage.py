@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.deploy_script import FUNCTIONS, deploy_sh
+from tests.support.deploy_script import NAMES, deploy_sh
 from tests.support.models import copy_model
 from tests.support.serving import ROOT, environment, free_port
 
@@ -28,7 +28,7 @@ TEXT_TOWER = {"text.onnx", "text.data", "tokenizer.json"}
 IMAGE_TOWER = {"image.onnx", "image.data"}
 JSON = "Content-Type: application/json"
 
-here = {name: (ROOT / "functions" / f"{name}.py").is_file() for name in FUNCTIONS}
+here = {name: (ROOT / "functions" / f"{name}.py").is_file() for name in NAMES}
 
 
 def stage(
@@ -54,7 +54,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "towers", "packages", "foreign"),
+    ("name", "towers", "packages", "unneeded"),
     [
         (
             "embed_text",
@@ -68,25 +68,28 @@ def files(folder: Path) -> set[str]:
     ],
 )
 def test_an_artifact_holds_what_its_function_needs(
-    name: str, towers: set[str], packages: set[str], foreign: set[str], staged: Path
+    name: str, towers: set[str], packages: set[str], unneeded: set[str], staged: Path
 ) -> None:
-    found = files(staged / name)
+    present = files(staged / name)
 
     assert (staged / name / "main.py").read_text() == f"from functions.{name} import {name}\n"
-    model = {path.removeprefix("model_cache/demo/") for path in found if path.startswith("model_cache/")}
+    model = {path.removeprefix("model_cache/demo/") for path in present if path.startswith("model_cache/")}
     assert model == {"manifest.json", *towers}
-    rest = {path for path in found if not path.startswith(("clip_embeddings/", "functions/", "model_cache/"))}
-    assert rest == {"main.py", "requirements.txt", ".gcloudignore"}
-    assert {
-        path for path in found if path.startswith(("functions/", "clip_embeddings/")) and path.endswith(".py")
-    } == {
-        path.relative_to(ROOT).as_posix()
-        for path in [*(ROOT / "functions").rglob("*.py"), *(ROOT / "clip_embeddings").rglob("*.py")]
+    rest = {
+        path for path in present if not path.startswith(("clip_embeddings/", "functions/", "model_cache/"))
     }
-    assert not [path for path in found if "__pycache__" in path or path.endswith(".pyc")]
+    assert rest == {"main.py", "requirements.txt", ".gcloudignore"}
+    assert {path for path in present if path.startswith("functions/")} == {
+        "functions/__init__.py",
+        f"functions/{name}.py",
+    }
+    # Unchanged copies.
+    for path in (path for path in present if path.startswith(("functions/", "clip_embeddings/"))):
+        assert (staged / name / path).read_bytes() == (ROOT / path).read_bytes()
+    assert not [path for path in present if "__pycache__" in path or path.endswith(".pyc")]
     installed = {line.partition("==")[0] for line in (staged / name / "requirements.txt").read_text().split()}
     assert packages <= installed
-    assert not foreign & installed
+    assert not unneeded & installed
     # Flat: pip reads nothing outside the folder.
     assert "-r" not in (staged / name / "requirements.txt").read_text().split()
 
@@ -95,6 +98,115 @@ def test_a_picture_function_that_reads_buckets_gets_the_client(tmp_path: Path) -
     stage(tmp_path, "embed_image", ALLOWED_BUCKETS="some-bucket")
 
     assert "google-cloud-storage==" in (tmp_path / "build/embed_image/requirements.txt").read_text()
+
+
+# Imports every staged module, in the folder it was staged to; what only runs once is not run.
+IMPORT_ALL = """
+import importlib, pathlib, sys
+for path in sorted(pathlib.Path().rglob("*.py")):
+    name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    importlib.import_module(name)
+print(*sorted(name for name in sys.modules if name.startswith("clip_embeddings.")))
+"""
+
+
+@pytest.mark.parametrize("name", ["embed_text", "run_job", "search", "on_delete", "gateway"])
+def test_every_import_of_a_staged_module_is_staged_too(name: str, staged: Path, tmp_path: Path) -> None:
+    settings = {
+        "JOBS_URL": f"file://{tmp_path}/jobs",
+        "INDEX_URL": f"sqlite:///{tmp_path}/index",
+        "BUCKET_URL": f"file://{tmp_path}",
+    }
+
+    ended = subprocess.run(
+        [sys.executable, "-B", "-c", IMPORT_ALL],
+        cwd=staged / name,
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    imported = {path.replace(".", "/") for path in ended.stdout.split()}
+    # Nothing was imported from elsewhere.
+    assert imported == {
+        path.removesuffix(".py").removesuffix("/__init__")
+        for path in files(staged / name)
+        if path.startswith("clip_embeddings/") and path.endswith(".py")
+    } - {"clip_embeddings"}
+
+
+def test_a_function_holds_no_module_that_it_does_not_import(staged: Path) -> None:
+    def packages(name: str) -> set[str]:
+        return {path.split("/")[1] for path in files(staged / name) if path.startswith("clip_embeddings/")}
+
+    assert packages("embed_text").isdisjoint({"search", "jobs", "photos"})
+    assert packages("run_job").isdisjoint({"search", "photos"})
+    assert packages("on_delete").isdisjoint({"search", "jobs", "http"})
+    assert packages("gateway") >= {"search", "jobs", "photos", "http"}
+    protocols = {path.stem for path in (staged / "embed_text/clip_embeddings/protocols").glob("*.py")}
+    assert protocols >= {"native", "notebook", "photo_app", "encoder"}
+    # Which backends there are is part of the settings; the backends are not.
+    registry = {path for path in files(staged / "embed_text") if path.startswith("clip_embeddings/index/")}
+    assert registry == {"clip_embeddings/index/__init__.py", "clip_embeddings/index/registry.py"}
+    backends = {path.rpartition("/")[2] for path in files(staged / "search") if "/index/" in path}
+    assert backends >= {"firestore.py", "sqlite.py"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what deploy.sh needs of this checkout, to be changed."""
+    folder = tmp_path / "checkout"
+    compiled = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in (
+        "clip_embeddings",
+        "functions",
+        "deploy",
+        "requirements",
+        "model_cache/baking",
+        "model_cache/demo",
+    ):
+        shutil.copytree(ROOT / name, folder / name, ignore=compiled)
+    for path in (*ROOT.glob("model_cache/*.py"), ROOT / "deploy.sh", ROOT / "requirements.txt"):
+        shutil.copy(path, folder / path.relative_to(ROOT))
+    return folder
+
+
+def test_editing_the_search_page_changes_search_and_not_embed_text(checkout: Path, tmp_path: Path) -> None:
+    def hashes() -> dict[str, str]:
+        names = ("embed_text", "search")
+        ended = deploy_sh("--model=demo", "stage", *names, folder=tmp_path, checkout=checkout)
+        assert ended.returncode == 0, ended.stderr
+        return {name: (checkout / "build" / f"{name}.hash").read_text() for name in names}
+
+    before = hashes()
+    edited = before
+    for suffix in (".css", ".js", ".html", ".py"):
+        (page,) = list((checkout / "clip_embeddings/search/page").glob(f"*{suffix}"))
+        page.write_text(page.read_text() + "\n")
+        previous, edited = edited, hashes()
+        assert edited["embed_text"] == before["embed_text"]
+        assert edited["search"] != previous["search"]
+
+
+def test_one_staged_model_answers_without_the_setting(tmp_path: Path) -> None:
+    only = copy_model(tmp_path / "only", ("image",))
+    assert stage(tmp_path, "embed_image", model=str(only)).returncode == 0
+
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-B", "-c"),
+            "from functions.embed_image import APP; print(*APP.runtime.models)",
+        ],
+        cwd=tmp_path / "build" / "embed_image",
+        env=environment({}) | {"MODEL": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (ended.returncode, ended.stdout) == (0, "only\n"), ended.stderr
 
 
 MISSING = [name for name, present in here.items() if not present]
@@ -118,10 +230,10 @@ def test_several_models_in_one_artifact(tmp_path: Path) -> None:
 
     assert ended.returncode == 0, ended.stderr
     both = TEXT_TOWER | IMAGE_TOWER
-    wanted = {"demo": both, "second": both, "pictures": IMAGE_TOWER}
+    expected = {"demo": both, "second": both, "pictures": IMAGE_TOWER}
     built = tmp_path / "build"
     assert files(built / "embed_mixed" / "model_cache") == {
-        f"{name}/{file}" for name, towers in wanted.items() for file in {"manifest.json", *towers}
+        f"{name}/{file}" for name, towers in expected.items() for file in {"manifest.json", *towers}
     }
     # The index holds the vectors of one model.
     assert [path.name for path in (built / "search" / "model_cache").iterdir()] == ["demo"]
@@ -225,15 +337,22 @@ class Alone:
     def curl(self, path: str, *options: str) -> tuple[int, bytes]:
         """Status and body of a request, sent from inside that network."""
         enter = ["nsenter", "--net", f"--target={self.process.pid}"]
-        ask = ["curl", "-s", "-w", "%{stderr}%{http_code}", f"http://127.0.0.1:{self.port}{path}", *options]
-        ended = subprocess.run([*enter, *ask], capture_output=True, timeout=60)
+        request = [
+            "curl",
+            "-s",
+            "-w",
+            "%{stderr}%{http_code}",
+            f"http://127.0.0.1:{self.port}{path}",
+            *options,
+        ]
+        ended = subprocess.run([*enter, *request], capture_output=True, timeout=60)
         return (0, b"") if ended.returncode else (int(ended.stderr), ended.stdout)
 
     def embedding(self, path: str, *options: str) -> np.ndarray:
         status, body = self.curl(path, *options)
         assert status == 200, body
-        found: dict[str, Any] = json.loads(body)
-        return np.array(found.get("embedding") or found["embeddings"])
+        reply: dict[str, Any] = json.loads(body)
+        return np.array(reply.get("embedding") or reply["embeddings"])
 
     def resident(self) -> float:
         """MB of its largest process."""
@@ -333,16 +452,16 @@ SMOKE: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 @needs_root
 @pytest.mark.full
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_function_runs_from_its_folder_alone(
     name: str, staged: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     if not here[name]:
         pytest.skip(f"functions/{name}.py is not in this checkout")
     folder = Path(shutil.copytree(staged / name, tmp_path / "app"))
-    wanted = (folder / "requirements.txt").read_bytes()
+    expected = (folder / "requirements.txt").read_bytes()
     python = install(
-        folder, tmp_path_factory.getbasetemp() / f"venv-{hashlib.sha256(wanted).hexdigest()[:8]}"
+        folder, tmp_path_factory.getbasetemp() / f"venv-{hashlib.sha256(expected).hexdigest()[:8]}"
     )
     compiles(folder, python)
     if name == "backfill":
@@ -376,11 +495,11 @@ def test_every_function_runs_from_its_folder_alone(
 @needs_root
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("name", "megabytes", "ask"),
+    ("name", "megabytes", "request_options"),
     [("embed_text", 90, ("/", "-d", "text=a cake")), ("embed_image", 110, ("/", "-F", f"file=@{CAKE}"))],
 )
 def test_an_int8_vit_b_32_is_small_enough(
-    name: str, megabytes: int, ask: tuple[str, ...], tmp_path: Path
+    name: str, megabytes: int, request_options: tuple[str, ...], tmp_path: Path
 ) -> None:
     from tests.bench import weights
 
@@ -390,7 +509,7 @@ def test_an_int8_vit_b_32_is_small_enough(
     python = install(folder, tmp_path / "venv")
 
     with alone(folder, name, python, MODEL=next((folder / "model_cache").iterdir()).name) as server:
-        assert server.embedding(*ask).shape == (512,)
+        assert server.embedding(*request_options).shape == (512,)
         resident = server.resident()
 
     code = sum((folder / path).stat().st_size for path in files(folder)) / 1e6

@@ -1,4 +1,4 @@
-"""deploy.sh as a person runs it, and a gcloud that only writes down how it was called."""
+"""deploy.sh as a person runs it, and a gcloud that only records how it was called."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from clip_embeddings.functions import FUNCTIONS
 from tests.support.serving import ROOT
 
 GCLOUD = shutil.which("gcloud")
 needs_gcloud = pytest.mark.skipif(GCLOUD is None, reason="gcloud is not installed")
 
-FUNCTIONS = (
-    *("embed_text", "embed_image", "embed_mixed", "jobs", "run_job"),
-    *("search", "on_upload", "on_delete", "backfill", "gateway"),
-)
+NAMES = tuple(function.name for function in FUNCTIONS)
 
 # What deploy.sh needs beside Python. A machine with these alone has no gcloud.
-TOOLS = ("bash", "env", "cat", "tr", "cksum", "dirname", "mkdir", "sleep")
+TOOLS = ("bash", "env", "cat", "dirname")
 
 # Answers where a plan looks something up; everything else prints nothing, so that it does not exist yet.
 RECORDER = """#!/usr/bin/env bash
@@ -39,11 +37,13 @@ esac
 """
 
 
-def deploy_sh(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run deploy.sh from `folder` with nothing in its environment but what is needed, and `environment`."""
+def deploy_sh(
+    *arguments: str, folder: Path, checkout: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run deploy.sh of `checkout` from `folder`, with as little as it needs and `environment` set."""
     env = {"PATH": str(bare_path(folder)), "HOME": str(folder), **environment}
     return subprocess.run(
-        [str(ROOT / "deploy.sh"), *arguments],
+        [str(checkout / "deploy.sh"), *arguments],
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -86,7 +86,7 @@ def recorded(folder: Path) -> list[list[str]]:
 
 def paste(plan: str, folder: Path) -> list[list[str]]:
     """Run a plan in a shell as a person would paste it; what gcloud and deploy.sh were called with."""
-    for name in FUNCTIONS:
+    for name in NAMES:
         for build in ("build", "out"):
             (folder / build).mkdir(exist_ok=True)
             (folder / build / f"{name}.hash").write_text("0123456789abcdef\n")
@@ -119,5 +119,5 @@ def gcloud_environment(folder: Path) -> dict[str, str]:
 
 def flag(call: Sequence[str], name: str) -> str:
     """The value of --NAME in a call."""
-    (found,) = [word for word in call if word.startswith(f"--{name}=")]
-    return found.partition("=")[2]
+    (word,) = [word for word in call if word.startswith(f"--{name}=")]
+    return word.partition("=")[2]

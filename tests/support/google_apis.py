@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-# What gcloud calls each of them in CLOUDSDK_API_ENDPOINT_OVERRIDES_*.
+# Names of the APIs in gcloud's variables CLOUDSDK_API_ENDPOINT_OVERRIDES_*.
 APIS = (
     "RUN",
     "EVENTARC",
@@ -94,8 +94,8 @@ class GoogleApis:
         return _missing(f"nothing plays {request.method} {request.path}")
 
 
-def _missing(what: str) -> tuple[int, Any]:
-    return 404, {"error": {"code": 404, "message": what, "status": "NOT_FOUND"}}
+def _missing(message: str) -> tuple[int, Any]:
+    return 404, {"error": {"code": 404, "message": message, "status": "NOT_FOUND"}}
 
 
 def _get_policy(apis: GoogleApis, request: Request, resource: str) -> tuple[int, Any]:
@@ -149,8 +149,8 @@ def _agent(apis: GoogleApis, request: Request) -> tuple[int, Any]:
 
 
 def _trigger(apis: GoogleApis, request: Request, location: str, name: str) -> tuple[int, Any]:
-    found = apis.triggers.get(f"{location}/{name}")
-    return (200, found) if found else _missing("no such trigger")
+    trigger = apis.triggers.get(f"{location}/{name}")
+    return (200, trigger) if trigger else _missing("no such trigger")
 
 
 def _triggers(apis: GoogleApis, request: Request, location: str) -> tuple[int, Any]:

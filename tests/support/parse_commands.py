@@ -17,7 +17,7 @@ from googlecloudsdk import gcloud_main  # noqa: E402
 def main() -> None:
     """Parse everything on standard input."""
     cli = gcloud_main.CreateCLI([])
-    found = []
+    statuses = []
     for arguments in json.load(sys.stdin):
         status = 0
         with contextlib.redirect_stdout(io.StringIO()):
@@ -25,8 +25,8 @@ def main() -> None:
                 cli.Execute(arguments)
             except SystemExit as end:
                 status = end.code
-        found.append(status)
-    json.dump(found, sys.stdout)
+        statuses.append(status)
+    json.dump(statuses, sys.stdout)
 
 
 main()

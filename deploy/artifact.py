@@ -1,0 +1,117 @@
+"""What one function is deployed from: its models, its code and its requirements, as data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_embeddings.engine.manifest import TOWERS, Manifest, ModelError, load_manifest, locate
+from clip_embeddings.functions import Function
+from clip_embeddings.index.registry import BACKENDS, IndexBackend, deployed_backend, find_backend
+from clip_embeddings.protocols.registry import PROTOCOLS
+from deploy.errors import DeployError
+from deploy.modules import needed_files
+from deploy.options import CommandLine
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_CACHE = ROOT / "model_cache"
+
+REQUIREMENTS = "requirements.txt"
+BUCKET_REQUIREMENTS = "requirements/cloud-storage.txt"
+
+INDEX_REGISTRY = "clip_embeddings.index.registry"
+PROTOCOL_REGISTRY = "clip_embeddings.protocols.registry"
+
+# Packages that only one kind of input needs: a function for texts installs no libraries for images.
+ONLY = {
+    "text": {"ftfy", "regex", "tokenizers"},
+    "image": {"pillow", "pillow-heif", "requests", "requests-hardened"},
+}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One function as it is to be deployed."""
+
+    function: Function
+    # Names or folders of baked models; the first one answers where a request names none.
+    models: tuple[str, ...]
+    # The backend of the deployment's index.
+    backend: IndexBackend
+    # Whether requests may name images by gs:// references.
+    reads_buckets: bool = False
+
+    def manifest(self, model: str) -> Manifest:
+        """The manifest of one of its models. Raises ModelError if it is not baked, or lacks a tower."""
+        partial = self.function.allow_missing_towers or len(self.models) > 1
+        try:
+            folder = locate(model, MODEL_CACHE)
+            return load_manifest(folder, self.function.towers, allow_missing_towers=partial)
+        except ModelError as error:
+            raise ModelError(f"{self.function.name}: {error}") from None
+
+    def code(self) -> list[Path]:
+        """The source files that it needs, and the data files beside them.
+
+        Raises:
+            DeployError: the function is not in this checkout.
+        """
+        name = self.function.name
+        if not (ROOT / "functions" / f"{name}.py").is_file():
+            raise DeployError(f"There is no functions/{name}.py in this checkout: {name} cannot be staged.")
+        registries = {
+            PROTOCOL_REGISTRY: tuple(PROTOCOLS.values()),
+            # Backends that need nothing installed serve where no INDEX_URL is set, and in the container.
+            INDEX_REGISTRY: tuple(
+                backend.module
+                for backend in BACKENDS
+                if backend == self.backend or backend.requirements is None
+            ),
+        }
+        return needed_files([f"functions.{name}"], ROOT, registries)
+
+    def requirements(self) -> str:
+        """The lines of its requirements files, and of those they include, that its towers need."""
+        unneeded = set[str]().union(*(ONLY[tower] for tower in TOWERS if tower not in self.function.towers))
+        lines = (line for file in self._requirements_files() for line in _lines(ROOT / file))
+        return "".join(
+            f"{line}\n"
+            for line in dict.fromkeys(lines)
+            if re.split(r"[^A-Za-z0-9._-]", line)[0] not in unneeded
+        )
+
+    def _requirements_files(self) -> Iterator[str]:
+        needs = self.function.needs
+        yield REQUIREMENTS
+        if "jobs" in needs or "photos" in needs or (self.reads_buckets and "image" in self.function.towers):
+            yield BUCKET_REQUIREMENTS
+        if "index" in needs and self.backend.requirements:
+            yield self.backend.requirements
+
+
+def make_artifact(function: Function, options: CommandLine) -> Artifact:
+    """What `function` is deployed from with these options."""
+    models = [options["MODEL"]]
+    if function.serves_several_models and options["MODELS"]:
+        models += options["MODELS"].split(",")
+    return Artifact(
+        function, tuple(dict.fromkeys(models)), chosen_backend(options), bool(options["ALLOWED_BUCKETS"])
+    )
+
+
+def chosen_backend(options: CommandLine) -> IndexBackend:
+    """The backend of the index that a deployment uses."""
+    url = options.settings.get("INDEX_URL")
+    return find_backend(url) if url else deployed_backend()
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if not path.is_file():
+        raise DeployError(f"{path.relative_to(ROOT)} is missing in this checkout.")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("-r "):
+            yield from _lines((path.parent / line[3:].strip()).resolve())
+        elif line and not line.startswith("#"):
+            yield line

@@ -1,0 +1,97 @@
+"""The facts that every step of a deployment shares: project, accounts, buckets, index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clip_embeddings.functions import Function
+from deploy.artifact import chosen_backend, make_artifact
+from deploy.gcloud import in_project
+from deploy.options import CommandLine
+from deploy.plan import Command
+from deploy.sizing import ModelFacts, model_facts
+
+# In the folder of staged functions.
+LIFECYCLE_FILE = "jobs-lifecycle.json"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Some functions in a project."""
+
+    options: CommandLine
+    # The project's ID, or the variable for it in a plan for whichever project gcloud is set to.
+    project: str
+    functions: tuple[Function, ...]
+
+    def any(self, condition: Callable[[Function], object]) -> bool:
+        """Whether `condition` holds for one of the functions."""
+        return any(map(condition, self.functions))
+
+    def any_needs(self, need: str) -> bool:
+        """Whether one of the functions has this need."""
+        return self.any(lambda function: need in function.needs)
+
+    def gcloud(self, *arguments: str) -> Command:
+        """A command of gcloud for the project."""
+        return in_project(self.project, *arguments)
+
+    def facts(self, function: Function) -> ModelFacts:
+        """The models of a function. Raises ModelError if one is not baked and this is no dry run."""
+        return model_facts(make_artifact(function, self.options), assume=self.options.dry_run)
+
+    @property
+    def region(self) -> str:
+        """Where the functions run."""
+        return self.options["REGION"]
+
+    @property
+    def service_account(self) -> str:
+        """The account that functions run as."""
+        return self.options["SERVICE_ACCOUNT"] or self._account("clip-functions")
+
+    @property
+    def build_service_account(self) -> str:
+        """The account that builds functions."""
+        return self.options["BUILD_SERVICE_ACCOUNT"] or self._account("clip-builds")
+
+    @property
+    def trigger_service_account(self) -> str:
+        """The account that delivers events."""
+        return self.options["TRIGGER_SERVICE_ACCOUNT"] or self._account("clip-events")
+
+    def _account(self, name: str) -> str:
+        return f"{name}@{self.project}.iam.gserviceaccount.com"
+
+    def bucket(self, need: str) -> str:
+        """The bucket of jobs or of photos."""
+        return self.options[f"{need.upper()}_BUCKET"] or f"{self.project}-clip-{need}"
+
+    @property
+    def lifecycle_file(self) -> str:
+        """The rule by which the bucket of jobs deletes old ones."""
+        return f"{self.options['BUILD_DIR']}/{LIFECYCLE_FILE}"
+
+    def index_placeholders(self) -> dict[str, str]:
+        """What the placeholders of the index backend's URL stand for."""
+        if url := self.options.settings.get("INDEX_URL"):
+            match = re.fullmatch(chosen_backend(self.options).url_pattern, url)
+            return match.groupdict() if match else {}
+        return {"project": self.project, "collection": self.options["COLLECTION"]}
+
+    def index_url(self) -> str:
+        """The setting INDEX_URL of functions that use the index."""
+        form = chosen_backend(self.options).deployed_url or ""
+        return self.options.settings.get("INDEX_URL") or form.format(**self.index_placeholders())
+
+
+def service_name(function: Function) -> str:
+    """What Cloud Run calls a function, and Eventarc its trigger."""
+    return function.name.replace("_", "-")
+
+
+def resource_kind(function: Function) -> str:
+    """The group of gcloud run that a function belongs to."""
+    return "jobs" if function.is_job else "services"

@@ -1,0 +1,114 @@
+"""Executes a plan, one step after the other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+
+from deploy.errors import CommandError, DeployError
+from deploy.plan import VARIABLE, Command, Lookup, Run, RunIfChanged, Say, Step, Unless, line
+
+ATTEMPTS = 6
+
+
+def execute(plan: Iterable[Step]) -> None:
+    """Execute every step of `plan`.
+
+    Raises:
+        CommandError: a command failed.
+        DeployError: a lookup found nothing, or something that exists is in the way.
+    """
+    values: dict[str, str] = {}
+    for step in plan:
+        match step:
+            case Run():
+                _run_step(step, values)
+            case Lookup():
+                values[step.name] = _look_up(step, values)
+            case Unless():
+                _run_unless(step, values)
+            case RunIfChanged():
+                _run_if_changed(step, values)
+            case Say(text):
+                print(resolve(text, values), flush=True)
+
+
+def resolve(text: str, values: Mapping[str, str]) -> str:
+    """`text` with the values of its variables."""
+    return VARIABLE.sub(lambda match: values[match[1]], text)
+
+
+def output(command: Command, *, quiet: bool = False) -> str | None:
+    """What a command prints, without trailing line ends; None if it fails. `quiet` drops its messages."""
+    ended = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL if quiet else None, text=True
+    )
+    return None if ended.returncode else ended.stdout.rstrip("\n")
+
+
+def say(text: str) -> None:
+    """Print a message for the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(command: Command, *, retry: bool = False) -> None:
+    """Print and run a command, several times if `retry`. Raises CommandError if it fails in the end."""
+    for attempt in range(1, ATTEMPTS + 1):
+        say(f"+ {line(command)}")
+        status = subprocess.run(command).returncode
+        if status == 0:
+            return
+        if not retry or attempt == ATTEMPTS:
+            # A negative status is the number of a signal; shells report it as 128 more.
+            raise CommandError(status if status > 0 else 128 - status)
+        seconds = os.environ.get("RETRY_SECONDS", "") or "10"
+        say(f"  not yet (try {attempt} of {ATTEMPTS}); again in {seconds} seconds")
+        time.sleep(float(seconds))
+
+
+def _resolve(command: Command, values: Mapping[str, str]) -> Command:
+    return tuple(resolve(word, values) for word in command)
+
+
+def _run_step(step: Run, values: Mapping[str, str]) -> None:
+    if step.action:
+        step.action()
+        return
+    if any(values[name] == "" for word in step.command for name in VARIABLE.findall(word)):
+        return
+    try:
+        run(_resolve(step.command, values), retry=step.retry)
+    except CommandError:
+        if step.failure_note is None:
+            raise
+        say(step.failure_note)
+
+
+def _look_up(step: Lookup, values: Mapping[str, str]) -> str:
+    command = _resolve(step.command, values)
+    value = output(command)
+    if value is None:
+        raise DeployError(step.failure or f"this failed: {line(command)}")
+    if not value and not step.optional:
+        raise DeployError(f"this found nothing: {line(command)}")
+    return value
+
+
+def _run_unless(step: Unless, values: Mapping[str, str]) -> None:
+    printed = output(_resolve(step.check, values), quiet=step.check_failure is None)
+    if printed is None and step.check_failure:
+        raise DeployError(step.check_failure)
+    if not printed:
+        run(_resolve(step.command, values), retry=step.retry)
+    elif step.expected not in printed:
+        raise DeployError(step.conflict)
+
+
+def _run_if_changed(step: RunIfChanged, values: Mapping[str, str]) -> None:
+    if output(_resolve(step.check, values), quiet=True) == resolve(step.value, values):
+        say(resolve(step.note, values))
+    else:
+        run(_resolve(step.command, values))

@@ -1,0 +1,201 @@
+"""The options of deploy.sh, in one table: name, variable, default, help, allowed values."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_embeddings.config import BUCKET_NAME
+from clip_embeddings.index.registry import COLLECTION, PROJECT
+from deploy.errors import DeployError, shown
+from deploy.settings import read_pair
+
+NUMBER = (r"[0-9]{1,7}", "a whole number")
+BUCKET = (BUCKET_NAME, "a bucket's name, without gs://")
+ACCOUNT = (r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com", "a service account's email")
+FOLDER = (r"[^-\x00-\x1f\x7f][^\x00-\x1f\x7f]*", "a name or a folder")
+# A name in a list, which holds no comma.
+ITEM = r"[^-,\x00-\x1f\x7f][^,\x00-\x1f\x7f]*"
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option with a value."""
+
+    # The environment variable that sets it too; the option is --name, in lower case, with hyphens.
+    variable: str
+    # What stands for the value in the help.
+    value: str
+    help: str
+    # A regular expression that the whole value matches, and what it describes.
+    allowed: tuple[str, str]
+    default: str = ""
+
+    @property
+    def name(self) -> str:
+        """The option as it is typed."""
+        return f"--{self.variable.lower().replace('_', '-')}"
+
+    def check(self, value: str) -> str:
+        """`value`, which may be empty. Raises DeployError if it is not allowed."""
+        pattern, description = self.allowed
+        if value and not re.fullmatch(pattern, value):
+            raise DeployError(f"{self.variable}={shown(value)} is not valid: use {description}.")
+        return value
+
+
+OPTIONS = (
+    Option("MODEL", "NAME", 'the baked model ({}); "demo" only if named', FOLDER, "ViT-B-32/laion400m_e32"),
+    Option(
+        "MODELS",
+        "NAME,NAME",
+        "others that answer beside it, for requests that name them (none)",
+        (f"{ITEM}(,{ITEM})*", "names of baked models, separated by commas"),
+    ),
+    Option("PROJECT", "ID", "the project (gcloud's own setting)", (PROJECT, "a project's ID")),
+    Option(
+        "REGION",
+        "REGION",
+        "where functions run ({})",
+        (r"[a-z]+-[a-z]+[0-9]+", "a region such as us-central1"),
+        "us-central1",
+    ),
+    Option(
+        "MEMORY",
+        "SIZE",
+        "such as 1Gi (the smallest that holds the function)",
+        (r"[0-9]+(Mi|Gi)", "a size such as 512Mi or 1Gi"),
+    ),
+    Option("CPU", "N", "CPUs of an instance ({})", (r"[0-9]+(\.[0-9]+)?", "a number such as 1"), "1"),
+    Option("CONCURRENCY", "N", "requests at once in an instance ({})", NUMBER, "8"),
+    Option("MIN_INSTANCES", "N", "kept warm, at a cost ({})", NUMBER, "0"),
+    Option("MAX_INSTANCES", "N", "bounds the bill ({})", NUMBER, "10"),
+    Option("TIMEOUT", "SECONDS", "of a request (60; events 540, jobs 86400)", NUMBER),
+    Option("TASKS", "N", "parallel shares of a Cloud Run job ({})", NUMBER, "1"),
+    Option(
+        "BASE_IMAGE",
+        "NAME",
+        "the buildpack's run time ({})",
+        (r"[a-z0-9][a-z0-9./-]*", "a base image such as python313"),
+        "python313",
+    ),
+    Option("JOBS_BUCKET", "NAME", "(PROJECT-clip-jobs; made where it is missing)", BUCKET),
+    Option("PHOTOS_BUCKET", "NAME", "(PROJECT-clip-photos; made where it is missing)", BUCKET),
+    Option(
+        "COLLECTION",
+        "NAME",
+        "of the index in Firestore ({})",
+        (COLLECTION, "a collection's name: letters, digits, - and _"),
+        "photos",
+    ),
+    Option(
+        "ALLOWED_BUCKETS",
+        "A,B",
+        "that gs:// references may name (none)",
+        (f"{BUCKET_NAME}(,{BUCKET_NAME})*", "names of buckets, without gs://, separated by commas"),
+    ),
+    Option(
+        "SERVICE_ACCOUNT",
+        "EMAIL",
+        "functions run as it (clip-functions@PROJECT, made where missing)",
+        ACCOUNT,
+    ),
+    Option("BUILD_SERVICE_ACCOUNT", "EMAIL", "builds them (clip-builds@PROJECT, likewise)", ACCOUNT),
+    Option("TRIGGER_SERVICE_ACCOUNT", "EMAIL", "delivers events (clip-events@PROJECT, likewise)", ACCOUNT),
+    Option(
+        "API_KEY_SECRET",
+        "NAME",
+        "a secret in Secret Manager that callers must send as API key",
+        (r"[A-Za-z0-9_][A-Za-z0-9_-]*", "a secret's name"),
+    ),
+    Option("BUILD_DIR", "FOLDER", "({})", FOLDER, "build"),
+)
+BY_NAME = {option.name: option for option in OPTIONS}
+BY_VARIABLE = {option.variable: option for option in OPTIONS}
+
+# Options without a value, and what the help says. --help is apart: it ends the parsing.
+SWITCHES = {
+    "--force": "deploy even what has not changed",
+    "--dry-run": "print the commands, ready to paste, and touch nothing",
+    "--yes": "do not ask",
+}
+PUBLIC = "--allow-unauthenticated"
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What deploy.sh was called with."""
+
+    # Of every option, by its variable: the command line's, else the environment's, else the default.
+    values: Mapping[str, str]
+    switches: frozenset[str]
+    # Of --env: settings of the functions.
+    settings: Mapping[str, str]
+    # The command and its arguments.
+    words: tuple[str, ...]
+
+    def __getitem__(self, variable: str) -> str:
+        """The value of an option, empty if it has none."""
+        return self.values[variable]
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether commands are printed and not executed."""
+        return "--dry-run" in self.switches
+
+
+def parse(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ
+) -> CommandLine | None:
+    """The command line; None if it asks for help. `folder`: where deploy.sh was called.
+
+    Raises:
+        DeployError: an option does not exist or a value is not allowed.
+    """
+    values = {option.variable: environment.get(option.variable, "") for option in OPTIONS}
+    switches, settings, words = set[str](), dict[str, str](), list[str]()
+    public = environment.get("ALLOW_UNAUTHENTICATED") or "false"
+    rest = iter(arguments)
+    for argument in rest:
+        name, has_value, value = argument.partition("=")
+        if argument in ("-h", "--help"):
+            return None
+        if argument == "--":
+            words += rest
+        elif argument in SWITCHES or argument == PUBLIC:
+            switches.add(argument)
+        elif name in BY_NAME or name == "--env":
+            if not has_value:
+                try:
+                    value = next(rest)
+                except StopIteration:
+                    raise DeployError(f"{name} needs a value.") from None
+            if name == "--env":
+                settings |= [read_pair(value)]
+            elif value:
+                values[BY_NAME[name].variable] = value
+            else:
+                raise DeployError(f"{name} is empty.")
+        elif argument.startswith("-"):
+            raise DeployError(f"there is no option {shown(argument)}; see --help.")
+        else:
+            words.append(argument)
+    for option in OPTIONS:
+        option.check(values[option.variable])
+        values[option.variable] = values[option.variable] or option.default
+    if public not in ("true", "false"):
+        raise DeployError(f"ALLOW_UNAUTHENTICATED={shown(public)} is not valid: use true or false.")
+    if public == "true":
+        switches.add(PUBLIC)
+    values["MODEL"] = _model(values["MODEL"], folder)
+    return CommandLine(values, frozenset(switches), settings, tuple(words))
+
+
+def _model(model: str, folder: Path) -> str:
+    """A model's folder, relative to where deploy.sh was called, as an absolute path; a name unchanged."""
+    if "/" in model and (folder / model / "manifest.json").is_file():
+        return os.path.abspath(folder / model)
+    return model

@@ -1,0 +1,113 @@
+"""One function or Cloud Run job: its settings, its flags, its deployment, its address."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+from clip_embeddings.functions import Function
+from deploy.deployment import Deployment, resource_kind, service_name
+from deploy.gcloud import join_values
+from deploy.options import PUBLIC
+from deploy.plan import Lookup, Run, RunIfChanged, Say, Step, variable
+from deploy.sizing import ModelFacts
+
+# Seconds, where --timeout is not given: of a request, of an event, of a job.
+REQUEST_TIMEOUT, EVENT_TIMEOUT, JOB_TIMEOUT = "60", "540", "86400"
+
+
+def deploy_steps(deployment: Deployment, function: Function) -> Iterator[Step]:
+    """Deploys a function from its staged folder, unless it was deployed like this before."""
+    flags = _flags(deployment, function)
+    # What was deployed, as a label: the hash of the staged files, and one of how they are deployed.
+    folder = f"{deployment.options['BUILD_DIR']}/{function.name}"
+    yield Lookup("CONTENT", ("cat", f"{folder}.hash"))
+    deployed = f"{variable('CONTENT')}-{zlib.crc32(chr(10).join(flags).encode())}"
+    group = ("run", "jobs") if function.is_job else ("run",)
+    service = service_name(function)
+    command = deployment.gcloud(
+        *(*group, "deploy", service, f"--source={folder}", *flags),
+        *(f"--labels=app=clip-functions,deployed={deployed}", "--quiet"),
+    )
+    if "--force" in deployment.options.switches:
+        yield Run(command)
+        return
+    describe = ("run", resource_kind(function), "describe", service, f"--region={deployment.region}")
+    yield RunIfChanged(
+        deployment.gcloud(*describe, "--format=value(metadata.labels.deployed)"),
+        deployed,
+        command,
+        f"{function.name} is unchanged since it was last deployed ({deployed}); --force deploys it anyway.",
+    )
+
+
+def address_steps(deployment: Deployment, function: Function) -> Iterator[Step]:
+    """Prints a function's URL and a first request, if it has one."""
+    if not function.is_http:
+        return
+    describe = ("run", "services", "describe", service_name(function), f"--region={deployment.region}")
+    yield Lookup("URL", deployment.gcloud(*describe, "--format=value(status.url)"))
+    url, header = variable("URL"), ""
+    if PUBLIC not in deployment.options.switches:
+        header = '-H "Authorization: Bearer $(gcloud auth print-identity-token)" '
+    yield Say(f"{function.name}: {url}\n  curl -s {header}{url}{function.example}")
+
+
+def _settings(deployment: Deployment, function: Function, facts: ModelFacts) -> str:
+    """The settings of a function, as gcloud takes them."""
+    options = deployment.options
+    first, *others = facts.names
+    settings = {"MODEL": first}
+    if others:
+        settings["MODELS"] = ",".join(others)
+    settings |= options.settings
+    if not function.serves_several_models:
+        settings.pop("PROTOCOL_MODELS", None)
+    if "jobs" in function.needs:
+        settings["JOBS_URL"] = f"gs://{deployment.bucket('jobs')}/jobs"
+    if "photos" in function.needs:
+        settings["BUCKET_URL"] = f"gs://{deployment.bucket('photos')}"
+    if "index" in function.needs:
+        settings["INDEX_URL"] = deployment.index_url()
+    if options["ALLOWED_BUCKETS"] and "image" in function.towers:
+        settings["ALLOWED_BUCKETS"] = options["ALLOWED_BUCKETS"]
+    return join_values([f"{name}={value}" for name, value in settings.items()])
+
+
+def _flags(deployment: Deployment, function: Function) -> list[str]:
+    options, facts = deployment.options, deployment.facts(function)
+    flags = [
+        f"--region={deployment.region}",
+        f"--memory={options['MEMORY'] or facts.memory}",
+        f"--cpu={options['CPU']}",
+        f"--service-account={deployment.service_account}",
+        f"--set-env-vars={_settings(deployment, function, facts)}",
+    ]
+    secret = options["API_KEY_SECRET"]
+    if secret and function.is_http:
+        flags.append(f"--set-secrets=API_KEY={secret}:latest")
+    if function.is_job:
+        timeout = options["TIMEOUT"] or JOB_TIMEOUT
+        return [*flags, f"--tasks={options['TASKS']}", "--max-retries=3", f"--task-timeout={timeout}"]
+    flags += (
+        f"--function={function.name}",
+        f"--base-image={options['BASE_IMAGE']}",
+        f"--concurrency={options['CONCURRENCY']}",
+        "--cpu-boost",
+        "--execution-environment=gen2",
+        f"--min-instances={options['MIN_INSTANCES']}",
+        f"--max-instances={options['MAX_INSTANCES']}",
+        "--build-service-account="
+        f"projects/{deployment.project}/serviceAccounts/{deployment.build_service_account}",
+    )
+    if function.event:
+        return [*flags, f"--timeout={options['TIMEOUT'] or EVENT_TIMEOUT}", "--no-allow-unauthenticated"]
+    # /ready answers once the model is loaded, but requires the key, which a probe does not send.
+    path = "/health" if secret else "/ready"
+    return [
+        *flags,
+        f"--timeout={options['TIMEOUT'] or REQUEST_TIMEOUT}",
+        # The default period of ten seconds would undo a fast start.
+        f"--startup-probe=httpGet.path={path},periodSeconds=1,timeoutSeconds=1,failureThreshold=120",
+        PUBLIC if PUBLIC in options.switches else "--no-allow-unauthenticated",
+    ]

@@ -1,0 +1,99 @@
+"""Assembles the folder that a function is deployed from: the files it needs and no others."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_embeddings.engine.manifest import Manifest, locate, sha256_of, slug
+from deploy.artifact import MODEL_CACHE, ROOT, Artifact
+from deploy.errors import DeployError
+
+MB = 1_000_000
+
+# Without this file gcloud would leave out whatever .gitignore names, the model first of all.
+GCLOUDIGNORE = (
+    "# Everything here is uploaded, this file and compiled code aside.\n.gcloudignore\n__pycache__/\n"
+)
+
+# A Cloud Run job: its arguments go to the module, as on the command line.
+DOCKERFILE = """\
+FROM python:3.13-slim
+WORKDIR /app
+COPY requirements.txt .
+RUN pip install --no-cache-dir -r requirements.txt
+COPY . .
+ENV PYTHONUNBUFFERED=1
+USER 65532:65532
+ENTRYPOINT ["python", "-m", "functions.{function}"]
+"""
+
+
+def stage(artifact: Artifact, out: Path) -> str:
+    """Assemble `out` anew and return its content hash, which is also left in `out`.hash.
+
+    Raises:
+        DeployError: the function is not in this checkout, or a model file is not what its manifest says.
+        ModelError: the model is not baked, or lacks a tower.
+    """
+    code = artifact.code()
+    manifests = {locate(model, MODEL_CACHE): artifact.manifest(model) for model in artifact.models}
+    # Built beside and renamed: an interrupted run leaves nothing that looks complete.
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, text in _generated_files(artifact).items():
+        (part / name).write_text(text, encoding="utf-8")
+    for source in code:
+        _copy(source, part / source.relative_to(ROOT))
+    for folder, manifest in manifests.items():
+        _copy_model(folder, manifest, artifact.function.towers, part / "model_cache" / slug(manifest.name))
+    digest = _hash(part)
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
+    out.with_name(f"{out.name}.hash").write_text(digest + "\n")
+    return digest
+
+
+def report(out: Path) -> str:
+    """The sizes of a staged folder, for people."""
+    total, model = (
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MB
+        for folder in (out, out / "model_cache")
+    )
+    return f"{out}: {total:.1f} MB (model {model:.1f}, code {total - model:.1f})"
+
+
+def _generated_files(artifact: Artifact) -> dict[str, str]:
+    name = artifact.function.name
+    files = {"requirements.txt": artifact.requirements(), ".gcloudignore": GCLOUDIGNORE}
+    if artifact.function.is_job:
+        return {**files, "Dockerfile": DOCKERFILE.format(function=name)}
+    return {**files, "main.py": f"from functions.{name} import {name}\n"}
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _copy_model(folder: Path, manifest: Manifest, towers: Sequence[str], target: Path) -> None:
+    _copy(folder / "manifest.json", target / "manifest.json")
+    present = [manifest.towers[tower] for tower in towers if tower in manifest.towers]
+    for file in dict.fromkeys(file for tower in present for file in tower.files):
+        _copy(folder / file.path, target / file.path)
+        if sha256_of(target / file.path) != file.sha256:
+            raise DeployError(
+                f"{folder / file.path} is damaged: its SHA-256 is not the one in manifest.json. "
+                "Bake the model again or restore the file."
+            )
+
+
+def _hash(folder: Path) -> str:
+    """16 hexadecimal digits over every file's name and bytes."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+    return digest.hexdigest()[:16]

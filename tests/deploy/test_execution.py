@@ -1,0 +1,110 @@
+"""Executing a plan, and printing it so that a shell does the same."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import CommandError, DeployError
+from deploy.execution import execute
+from deploy.plan import Lookup, Run, RunIfChanged, Say, Unless, printed, quote, variable
+
+ECHO = ("echo", "-n")
+
+
+@pytest.mark.parametrize(
+    "word", ["", "plain-1.5", "two words", "it's", '$HOME `id` \\ "x"', "*", "~", "-n", "ä"]
+)
+def test_a_quoted_word_is_the_same_word_to_a_shell(word: str) -> None:
+    shell = subprocess.run(["bash", "-c", f"printf %s {quote(word)}"], capture_output=True, text=True)
+
+    assert shell.stdout == word
+
+
+def test_a_printed_plan_does_what_executing_it_does(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = (
+        Lookup("PLACE", (*ECHO, "some where")),
+        Run(("mkdir", f"{variable('PLACE')}-1")),
+        Unless(("ls", f"{variable('PLACE')}-1"), ("touch", f"{variable('PLACE')}-1/made")),
+        Unless(("ls", f"{variable('PLACE')}-1"), ("touch", "not-made")),
+        Unless(("ls", "missing"), ("touch", "made-too")),
+    )
+    made = {"some where-1", "some where-1/made", "made-too"}
+
+    execute(plan)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == made
+    pasted = tmp_path / "pasted"
+    pasted.mkdir()
+    subprocess.run(["bash", "-euc", "\n".join(printed(plan))], cwd=pasted, check=True)
+
+    assert {str(path.relative_to(pasted)) for path in pasted.rglob("*")} == made
+    assert "+ mkdir 'some where-1'\n" in capfd.readouterr().err
+
+
+def test_a_command_that_fails_ends_the_plan_with_its_status(tmp_path: Path) -> None:
+    with pytest.raises(CommandError) as caught:
+        execute((Run(("bash", "-c", "exit 3")), Run(("touch", str(tmp_path / "made")))))
+
+    assert caught.value.status == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grant_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRY_SECONDS", "0")
+    count = f"echo >>{tmp_path}/tries; [ $(wc -l <{tmp_path}/tries) -ge"
+
+    execute((Run(("bash", "-c", f"{count} 3 ]"), retry=True),))
+    assert (tmp_path / "tries").read_text() == "\n" * 3
+    with pytest.raises(CommandError):
+        execute((Run(("bash", "-c", f"{count} 99 ]"), retry=True),))
+
+    assert (tmp_path / "tries").read_text() == "\n" * 9
+
+
+def test_a_lookup_must_find_something_unless_it_is_optional(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    with pytest.raises(DeployError, match="this found nothing: true"):
+        execute((Lookup("NAME", ("true",)),))
+    with pytest.raises(DeployError, match="this failed: false"):
+        execute((Lookup("NAME", ("false",)),))
+    with pytest.raises(DeployError, match="a sentence"):
+        execute((Lookup("NAME", ("false",), failure="a sentence"),))
+
+    # What would use the value that is missing is left out.
+    execute((Lookup("NAME", ("true",), optional=True), Run(("touch", f"{made}{variable('NAME')}"))))
+
+    assert not made.exists()
+
+
+def test_what_exists_and_is_not_as_expected_ends_the_plan() -> None:
+    check = (*ECHO, "theirs")
+
+    execute((Unless(check, ("false",), expected="the"),))
+    with pytest.raises(DeployError, match="another's"):
+        execute((Unless(check, ("false",), expected="ours", conflict="it is another's"),))
+    with pytest.raises(DeployError, match="cannot be read"):
+        execute((Unless(("false",), ("true",), check_failure="it cannot be read"),))
+
+
+def test_an_unchanged_function_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def step(value: str) -> RunIfChanged:
+        return RunIfChanged((*ECHO, "hash-1"), value, ("touch", str(tmp_path / value)), f"unchanged {value}")
+
+    execute((step("hash-1"), step("hash-2"), Say("the end")))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["hash-2"]
+    assert capfd.readouterr().out == "the end\n"
+
+
+def test_a_failure_with_a_note_does_not_end_the_plan(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    execute((Run(("false",), failure_note="it was not there"), Run(("touch", str(tmp_path / "made")))))
+
+    assert "it was not there\n" in capfd.readouterr().err
+    assert (tmp_path / "made").exists()
