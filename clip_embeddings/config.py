@@ -6,15 +6,14 @@ A bad value raises `ConfigError` with a sentence that names the variable, the va
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-from clip_embeddings.index.registry import find_backend
-from clip_embeddings.protocols.registry import PROTOCOLS
+from clip_embeddings import setting_values as parse
+from clip_embeddings.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_CACHE = ROOT / "model_cache"
@@ -22,13 +21,6 @@ MODEL_CACHE = ROOT / "model_cache"
 MiB = 1024 * 1024
 
 T = TypeVar("T")
-
-# https://cloud.google.com/storage/docs/buckets#naming
-BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
-
-
-class ConfigError(Exception):
-    """A setting is wrong. The process stops at start-up with this sentence."""
 
 
 def need_package(setting: str, module: str) -> None:
@@ -167,60 +159,60 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
     """
     limits, fetch, jobs = Limits(), FetchSettings(), JobSettings()
     photos, index = PhotoSettings(), IndexSettings()
-    models: tuple[str, ...] = _read(env, "MODELS", (), _names)
-    ttl = _read(env, "JOBS_TTL", jobs.ttl, _seconds(31 * 24 * 3600))
-    deadline = _read(env, "JOBS_DEADLINE", jobs.deadline, _seconds(24 * 3600))
+    models: tuple[str, ...] = _read(env, "MODELS", (), parse.names)
+    ttl = _read(env, "JOBS_TTL", jobs.ttl, parse.seconds(31 * 24 * 3600))
+    deadline = _read(env, "JOBS_DEADLINE", jobs.deadline, parse.seconds(24 * 3600))
     if deadline >= ttl:
         raise ConfigError(f"JOBS_DEADLINE is {deadline:g} seconds: it must be less than JOBS_TTL, {ttl:g}.")
-    event_age = _read(env, "MAX_EVENT_AGE", photos.max_event_age, _seconds(31 * 24 * 3600))
-    tombstones = _read(env, "TOMBSTONE_TTL", index.tombstone_ttl, _seconds(366 * 24 * 3600))
+    event_age = _read(env, "MAX_EVENT_AGE", photos.max_event_age, parse.seconds(31 * 24 * 3600))
+    tombstones = _read(env, "TOMBSTONE_TTL", index.tombstone_ttl, parse.seconds(366 * 24 * 3600))
     if event_age >= tombstones:
         raise ConfigError(
             f"MAX_EVENT_AGE is {event_age:g} seconds: it must be less than TOMBSTONE_TTL, {tombstones:g}."
         )
-    tasks = _read(env, "CLOUD_RUN_TASK_COUNT", 1, _integer(1, 10_000))
+    tasks = _read(env, "CLOUD_RUN_TASK_COUNT", 1, parse.integer(1, 10_000))
     return Settings(
         model=env.get("MODEL") or (models[0] if models else _default_model()),
         models=models,
-        protocol_models=_read(env, "PROTOCOL_MODELS", {}, _pairs),
-        origins=_read(env, "ALLOWED_ORIGINS", frozenset(), _origins),
-        api_key=_read(env, "API_KEY", None, _secret),
-        buckets=_read(env, "ALLOWED_BUCKETS", frozenset(), _buckets),
-        log_level=_read(env, "LOG_LEVEL", "INFO", _log_level),
+        protocol_models=_read(env, "PROTOCOL_MODELS", {}, parse.protocol_models),
+        origins=_read(env, "ALLOWED_ORIGINS", frozenset(), parse.origins),
+        api_key=_read(env, "API_KEY", None, parse.secret),
+        buckets=_read(env, "ALLOWED_BUCKETS", frozenset(), parse.bucket_names),
+        log_level=_read(env, "LOG_LEVEL", "INFO", parse.log_level),
         in_cloud=bool(env.get("K_SERVICE")),
-        threads=_read(env, "MODEL_THREADS", None, _integer(1, 256)),
-        queue=_read(env, "MAX_WAITING", 64, _integer(0, 10_000)),
+        threads=_read(env, "MODEL_THREADS", None, parse.integer(1, 256)),
+        queue=_read(env, "MAX_WAITING", 64, parse.integer(0, 10_000)),
         limits=Limits(
-            items=_read(env, "MAX_ITEMS", limits.items, _integer(1, 100_000)),
-            request_bytes=_read(env, "MAX_REQUEST_BYTES", limits.request_bytes, _integer(1024, 2**31)),
-            image_bytes=_read(env, "MAX_IMAGE_BYTES", limits.image_bytes, _integer(1024, 2**31)),
-            image_pixels=_read(env, "MAX_IMAGE_PIXELS", limits.image_pixels, _integer(1, 2**31)),
-            text_chars=_read(env, "MAX_TEXT_CHARS", limits.text_chars, _integer(1, 10_000_000)),
-            body_timeout=_read(env, "BODY_TIMEOUT", limits.body_timeout, _seconds(3600)),
+            items=_read(env, "MAX_ITEMS", limits.items, parse.integer(1, 100_000)),
+            request_bytes=_read(env, "MAX_REQUEST_BYTES", limits.request_bytes, parse.integer(1024, 2**31)),
+            image_bytes=_read(env, "MAX_IMAGE_BYTES", limits.image_bytes, parse.integer(1024, 2**31)),
+            image_pixels=_read(env, "MAX_IMAGE_PIXELS", limits.image_pixels, parse.integer(1, 2**31)),
+            text_chars=_read(env, "MAX_TEXT_CHARS", limits.text_chars, parse.integer(1, 10_000_000)),
+            body_timeout=_read(env, "BODY_TIMEOUT", limits.body_timeout, parse.seconds(3600)),
         ),
         images=ImageSettings(
-            exif=_read(env, "EXIF_ORIENTATION", True, _switch),
-            exact=_read(env, "EXACT_DECODE", False, _switch),
+            exif=_read(env, "EXIF_ORIENTATION", True, parse.switch),
+            exact=_read(env, "EXACT_DECODE", False, parse.switch),
         ),
         fetch=FetchSettings(
-            timeout=_read(env, "FETCH_TIMEOUT", fetch.timeout, _seconds(3600)),
-            ports=_read(env, "FETCH_PORTS", fetch.ports, _ports),
-            private_hosts=_read(env, "FETCH_PRIVATE_HOSTS", fetch.private_hosts, _hosts),
-            parallel=_read(env, "FETCH_PARALLEL", fetch.parallel, _integer(1, 64)),
+            timeout=_read(env, "FETCH_TIMEOUT", fetch.timeout, parse.seconds(3600)),
+            ports=_read(env, "FETCH_PORTS", fetch.ports, parse.ports),
+            private_hosts=_read(env, "FETCH_PRIVATE_HOSTS", fetch.private_hosts, parse.hosts),
+            parallel=_read(env, "FETCH_PARALLEL", fetch.parallel, parse.integer(1, 64)),
         ),
         jobs=JobSettings(
-            url=_read(env, "JOBS_URL", None, _bucket_url),
+            url=_read(env, "JOBS_URL", None, parse.bucket_url),
             ttl=ttl,
             deadline=deadline,
-            items=_read(env, "MAX_JOB_ITEMS", jobs.items, _integer(1, 100_000)),
+            items=_read(env, "MAX_JOB_ITEMS", jobs.items, parse.integer(1, 100_000)),
         ),
         photos=PhotoSettings(
-            url=_read(env, "BUCKET_URL", None, _whole_bucket_url),
-            prefix=_read(env, "BUCKET_PREFIX", "", _object_prefix),
+            url=_read(env, "BUCKET_URL", None, parse.whole_bucket_url),
+            prefix=_read(env, "BUCKET_PREFIX", "", parse.object_prefix),
             max_event_age=event_age,
         ),
-        index=IndexSettings(url=_read(env, "INDEX_URL", None, _index_url), tombstone_ttl=tombstones),
-        task=TaskSettings(_read(env, "CLOUD_RUN_TASK_INDEX", 0, _integer(0, tasks - 1)), tasks),
+        index=IndexSettings(url=_read(env, "INDEX_URL", None, parse.index_url), tombstone_ttl=tombstones),
+        task=TaskSettings(_read(env, "CLOUD_RUN_TASK_INDEX", 0, parse.integer(0, tasks - 1)), tasks),
     )
 
 
@@ -230,122 +222,11 @@ def _default_model() -> str:
     return folders[0] if len(folders) == 1 else "demo"
 
 
-def _read(env: Mapping[str, str], name: str, default: T, parse: Callable[[str], T]) -> T:
+def _read(env: Mapping[str, str], name: str, default: T, parser: Callable[[str], T]) -> T:
     raw = env.get(name, "").strip()
     if not raw:
         return default
     try:
-        return parse(raw)
+        return parser(raw)
     except ValueError as error:
         raise ConfigError(f"{name}={raw!r} is not valid: {error}.") from None
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(raw: str) -> int:
-        if not raw.isascii() or not raw.isdigit() or not low <= int(raw[:12]) <= high:
-            raise ValueError(f"use a whole number from {low} to {high}")
-        return int(raw)
-
-    return parse
-
-
-def _seconds(most: int) -> Callable[[str], float]:
-    def parse(raw: str) -> float:
-        try:
-            value = float(raw)
-        except ValueError:
-            value = 0.0
-        if not 0 < value <= most:
-            raise ValueError(f"use a number of seconds above 0, at most {most}")
-        return value
-
-    return parse
-
-
-def _names(raw: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in raw.split(",") if part.strip()))
-
-
-def _pairs(raw: str) -> dict[str, str]:
-    split = (part.partition("=") for part in _names(raw))
-    pairs = {protocol.strip(): model.strip() for protocol, _, model in split}
-    if not set(pairs) <= set(PROTOCOLS) or not all(pairs.values()):
-        raise ValueError(f"use PROTOCOL=MODEL, separated by commas, for {', '.join(PROTOCOLS)}")
-    return pairs
-
-
-def _origins(raw: str) -> frozenset[str]:
-    origins = frozenset(_names(raw))
-    if not all(re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin) for origin in origins - {"*"}):
-        raise ValueError("use *, or origins like https://photos.example, separated by commas")
-    return origins
-
-
-def _secret(raw: str) -> str:
-    # A ConfigError, because the message for a ValueError contains the value, and a key must never be logged.
-    if len(raw) < 16:
-        raise ConfigError("API_KEY is shorter than 16 characters: use a long random one.")
-    if not re.fullmatch("[!-~]+", raw):
-        raise ConfigError("API_KEY is not fit for a header: use 16 or more ASCII characters without blanks.")
-    return raw
-
-
-def _buckets(raw: str) -> frozenset[str]:
-    names = frozenset(_names(raw))
-    if not all(re.fullmatch(BUCKET_NAME, name) for name in names):
-        raise ValueError("use names of buckets, without gs:// or a path, separated by commas")
-    return names
-
-
-def _bucket_url(raw: str) -> str:
-    if not re.fullmatch(rf"file:///[^?#]+|gs://{BUCKET_NAME}(/[^?#]*)?", raw):
-        raise ValueError("use file:///folder or gs://bucket/prefix")
-    return raw
-
-
-def _whole_bucket_url(raw: str) -> str:
-    if not re.fullmatch(rf"file:///[^?#]+|gs://{BUCKET_NAME}/?", raw):
-        raise ValueError("use file:///folder or gs://bucket; BUCKET_PREFIX names a part of it")
-    return raw
-
-
-def _object_prefix(raw: str) -> str:
-    # https://cloud.google.com/storage/docs/objects#naming
-    if len(raw.encode()) > 1024 or not raw.isprintable():
-        raise ValueError("use the beginning of objects' names, at most 1024 bytes")
-    return raw
-
-
-def _index_url(raw: str) -> str:
-    find_backend(raw)
-    return raw
-
-
-def _switch(raw: str) -> bool:
-    if raw.lower() in ("1", "true", "yes", "on"):
-        return True
-    if raw.lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("use true or false")
-
-
-def _log_level(raw: str) -> str:
-    if raw.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise ValueError("use DEBUG, INFO, WARNING or ERROR")
-    return raw.upper()
-
-
-def _ports(raw: str) -> frozenset[int]:
-    try:
-        return frozenset(_integer(1, 65535)(part.strip()) for part in raw.split(","))
-    except ValueError:
-        raise ValueError("use ports from 1 to 65535, separated by commas") from None
-
-
-def _hosts(raw: str) -> frozenset[str]:
-    hosts = frozenset(part.strip().lower() for part in raw.split(",") if part.strip())
-    if not all(
-        re.fullmatch(r"[a-z0-9._-]+|\[?[0-9a-f.:]*:[0-9a-f.:]*:[0-9a-f.:]*\]?", host) for host in hosts
-    ):
-        raise ValueError("use host names or addresses, without scheme, port or path, separated by commas")
-    return hosts

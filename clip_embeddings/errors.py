@@ -36,3 +36,7 @@ class ApiError(Exception):
     def without_traceback(self) -> ApiError:
         """A copy without the traceback, which would keep the failed item in memory as long as the error."""
         return ApiError(self.status, self.code, self.message, retry_after=self.retry_after, where=self.where)
+
+
+class ConfigError(Exception):
+    """A setting is wrong. The process stops at start-up with this sentence."""

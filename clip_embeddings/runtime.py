@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_embeddings.config import MODEL_CACHE, ConfigError, Settings, need_package
+from clip_embeddings.config import MODEL_CACHE, Settings, need_package
 from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine.manifest import fingerprint, locate
 from clip_embeddings.engine.model import Model, check_canary, load_model
-from clip_embeddings.errors import ApiError
+from clip_embeddings.errors import ApiError, ConfigError
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.semaphore import FairSemaphore
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from clip_embeddings.config import ConfigError, load_settings
+from clip_embeddings.config import load_settings
 from clip_embeddings.engine.manifest import ModelError
+from clip_embeddings.errors import ConfigError
 from clip_embeddings.functions import find_function
 from clip_embeddings.logs import logger, setup_logging
 from clip_embeddings.runtime import DEMO, Runtime, make_runtime

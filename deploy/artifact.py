@@ -45,10 +45,10 @@ class Artifact:
 
     def manifest(self, model: str) -> Manifest:
         """The manifest of one of its models. Raises ModelError if it is not baked, or lacks a tower."""
-        partial = self.function.allow_missing_towers or len(self.models) > 1
+        lenient = self.function.allow_missing_towers or len(self.models) > 1
         try:
             folder = locate(model, MODEL_CACHE)
-            return load_manifest(folder, self.function.towers, allow_missing_towers=partial)
+            return load_manifest(folder, self.function.towers, allow_missing_towers=lenient)
         except ModelError as error:
             raise ModelError(f"{self.function.name}: {error}") from None
 

@@ -38,7 +38,7 @@ def needed_files(modules: Iterable[str], root: Path, registries: Mapping[str, Se
                 if registry in imports.modules
                 for name in registries[registry]
             )
-    data = (found for path in files.values() if path.name == "__init__.py" for found in _data(path.parent))
+    data = (file for path in files.values() if path.name == "__init__.py" for file in _data(path.parent))
     return sorted({*files.values(), *data})
 
 

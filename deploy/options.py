@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_embeddings.config import BUCKET_NAME
 from clip_embeddings.index.registry import COLLECTION, PROJECT
+from clip_embeddings.setting_values import BUCKET_NAME
 from deploy.errors import DeployError, shown
 from deploy.settings import read_pair
 

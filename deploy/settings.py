@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from clip_embeddings.config import ConfigError, Settings, load_settings
+from clip_embeddings.config import Settings, load_settings
+from clip_embeddings.errors import ConfigError
 from clip_embeddings.setting_names import is_set_by_platform, nearest_setting
 from deploy.errors import DeployError, shown
 

@@ -23,8 +23,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from clip_embeddings.config import ROOT, ConfigError, load_settings
+from clip_embeddings.config import ROOT, load_settings
 from clip_embeddings.engine.manifest import Manifest, ModelError, load_manifest
+from clip_embeddings.errors import ConfigError
 from clip_embeddings.runtime import DEMO, model_folder
 from dev.sample_photos import make_sample_photos
 

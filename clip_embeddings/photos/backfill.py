@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from clip_embeddings.config import ConfigError
+from clip_embeddings.errors import ConfigError
 from clip_embeddings.logs import logger
 from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from clip_embeddings.photos.indexer import Indexer, open_indexer

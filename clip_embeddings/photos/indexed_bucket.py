@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clip_embeddings.config import ConfigError, Settings, need_package
+from clip_embeddings.config import Settings, need_package
+from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.factory import open_configured_index
 from clip_embeddings.index.types import Index
 from clip_embeddings.storage.factory import open_bucket

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from clip_embeddings.config import ConfigError
 from clip_embeddings.embedding import image_pixels
 from clip_embeddings.engine.model import Model, normalize_rows
-from clip_embeddings.errors import ApiError
+from clip_embeddings.errors import ApiError, ConfigError
 from clip_embeddings.index.types import Entry
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.types import DecodedPhoto, ObjectVersion, Rejected

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from clip_embeddings.config import BUCKET_NAME
+from clip_embeddings.setting_values import BUCKET_NAME
 from clip_embeddings.storage.types import Bucket
 
 
