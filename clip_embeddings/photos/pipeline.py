@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from clip_embeddings.engine.model import IMAGE_ROWS
+from clip_embeddings.photos.batch_writer import BatchWriter
 from clip_embeddings.photos.indexer import Indexer
 from clip_embeddings.photos.types import Change, DecodedPhoto, Deletion, Rejected, Report
-from clip_embeddings.photos.writer import IndexWriter
 from clip_embeddings.storage.types import TransientError
 
 # Photos that are read and decoded in advance of the model. Bounds memory.
@@ -34,7 +34,7 @@ def apply_changes(
     Raises:
         StorageError: an operator must act. Changes that failed for a transient reason are counted as failed.
     """
-    with IndexWriter(indexer, report, on_rejected) as writer:
+    with BatchWriter(indexer, report, on_rejected) as writer:
         batch: list[DecodedPhoto] = []
         for loaded in _load_all(indexer, changes):
             if isinstance(loaded, DecodedPhoto):

@@ -18,7 +18,7 @@ BATCH_SIZE = 4 * IMAGE_ROWS
 MAX_PENDING = 3 * IMAGE_ROWS
 
 
-class IndexWriter:
+class BatchWriter:
     """Writes in another thread, so that the model does not wait for the disk. Counts outcomes in `report`.
 
     Every method may raise the StorageError of an earlier change.
@@ -32,7 +32,7 @@ class IndexWriter:
         self._pending: deque[Future[None]] = deque()
         self._entries: list[Entry] = []
 
-    def __enter__(self) -> IndexWriter:
+    def __enter__(self) -> BatchWriter:
         return self
 
     def __exit__(self, error_class: type[BaseException] | None, *_: object) -> None:
