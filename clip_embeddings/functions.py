@@ -44,7 +44,7 @@ class Function:
     # POST / means POST to this path.
     root: str | None = None
     # Whether "all" on the command line of deploy.sh includes it.
-    in_all: bool = True
+    included_in_all: bool = True
     # Path and options of curl for a first request.
     example: str = "/"
 
@@ -106,7 +106,7 @@ FUNCTIONS: tuple[Function, ...] = (
         towers=BOTH,
         allow_missing_towers=True,
         needs=("jobs", "photos", "index"),
-        in_all=False,
+        included_in_all=False,
         example=_MIXED_EXAMPLE,
     ),
 )

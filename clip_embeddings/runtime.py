@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_embeddings.config import MODEL_CACHE, Settings, need_package
 from clip_embeddings.cpus import usable_cpus
-from clip_embeddings.engine.manifest import fingerprint, locate
+from clip_embeddings.engine.manifest import find_model_folder, fingerprint
 from clip_embeddings.engine.model import Model, check_canary, load_model
 from clip_embeddings.errors import ApiError, ConfigError
 from clip_embeddings.lazy import Lazy
@@ -107,7 +107,7 @@ def make_runtime(
 
 def model_folder(model: str) -> Path:
     """Where the model named by the setting MODEL is: a folder, or the name of a baked model."""
-    return locate(model, MODEL_CACHE)
+    return find_model_folder(model, MODEL_CACHE)
 
 
 def _load_models(

@@ -22,7 +22,7 @@ def main(folder: str, arguments: Sequence[str]) -> int:
             print(help_text(), end="")
             return 0
         read_settings(options.settings)
-        if not options.words:
+        if not options.positional:
             print(help_text(), end="", file=sys.stderr)
             return 2
         # Late: help and a wrong option need none of it.

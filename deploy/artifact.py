@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_embeddings.engine.manifest import TOWERS, Manifest, ModelError, load_manifest, locate
+from clip_embeddings.engine.manifest import TOWERS, Manifest, ModelError, find_model_folder, load_manifest
 from clip_embeddings.functions import Function
 from clip_embeddings.index.registry import BACKENDS, IndexBackend, deployed_backend, find_backend
 from clip_embeddings.protocols.registry import PROTOCOLS
@@ -25,7 +25,7 @@ INDEX_REGISTRY = "clip_embeddings.index.registry"
 PROTOCOL_REGISTRY = "clip_embeddings.protocols.registry"
 
 # Packages that only one kind of input needs: a function for texts installs no libraries for images.
-ONLY = {
+PACKAGES_BY_TOWER = {
     "text": {"ftfy", "regex", "tokenizers"},
     "image": {"pillow", "pillow-heif", "requests", "requests-hardened"},
 }
@@ -47,7 +47,7 @@ class Artifact:
         """The manifest of one of its models. Raises ModelError if it is not baked, or lacks a tower."""
         lenient = self.function.allow_missing_towers or len(self.models) > 1
         try:
-            folder = locate(model, MODEL_CACHE)
+            folder = find_model_folder(model, MODEL_CACHE)
             return load_manifest(folder, self.function.towers, allow_missing_towers=lenient)
         except ModelError as error:
             raise ModelError(f"{self.function.name}: {error}") from None
@@ -74,7 +74,9 @@ class Artifact:
 
     def requirements(self) -> str:
         """The lines of its requirements files, and of those they include, that its towers need."""
-        unneeded = set[str]().union(*(ONLY[tower] for tower in TOWERS if tower not in self.function.towers))
+        unneeded = set[str]().union(
+            *(PACKAGES_BY_TOWER[tower] for tower in TOWERS if tower not in self.function.towers)
+        )
         lines = (line for file in self._requirements_files() for line in _lines(ROOT / file))
         return "".join(
             f"{line}\n"

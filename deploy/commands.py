@@ -10,7 +10,7 @@ from clip_embeddings.functions import FUNCTIONS, Function, find_function
 from deploy import gcloud
 from deploy.artifact import make_artifact
 from deploy.deployment import LIFECYCLE_FILE, Deployment, resource_kind, service_name
-from deploy.errors import DeployError, shown
+from deploy.errors import DeployError, quote_for_message
 from deploy.execution import execute, say
 from deploy.options import BY_VARIABLE, CommandLine
 from deploy.plan import Lookup, Run, Step, printed, variable
@@ -31,7 +31,7 @@ def run_command(options: CommandLine) -> None:
     Raises:
         DeployError, CommandError, ModelError: it cannot be done.
     """
-    command, *arguments = options.words
+    command, *arguments = options.positional
     commands: dict[str, Callable[[CommandLine, list[str]], None]] = {
         "stage": _stage,
         "deploy": _deploy,
@@ -41,29 +41,29 @@ def run_command(options: CommandLine) -> None:
         "delete": _delete,
     }
     if command not in commands:
-        raise DeployError(f"there is no command {shown(command)}; see ./deploy.sh --help.")
+        raise DeployError(f"there is no command {quote_for_message(command)}; see ./deploy.sh --help.")
     commands[command](options, arguments)
 
 
 def _stage(options: CommandLine, arguments: list[str]) -> None:
-    _perform(options, (_stage_step(options, _named(arguments, jobs=False)),))
+    _perform(options, (_stage_step(options, _find_functions(arguments, jobs=False)),))
 
 
 def _deploy(options: CommandLine, arguments: list[str]) -> None:
-    _deploy_functions(options, _named(arguments, jobs=False))
+    _deploy_functions(options, _find_functions(arguments, jobs=False))
 
 
 def _jobs(options: CommandLine, arguments: list[str]) -> None:
     match arguments:
         case ["deploy", *names]:
-            functions = _named(names or ["all"], jobs=True)
+            functions = _find_functions(names or ["all"], jobs=True)
             _deploy_functions(options, functions)
             if not options.dry_run:
                 say(f"Run it with ./deploy.sh jobs run {functions[0].name}.")
         case ["run"]:
             raise DeployError("name the job to run: ./deploy.sh jobs run backfill.")
         case ["run", name, *rest]:
-            (job, *_) = _named([name], jobs=True)
+            (job, *_) = _find_functions([name], jobs=True)
             if not job.is_job:
                 raise DeployError(f"{name} is no Cloud Run job but a function.")
             _run_job(options, job, rest)
@@ -104,7 +104,7 @@ def _status(options: CommandLine, arguments: list[str]) -> None:
 
 
 def _logs(options: CommandLine, arguments: list[str]) -> None:
-    function = _named(arguments, jobs=False)[0]
+    function = _find_functions(arguments, jobs=False)[0]
     deployment = _deployment(options, (function,))
     read = ("run", resource_kind(function), "logs", "read", service_name(function))
     command = deployment.gcloud(*read, f"--region={deployment.region}", "--limit=100")
@@ -112,7 +112,7 @@ def _logs(options: CommandLine, arguments: list[str]) -> None:
 
 
 def _delete(options: CommandLine, arguments: list[str]) -> None:
-    functions = _named(arguments, jobs=False)
+    functions = _find_functions(arguments, jobs=False)
     deployment = _deployment(options, functions)
     names = " ".join(function.name for function in functions)
     question = f"Delete {names} from {deployment.project} ({deployment.region}), with their triggers?"
@@ -171,17 +171,19 @@ def _stage_step(options: CommandLine, functions: tuple[Function, ...]) -> Step:
     return Run(("./deploy.sh", *words), action=stage_all)
 
 
-def _named(names: Sequence[str], *, jobs: bool) -> tuple[Function, ...]:
+def _find_functions(names: Sequence[str], *, jobs: bool) -> tuple[Function, ...]:
     """The functions that arguments name; "all" means the Cloud Run jobs if `jobs`, else the others."""
     functions: list[Function] = []
     for name in names:
         if name == "all":
-            functions += (entry for entry in FUNCTIONS if entry.in_all and entry.is_job == jobs)
+            functions += (entry for entry in FUNCTIONS if entry.included_in_all and entry.is_job == jobs)
             continue
         try:
             functions.append(find_function(name))
         except KeyError:
-            raise DeployError(f"there is no function {shown(name)}; see ./deploy.sh --help.") from None
+            raise DeployError(
+                f"there is no function {quote_for_message(name)}; see ./deploy.sh --help."
+            ) from None
     if not functions:
         raise DeployError('name a function, or "all"; see ./deploy.sh --help.')
     return tuple(dict.fromkeys(functions))

@@ -17,6 +17,6 @@ class CommandError(Exception):
         self.status = status
 
 
-def shown(word: str) -> str:
+def quote_for_message(word: str) -> str:
     """`word` in a message: on one line, and quoted where a shell would need it."""
     return shlex.quote(word) if word.isprintable() else repr(word)

@@ -34,7 +34,7 @@ def help_text() -> str:
     return USAGE.format(
         functions=" ".join(function.name for function in FUNCTIONS if not function.is_job),
         jobs=" ".join(function.name for function in FUNCTIONS if function.is_job),
-        excluded=" and ".join(function.name for function in FUNCTIONS if not function.in_all),
+        excluded=" and ".join(function.name for function in FUNCTIONS if not function.included_in_all),
         options="\n".join(_option_lines()),
         example="./deploy.sh jobs run backfill -- --prefix 2024/",
     )

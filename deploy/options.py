@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clip_embeddings.index.registry import COLLECTION, PROJECT
 from clip_embeddings.setting_values import BUCKET_NAME
-from deploy.errors import DeployError, shown
+from deploy.errors import DeployError, quote_for_message
 from deploy.settings import read_pair
 
 NUMBER = (r"[0-9]{1,7}", "a whole number")
@@ -43,7 +43,7 @@ class Option:
         """`value`, which may be empty. Raises DeployError if it is not allowed."""
         pattern, description = self.allowed
         if value and not re.fullmatch(pattern, value):
-            raise DeployError(f"{self.variable}={shown(value)} is not valid: use {description}.")
+            raise DeployError(f"{self.variable}={quote_for_message(value)} is not valid: use {description}.")
         return value
 
 
@@ -134,8 +134,8 @@ class CommandLine:
     switches: frozenset[str]
     # Of --env: settings of the functions.
     settings: Mapping[str, str]
-    # The command and its arguments.
-    words: tuple[str, ...]
+    # What is not an option: the command and its arguments.
+    positional: tuple[str, ...]
 
     def __getitem__(self, variable: str) -> str:
         """The value of an option, empty if it has none."""
@@ -156,7 +156,7 @@ def parse(
         DeployError: an option does not exist or a value is not allowed.
     """
     values = {option.variable: environment.get(option.variable, "") for option in OPTIONS}
-    switches, settings, words = set[str](), dict[str, str](), list[str]()
+    switches, settings, positional = set[str](), dict[str, str](), list[str]()
     public = environment.get("ALLOW_UNAUTHENTICATED") or "false"
     rest = iter(arguments)
     for argument in rest:
@@ -164,7 +164,7 @@ def parse(
         if argument in ("-h", "--help"):
             return None
         if argument == "--":
-            words += rest
+            positional += rest
         elif argument in SWITCHES or argument == PUBLIC:
             switches.add(argument)
         elif name in BY_NAME or name == "--env":
@@ -180,18 +180,20 @@ def parse(
             else:
                 raise DeployError(f"{name} is empty.")
         elif argument.startswith("-"):
-            raise DeployError(f"there is no option {shown(argument)}; see --help.")
+            raise DeployError(f"there is no option {quote_for_message(argument)}; see --help.")
         else:
-            words.append(argument)
+            positional.append(argument)
     for option in OPTIONS:
         option.check(values[option.variable])
         values[option.variable] = values[option.variable] or option.default
     if public not in ("true", "false"):
-        raise DeployError(f"ALLOW_UNAUTHENTICATED={shown(public)} is not valid: use true or false.")
+        raise DeployError(
+            f"ALLOW_UNAUTHENTICATED={quote_for_message(public)} is not valid: use true or false."
+        )
     if public == "true":
         switches.add(PUBLIC)
     values["MODEL"] = _model(values["MODEL"], folder)
-    return CommandLine(values, frozenset(switches), settings, tuple(words))
+    return CommandLine(values, frozenset(switches), settings, tuple(positional))
 
 
 def _model(model: str, folder: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from clip_embeddings.config import Settings, load_settings
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.setting_names import is_set_by_platform, nearest_setting
-from deploy.errors import DeployError, shown
+from deploy.errors import DeployError, quote_for_message
 
 # Settings that have an option of their own.
 WITH_OPTION = ("MODEL", "MODELS", "ALLOWED_BUCKETS")
@@ -23,7 +23,7 @@ def read_pair(argument: str) -> tuple[str, str]:
         DeployError: it has another form, or its name cannot be given this way.
     """
     if not re.fullmatch(r"[A-Z][A-Z0-9_]*=[^\x00-\x1f\x7f]*", argument):
-        raise DeployError(f"--env {shown(argument)} is not valid: use NAME=VALUE.")
+        raise DeployError(f"--env {quote_for_message(argument)} is not valid: use NAME=VALUE.")
     name, _, value = argument.partition("=")
     if name == "API_KEY":
         raise DeployError(

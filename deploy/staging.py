@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_embeddings.engine.manifest import Manifest, locate, sha256_of, slug
+from clip_embeddings.engine.manifest import Manifest, find_model_folder, sha256_of, slug
 from deploy.artifact import MODEL_CACHE, ROOT, Artifact
 from deploy.errors import DeployError
 
@@ -39,7 +39,7 @@ def stage(artifact: Artifact, out: Path) -> str:
         ModelError: the model is not baked, or lacks a tower.
     """
     code = artifact.code()
-    manifests = {locate(model, MODEL_CACHE): artifact.manifest(model) for model in artifact.models}
+    manifests = {find_model_folder(model, MODEL_CACHE): artifact.manifest(model) for model in artifact.models}
     # Built beside and renamed: an interrupted run leaves nothing that looks complete.
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -194,7 +194,7 @@ def _tower(data: dict[str, Any]) -> Tower:
     return Tower(**data)
 
 
-def locate(model: str, cache: Path) -> Path:
+def find_model_folder(model: str, cache: Path) -> Path:
     """The folder of `model`, which is a folder itself, or the name or alias of a model baked into `cache`."""
     folder = Path(model)
     if folder.is_absolute() or (folder / "manifest.json").is_file():

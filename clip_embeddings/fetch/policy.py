@@ -168,7 +168,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[str]:
     # timeout (resolv.conf(5)).
     threading.Thread(target=look_up, name="resolve", daemon=True).start()
     try:
-        addresses = results.get(timeout=deadline.left())
+        addresses = results.get(timeout=deadline.seconds_left())
     except queue.Empty:
         raise TimeoutError from None
     if not addresses:

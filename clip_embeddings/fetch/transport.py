@@ -44,7 +44,7 @@ def get(target: Target, deadline: Deadline, max_bytes: int) -> Iterator[BaseHTTP
         # There is no session, so no environment variable, netrc file, cookie or redirect can take part.
         with closing(_PinnedAdapter(target, deadline, max_bytes + OVERHEAD)) as adapter:
             request = Request("GET", url, headers=HEADERS).prepare()
-            seconds = deadline.left()
+            seconds = deadline.seconds_left()
             # The first number bounds the TCP handshake and the TLS handshake, each on its own.
             with adapter.send(request, stream=True, timeout=(seconds / 2, seconds)) as response:
                 yield response
@@ -133,7 +133,7 @@ class _BoundedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._deadline.left())
+        self._sock.settimeout(self._deadline.seconds_left())
         count = self._raw.readinto(buffer)
         self._bytes_left -= count or 0
         if self._bytes_left < 0:

@@ -12,17 +12,17 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment on the monotonic clock, in seconds."""
+    """The time by which a fetch must end: `moment` is in seconds of time.monotonic()."""
 
-    at: float
+    moment: float
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Seconds until the deadline, always above 0.
 
         Raises:
             TimeoutError: the deadline has passed.
         """
-        seconds = self.at - time.monotonic()
+        seconds = self.moment - time.monotonic()
         if seconds <= 0:
             raise TimeoutError
         return seconds

@@ -89,7 +89,7 @@ class FolderWatcher:
             logger.warning("photos: the folder is not there; the index stays as it is until it is back")
             return
         report = Report()
-        apply_changes(self._indexer, self._changes(report), report, self._remember)
+        apply_changes(self._indexer, self._changes(report), report, self._remember_rejected)
         if report.embedded or report.removed or report.failed:
             fields = {"embedded": report.embedded, "removed": report.removed, "failed": report.failed.total()}
             logger.info("photos", extra={"fields": fields})
@@ -110,7 +110,7 @@ class FolderWatcher:
             elif self._rejected.get(change.name) != change.stat.generation:
                 yield change
 
-    def _remember(self, rejected: Rejected) -> None:
+    def _remember_rejected(self, rejected: Rejected) -> None:
         if not rejected.transient:
             self._rejected[rejected.version.name] = rejected.version.stat.generation
 

@@ -10,9 +10,9 @@ import pytest
 
 from clip_embeddings.engine.manifest import (
     ModelError,
+    find_model_folder,
     from_json,
     load_manifest,
-    locate,
     sha256_of,
     slug,
     to_json,
@@ -101,6 +101,6 @@ def test_a_model_is_located_by_name_alias_or_folder(tmp_path: Path) -> None:
     (tmp_path / "broken" / "manifest.json").write_text("{")
     folder = copy_model(tmp_path / "vit-b-32", aliases=["clip-ViT-B-32"])
 
-    assert locate("vit-b-32", tmp_path) == locate("Clip-ViT-B-32", tmp_path) == folder
-    assert locate("another", tmp_path) == tmp_path / "another"
-    assert locate(str(folder), Path("elsewhere")) == folder
+    assert find_model_folder("vit-b-32", tmp_path) == find_model_folder("Clip-ViT-B-32", tmp_path) == folder
+    assert find_model_folder("another", tmp_path) == tmp_path / "another"
+    assert find_model_folder(str(folder), Path("elsewhere")) == folder
