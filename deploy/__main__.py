@@ -25,7 +25,7 @@ def main(folder: str, arguments: Sequence[str]) -> int:
         if not options.positional:
             print(help_text(), end="", file=sys.stderr)
             return 2
-        # Late: help and a wrong option need none of it.
+        # Imported late, because printing the help or reporting a wrong option needs none of it.
         from deploy.commands import run_command
 
         run_command(options)

@@ -1,4 +1,4 @@
-"""What one function is deployed from: its models, its code and its requirements, as data."""
+"""The contents of one staged function, as data: its models, its code and its requirements."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_embeddings.config import MODEL_CACHE, ROOT
 from clip_embeddings.engine.manifest import TOWERS, Manifest, ModelError, find_model_folder, load_manifest
 from clip_embeddings.functions import Function
 from clip_embeddings.index.registry import BACKENDS, IndexBackend, deployed_backend, find_backend
@@ -14,9 +15,6 @@ from clip_embeddings.protocols.registry import PROTOCOLS
 from deploy.errors import DeployError
 from deploy.modules import needed_files
 from deploy.options import CommandLine
-
-ROOT = Path(__file__).resolve().parent.parent
-MODEL_CACHE = ROOT / "model_cache"
 
 REQUIREMENTS = "requirements.txt"
 BUCKET_REQUIREMENTS = "requirements/cloud-storage.txt"
@@ -36,7 +34,7 @@ class Artifact:
     """One function as it is to be deployed."""
 
     function: Function
-    # Names or folders of baked models; the first one answers where a request names none.
+    # Names or folders of baked models. The first one serves the requests that name none.
     models: tuple[str, ...]
     # The backend of the deployment's index.
     backend: IndexBackend
@@ -63,7 +61,8 @@ class Artifact:
             raise DeployError(f"There is no functions/{name}.py in this checkout: {name} cannot be staged.")
         registries = {
             PROTOCOL_REGISTRY: tuple(PROTOCOLS.values()),
-            # Backends that need nothing installed serve where no INDEX_URL is set, and in the container.
+            # Backends without requirements are always included: a container or a function without INDEX_URL
+            # uses one.
             INDEX_REGISTRY: tuple(
                 backend.module
                 for backend in BACKENDS
@@ -94,7 +93,7 @@ class Artifact:
 
 
 def make_artifact(function: Function, options: CommandLine) -> Artifact:
-    """What `function` is deployed from with these options."""
+    """The artifact of `function` with these options."""
     models = [options["MODEL"]]
     if function.serves_several_models and options["MODELS"]:
         models += options["MODELS"].split(",")
@@ -104,7 +103,7 @@ def make_artifact(function: Function, options: CommandLine) -> Artifact:
 
 
 def chosen_backend(options: CommandLine) -> IndexBackend:
-    """The backend of the index that a deployment uses."""
+    """The index backend that INDEX_URL names, else that of a deployment without INDEX_URL."""
     url = options.settings.get("INDEX_URL")
     return find_backend(url) if url else deployed_backend()
 

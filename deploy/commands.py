@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from clip_embeddings.functions import FUNCTIONS, Function, find_function
 from deploy import gcloud
-from deploy.artifact import make_artifact
-from deploy.deployment import LIFECYCLE_FILE, Deployment, resource_kind, service_name
+from deploy.deployment import APP_LABEL, Deployment, resource_kind, service_name
 from deploy.errors import DeployError, quote_for_message
 from deploy.execution import execute, say
 from deploy.options import BY_VARIABLE, CommandLine
-from deploy.plan import Lookup, Run, Step, printed, variable
-from deploy.resources import api_steps, resource_steps
-from deploy.services import address_steps, deploy_steps
-from deploy.settings import read_settings
-from deploy.staging import report, stage
-from deploy.triggers import delete_trigger_steps, event_resource_steps, trigger_steps
-
-DAY = 86_400
-# Options that change what is staged, for the command that a plan prints.
-STAGE_OPTIONS = ("MODELS", "BUILD_DIR", "ALLOWED_BUCKETS")
+from deploy.plan import deletion_plan, deployment_plan, stage_step
+from deploy.steps import Lookup, Run, Step, printed, variable
 
 
 def run_command(options: CommandLine) -> None:
@@ -46,7 +35,7 @@ def run_command(options: CommandLine) -> None:
 
 
 def _stage(options: CommandLine, arguments: list[str]) -> None:
-    _perform(options, (_stage_step(options, _find_functions(arguments, jobs=False)),))
+    _perform(options, (stage_step(options, _find_functions(arguments, jobs=False)),))
 
 
 def _deploy(options: CommandLine, arguments: list[str]) -> None:
@@ -82,8 +71,8 @@ def _run_job(options: CommandLine, job: Function, arguments: Sequence[str]) -> N
 
 def _status(options: CommandLine, arguments: list[str]) -> None:
     deployment = _deployment(options, ())
-    listing = (f"--region={deployment.region}", "--filter=metadata.labels.app=clip-functions")
-    plan = (
+    listing = (f"--region={deployment.region}", f"--filter=metadata.labels.app={APP_LABEL}")
+    commands = (
         deployment.gcloud(
             *("run", "services", "list", *listing),
             "--format=table(metadata.name:label=FUNCTION,status.conditions[0].status:label=READY,"
@@ -100,7 +89,7 @@ def _status(options: CommandLine, arguments: list[str]) -> None:
             "eventFilters.map().extract(value).flatten():label=EVENTS)",
         ),
     )
-    _perform_in_project(deployment, map(Run, plan))
+    _perform_in_project(deployment, map(Run, commands))
 
 
 def _logs(options: CommandLine, arguments: list[str]) -> None:
@@ -116,63 +105,23 @@ def _delete(options: CommandLine, arguments: list[str]) -> None:
     deployment = _deployment(options, functions)
     names = " ".join(function.name for function in functions)
     question = f"Delete {names} from {deployment.project} ({deployment.region}), with their triggers?"
-    agreed = options.dry_run or "--yes" in options.switches or gcloud.confirm(question)
-    if not agreed:
+    if not (options.dry_run or "--yes" in options.switches or gcloud.confirm(question)):
         raise DeployError("nothing was deleted.")
-    _perform_in_project(deployment, _delete_steps(deployment))
+    _perform_in_project(deployment, deletion_plan(deployment))
     say("Buckets, the index and service accounts are still there; README.md says how to remove them.")
-
-
-def _delete_steps(deployment: Deployment) -> Iterator[Step]:
-    for function in deployment.functions:
-        yield from delete_trigger_steps(deployment, function)
-        delete = ("run", resource_kind(function), "delete", service_name(function))
-        command = deployment.gcloud(*delete, f"--region={deployment.region}", "--quiet")
-        yield Run(command, failure_note="  (it was not deployed)")
 
 
 def _deploy_functions(options: CommandLine, functions: tuple[Function, ...]) -> None:
     deployment = _deployment(options, functions)
-    _perform_in_project(deployment, _deploy_plan(deployment))
-
-
-def _deploy_plan(deployment: Deployment) -> Iterator[Step]:
-    # Before anything is changed in the cloud: whatever cannot be staged ends the plan here.
-    yield _stage_step(deployment.options, deployment.functions)
-    yield from api_steps(deployment)
-    yield from resource_steps(deployment)
-    if deployment.any(lambda function: function.event):
-        yield from event_resource_steps(deployment)
-    for function in deployment.functions:
-        yield from deploy_steps(deployment, function)
-        yield from trigger_steps(deployment, function)
-    for function in deployment.functions:
-        yield from address_steps(deployment, function)
-
-
-def _stage_step(options: CommandLine, functions: tuple[Function, ...]) -> Step:
-    """Stages functions in this process; a plan prints the command that does."""
-    chosen = (name for name in STAGE_OPTIONS if options[name] != BY_VARIABLE[name].default)
-    settings = (f"{BY_VARIABLE[name].name}={options[name]}" for name in chosen)
-    words = (f"--model={options['MODEL']}", *settings, "stage", *(function.name for function in functions))
-
-    def stage_all() -> None:
-        folder = Path(options["BUILD_DIR"])
-        for function in functions:
-            out = folder / function.name
-            digest = stage(make_artifact(function, options), out)
-            print(f"{report(out)}, content {digest}", flush=True)
-        # The bucket deletes old jobs. A rule counts whole days, and must not be quicker than JOBS_TTL.
-        days = int(read_settings(options.settings).jobs.ttl) // DAY + 1
-        condition = {"age": days, "matchesPrefix": ["jobs/"]}
-        rule = {"rule": [{"action": {"type": "Delete"}, "condition": condition}]}
-        (folder / LIFECYCLE_FILE).write_text(json.dumps(rule) + "\n")
-
-    return Run(("./deploy.sh", *words), action=stage_all)
+    _perform_in_project(deployment, deployment_plan(deployment))
 
 
 def _find_functions(names: Sequence[str], *, jobs: bool) -> tuple[Function, ...]:
-    """The functions that arguments name; "all" means the Cloud Run jobs if `jobs`, else the others."""
+    """The functions called `names`; "all" means every Cloud Run job with `jobs`, else every other function.
+
+    Raises:
+        DeployError: there is no function of that name, or no name.
+    """
     functions: list[Function] = []
     for name in names:
         if name == "all":
@@ -190,9 +139,9 @@ def _find_functions(names: Sequence[str], *, jobs: bool) -> tuple[Function, ...]
 
 
 def _deployment(options: CommandLine, functions: tuple[Function, ...]) -> Deployment:
-    """Functions in the project of --project, else of gcloud's configuration.
+    """The deployment of `functions` in the project that --project names, else gcloud's configuration.
 
-    A dry run needs no gcloud: its plan looks the project up.
+    A dry run does not call gcloud: the printed plan looks the project up.
     """
     project = options["PROJECT"]
     if options.dry_run:
@@ -209,7 +158,7 @@ def _perform_in_project(deployment: Deployment, plan: Iterator[Step] | Sequence[
 
 
 def _perform(options: CommandLine, plan: Sequence[Step]) -> None:
-    """Print the plan or execute it. It is complete before its first step: errors in it come first."""
+    """Print the plan or execute it. It is complete before its first step: an error in it changes nothing."""
     if options.dry_run:
         for text in printed(plan):
             print(text)

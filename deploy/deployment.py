@@ -10,10 +10,14 @@ from clip_embeddings.functions import Function
 from deploy.artifact import chosen_backend, make_artifact
 from deploy.gcloud import in_project
 from deploy.options import CommandLine
-from deploy.plan import Command
 from deploy.sizing import ModelFacts, model_facts
+from deploy.steps import Command
 
-# In the folder of staged functions.
+# The value of the label `app` of everything that is deployed.
+APP_LABEL = "clip-functions"
+# The folder of the bucket of jobs that holds them, so that its lifecycle rule concerns nothing else.
+JOBS_FOLDER = "jobs"
+# The bucket's lifecycle rule, in the folder of staged functions.
 LIFECYCLE_FILE = "jobs-lifecycle.json"
 
 
@@ -22,7 +26,7 @@ class Deployment:
     """Some functions in a project."""
 
     options: CommandLine
-    # The project's ID, or the variable for it in a plan for whichever project gcloud is set to.
+    # The project's ID. In a dry run without --project: the variable whose value the printed plan looks up.
     project: str
     functions: tuple[Function, ...]
 
@@ -39,7 +43,7 @@ class Deployment:
         return in_project(self.project, *arguments)
 
     def facts(self, function: Function) -> ModelFacts:
-        """The models of a function. Raises ModelError if one is not baked and this is no dry run."""
+        """The models of a function. Raises ModelError if one is not baked, except in a dry run."""
         return model_facts(make_artifact(function, self.options), assume=self.options.dry_run)
 
     @property
@@ -66,16 +70,16 @@ class Deployment:
         return f"{name}@{self.project}.iam.gserviceaccount.com"
 
     def bucket(self, need: str) -> str:
-        """The bucket of jobs or of photos."""
+        """The name of a bucket; `need` is "jobs" or "photos"."""
         return self.options[f"{need.upper()}_BUCKET"] or f"{self.project}-clip-{need}"
 
     @property
     def lifecycle_file(self) -> str:
-        """The rule by which the bucket of jobs deletes old ones."""
+        """Path of the rule by which the bucket of jobs deletes old ones."""
         return f"{self.options['BUILD_DIR']}/{LIFECYCLE_FILE}"
 
     def index_placeholders(self) -> dict[str, str]:
-        """What the placeholders of the index backend's URL stand for."""
+        """The values of the placeholders in the index backend's URL."""
         if url := self.options.settings.get("INDEX_URL"):
             match = re.fullmatch(chosen_backend(self.options).url_pattern, url)
             return match.groupdict() if match else {}
@@ -88,10 +92,10 @@ class Deployment:
 
 
 def service_name(function: Function) -> str:
-    """What Cloud Run calls a function, and Eventarc its trigger."""
+    """The name of a function in Cloud Run, and of its trigger in Eventarc: without underscores."""
     return function.name.replace("_", "-")
 
 
 def resource_kind(function: Function) -> str:
-    """The group of gcloud run that a function belongs to."""
+    """The command group of `gcloud run` for a function."""
     return "jobs" if function.is_job else "services"

@@ -1,4 +1,4 @@
-"""What ends deploy.sh early."""
+"""The errors that end deploy.sh."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 
 
 class DeployError(Exception):
-    """Nothing more can be done. The message is a sentence that says what to do."""
+    """The command cannot be completed. The message is a sentence that says why and what to do."""
 
 
 class CommandError(Exception):

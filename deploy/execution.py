@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterable, Mapping
 
 from deploy.errors import CommandError, DeployError
-from deploy.plan import VARIABLE, Command, Lookup, Run, RunIfChanged, Say, Step, Unless, line
+from deploy.steps import VARIABLE, Command, Lookup, Run, RunIfChanged, Say, Step, Unless, line
 
+# The most often that a command with `retry` is run.
 ATTEMPTS = 6
 
 
@@ -55,14 +56,14 @@ def say(text: str) -> None:
 
 
 def run(command: Command, *, retry: bool = False) -> None:
-    """Print and run a command, several times if `retry`. Raises CommandError if it fails in the end."""
+    """Print and run a command; with `retry`, up to ATTEMPTS times. Raises CommandError if no run succeeds."""
     for attempt in range(1, ATTEMPTS + 1):
         say(f"+ {line(command)}")
         status = subprocess.run(command).returncode
         if status == 0:
             return
         if not retry or attempt == ATTEMPTS:
-            # A negative status is the number of a signal; shells report it as 128 more.
+            # A negative status is the negated number of a signal, which shells report as 128 plus the number.
             raise CommandError(status if status > 0 else 128 - status)
         seconds = os.environ.get("RETRY_SECONDS", "") or "10"
         say(f"  not yet (try {attempt} of {ATTEMPTS}); again in {seconds} seconds")

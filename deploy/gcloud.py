@@ -1,4 +1,4 @@
-"""gcloud: its arguments, and whether it can be used."""
+"""Calls gcloud: its arguments, its configuration, and whether it is installed and logged in."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Sequence
 
 from deploy.errors import DeployError
 from deploy.execution import output
-from deploy.plan import Command
+from deploy.steps import Command
 
+# In order of preference.
 SEPARATORS = (",", "|", ";", "#", ":::", "@@@")
 
 GET_PROJECT = ("gcloud", "config", "get-value", "project")
 
 
 def in_project(project: str, *arguments: str) -> Command:
-    """gcloud for a project; what is read must not depend on the person's own settings."""
+    """A gcloud command with --project, so that it does not depend on the user's own configuration."""
     return ("gcloud", *arguments, f"--project={project}")
 
 
 def join_values(values: Sequence[str]) -> str:
-    """`values` as one argument, in gcloud's syntax for another separator than the comma where one holds it.
+    """`values` as one argument, separated by commas, or by another separator if a value contains a comma.
 
     https://cloud.google.com/sdk/gcloud/reference/topic/escaping
 
@@ -29,7 +30,7 @@ def join_values(values: Sequence[str]) -> str:
         DeployError: the values contain every separator.
     """
     for separator in SEPARATORS:
-        # The separator must neither occur in a value nor begin with the end of one.
+        # The separator must not begin inside a value, not even with the last characters of one.
         if all((value + separator).index(separator) == len(value) for value in values):
             joined = separator.join(values)
             return joined if separator == "," else f"^{separator}^{joined}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clip_embeddings.functions import FUNCTIONS
 from deploy.options import OPTIONS, PUBLIC, SWITCHES
+from model_cache.baking.catalogue import DEFAULT_MODEL
 
 USAGE = """\
 Usage: ./deploy.sh [options] COMMAND [FUNCTION...]
@@ -24,7 +25,7 @@ Options, each with the environment variable that sets it too:
 Examples:
   ./deploy.sh --dry-run deploy all
   ./deploy.sh --model demo --project my-project deploy embed_text
-  ./deploy.sh --model ViT-B-32/laion400m_e32 --photos-bucket my-photos deploy search on_upload on_delete
+  ./deploy.sh --model {model} --photos-bucket my-photos deploy search on_upload on_delete
   ./deploy.sh --photos-bucket my-photos --tasks 4 jobs deploy && {example}
 """
 
@@ -36,6 +37,7 @@ def help_text() -> str:
         jobs=" ".join(function.name for function in FUNCTIONS if function.is_job),
         excluded=" and ".join(function.name for function in FUNCTIONS if not function.included_in_all),
         options="\n".join(_option_lines()),
+        model=DEFAULT_MODEL,
         example="./deploy.sh jobs run backfill -- --prefix 2024/",
     )
 

@@ -12,6 +12,13 @@ from clip_embeddings.index.registry import COLLECTION, PROJECT
 from clip_embeddings.setting_values import BUCKET_NAME
 from deploy.errors import DeployError, quote_for_message
 from deploy.settings import read_pair
+from model_cache.baking.catalogue import DEFAULT_MODEL
+
+# The version of Python that functions run on.
+PYTHON = "3.13"
+
+# Seconds that --timeout overrides: of a request, of an event, of a Cloud Run job.
+REQUEST_TIMEOUT, EVENT_TIMEOUT, JOB_TIMEOUT = "60", "540", "86400"
 
 NUMBER = (r"[0-9]{1,7}", "a whole number")
 BUCKET = (BUCKET_NAME, "a bucket's name, without gs://")
@@ -27,10 +34,10 @@ class Option:
 
     # The environment variable that sets it too; the option is --name, in lower case, with hyphens.
     variable: str
-    # What stands for the value in the help.
+    # The placeholder for the value in the help.
     value: str
     help: str
-    # A regular expression that the whole value matches, and what it describes.
+    # A regular expression that the whole value matches, and its description for error messages.
     allowed: tuple[str, str]
     default: str = ""
 
@@ -48,7 +55,7 @@ class Option:
 
 
 OPTIONS = (
-    Option("MODEL", "NAME", 'the baked model ({}); "demo" only if named', FOLDER, "ViT-B-32/laion400m_e32"),
+    Option("MODEL", "NAME", 'the baked model ({}); "demo" only if named', FOLDER, DEFAULT_MODEL),
     Option(
         "MODELS",
         "NAME,NAME",
@@ -73,14 +80,19 @@ OPTIONS = (
     Option("CONCURRENCY", "N", "requests at once in an instance ({})", NUMBER, "8"),
     Option("MIN_INSTANCES", "N", "kept warm, at a cost ({})", NUMBER, "0"),
     Option("MAX_INSTANCES", "N", "bounds the bill ({})", NUMBER, "10"),
-    Option("TIMEOUT", "SECONDS", "of a request (60; events 540, jobs 86400)", NUMBER),
+    Option(
+        "TIMEOUT",
+        "SECONDS",
+        f"of a request ({REQUEST_TIMEOUT}; events {EVENT_TIMEOUT}, jobs {JOB_TIMEOUT})",
+        NUMBER,
+    ),
     Option("TASKS", "N", "parallel shares of a Cloud Run job ({})", NUMBER, "1"),
     Option(
         "BASE_IMAGE",
         "NAME",
         "the buildpack's run time ({})",
         (r"[a-z0-9][a-z0-9./-]*", "a base image such as python313"),
-        "python313",
+        f"python{PYTHON.replace('.', '')}",
     ),
     Option("JOBS_BUCKET", "NAME", "(PROJECT-clip-jobs; made where it is missing)", BUCKET),
     Option("PHOTOS_BUCKET", "NAME", "(PROJECT-clip-photos; made where it is missing)", BUCKET),
@@ -127,12 +139,12 @@ PUBLIC = "--allow-unauthenticated"
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What deploy.sh was called with."""
+    """The parsed command line of deploy.sh."""
 
-    # Of every option, by its variable: the command line's, else the environment's, else the default.
+    # By variable: the value from the command line, else from the environment, else the default.
     values: Mapping[str, str]
     switches: frozenset[str]
-    # Of --env: settings of the functions.
+    # Settings of the functions, given with --env.
     settings: Mapping[str, str]
     # What is not an option: the command and its arguments.
     positional: tuple[str, ...]
@@ -150,7 +162,10 @@ class CommandLine:
 def parse(
     arguments: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ
 ) -> CommandLine | None:
-    """The command line; None if it asks for help. `folder`: where deploy.sh was called.
+    """Parse the command line; None if it asks for help.
+
+    Args:
+        folder: the working directory in which deploy.sh was called.
 
     Raises:
         DeployError: an option does not exist or a value is not allowed.

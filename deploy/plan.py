@@ -1,122 +1,72 @@
-"""A plan: commands as data, which are either printed for a shell (here) or executed (execution.py)."""
+"""The plans of deploy.sh: the steps that stage, deploy and delete functions, in their order."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-Command = tuple[str, ...]
+from clip_embeddings.functions import Function
+from deploy.artifact import make_artifact
+from deploy.deployment import JOBS_FOLDER, LIFECYCLE_FILE, Deployment, resource_kind, service_name
+from deploy.options import BY_VARIABLE, CommandLine
+from deploy.resources import api_steps, resource_steps
+from deploy.services import address_steps, deploy_steps
+from deploy.settings import read_settings
+from deploy.staging import report, stage
+from deploy.steps import Run, Step
+from deploy.triggers import delete_trigger_steps, event_resource_steps, trigger_steps
 
-# A value that is looked up while a plan runs stands in its commands as the variable's name between two of
-# these. No option's value may contain one.
-MARK = "\x01"
-VARIABLE = re.compile(f"{MARK}([A-Z_]+){MARK}")
-
-# Columns after which a printed command continues on the next line.
-WIDTH = 100
-
-
-@dataclass(frozen=True)
-class Run:
-    """Runs a command."""
-
-    command: Command
-    # Repeat it when it fails: new accounts and roles take a while to be known everywhere.
-    retry: bool = False
-    # Printed when it fails; the plan then continues. None: a failure ends the plan.
-    failure_note: str | None = None
-    # Called instead of the command when the plan is executed.
-    action: Callable[[], None] | None = None
+# Seconds.
+DAY = 86_400
+# Options that change what is staged, for the command that a plan prints.
+STAGE_OPTIONS = ("MODELS", "BUILD_DIR", "ALLOWED_BUCKETS")
 
 
-@dataclass(frozen=True)
-class Lookup:
-    """Sets the variable `name` to what a command prints."""
-
-    name: str
-    command: Command
-    # Whether the command may print nothing; commands that use the variable are then left out.
-    optional: bool = False
-    # The sentence for a command that fails.
-    failure: str | None = None
-
-
-@dataclass(frozen=True)
-class Unless:
-    """Runs a command unless `check` prints something."""
-
-    check: Command
-    command: Command
-    retry: bool = False
-    # Text that the check's output, if any, must contain, and the sentence that ends the plan otherwise.
-    expected: str = ""
-    conflict: str = ""
-    # The sentence for a check that fails. None: a failure means that it prints nothing.
-    check_failure: str | None = None
+def deployment_plan(deployment: Deployment) -> Iterator[Step]:
+    """Stages and deploys functions, with everything that they need around them."""
+    # Before anything is changed in the cloud: a function that cannot be staged ends the plan here.
+    yield stage_step(deployment.options, deployment.functions)
+    yield from api_steps(deployment)
+    yield from resource_steps(deployment)
+    if deployment.any(lambda function: function.event):
+        yield from event_resource_steps(deployment)
+    for function in deployment.functions:
+        yield from deploy_steps(deployment, function)
+        yield from trigger_steps(deployment, function)
+    for function in deployment.functions:
+        yield from address_steps(deployment, function)
 
 
-@dataclass(frozen=True)
-class RunIfChanged:
-    """Runs a command, or prints `note` if `check` prints exactly `value`. A printed plan has no check."""
-
-    check: Command
-    value: str
-    command: Command
-    note: str
-
-
-@dataclass(frozen=True)
-class Say:
-    """Prints a text on standard output, only when the plan is executed."""
-
-    text: str
+def deletion_plan(deployment: Deployment) -> Iterator[Step]:
+    """Deletes functions and their triggers. Buckets, the index and accounts stay."""
+    for function in deployment.functions:
+        yield from delete_trigger_steps(deployment, function)
+        delete = ("run", resource_kind(function), "delete", service_name(function))
+        command = deployment.gcloud(*delete, f"--region={deployment.region}", "--quiet")
+        yield Run(command, failure_note="  (it was not deployed)")
 
 
-Step = Run | Lookup | Unless | RunIfChanged | Say
+def stage_step(options: CommandLine, functions: Sequence[Function]) -> Step:
+    """Stages functions in this process. A printed plan has the command that does the same."""
+    changed = (name for name in STAGE_OPTIONS if options[name] != BY_VARIABLE[name].default)
+    settings = (f"{BY_VARIABLE[name].name}={options[name]}" for name in changed)
+    names = (function.name for function in functions)
+    command = ("./deploy.sh", f"--model={options['MODEL']}", *settings, "stage", *names)
+
+    def stage_all() -> None:
+        folder = Path(options["BUILD_DIR"])
+        for function in functions:
+            out = folder / function.name
+            digest = stage(make_artifact(function, options), out)
+            print(f"{report(out)}, content {digest}", flush=True)
+        (folder / LIFECYCLE_FILE).write_text(json.dumps(_lifecycle_rule(options)) + "\n")
+
+    return Run(command, action=stage_all)
 
 
-def variable(name: str) -> str:
-    """What stands for the variable `name` in commands and values."""
-    return f"{MARK}{name}{MARK}"
-
-
-def quote(word: str) -> str:
-    """`word` as a shell reads it back, variables as "${NAME}"."""
-    # split() with a group returns literal text and variables' names in turn.
-    parts = VARIABLE.split(word)
-    parts[::2] = map(_quote_literal, parts[::2])
-    parts[1::2] = (f'"${{{name}}}"' for name in parts[1::2])
-    return "".join(parts) or "''"
-
-
-def _quote_literal(text: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_./:=@%,+-]*", text):
-        return text
-    return "'" + text.replace("'", r"'\''") + "'"
-
-
-def line(command: Command) -> str:
-    """The command as a person pastes it into a shell, long ones on several lines."""
-    text, width = "", 0
-    for word in map(quote, command):
-        if width + len(word) > WIDTH:
-            text += " \\\n   "
-            width = 4
-        text += f" {word}" if text else word
-        width += len(word) + 1
-    return text
-
-
-def printed(plan: Iterable[Step]) -> Iterator[str]:
-    """The plan as lines for a shell."""
-    for step in plan:
-        match step:
-            case Run(command) | RunIfChanged(command=command):
-                yield line(command)
-            case Lookup(name, command):
-                yield f'{name}="$({line(command)})"'
-            case Unless(check, command):
-                yield f'[ -n "$({line(check)} 2>/dev/null)" ] ||\n  {line(command)}'
-            case Say():
-                pass
+def _lifecycle_rule(options: CommandLine) -> object:
+    """The rule by which the bucket of jobs deletes old ones: whole days, and no earlier than JOBS_TTL."""
+    days = int(read_settings(options.settings).jobs.ttl) // DAY + 1
+    condition = {"age": days, "matchesPrefix": [f"{JOBS_FOLDER}/"]}
+    return {"rule": [{"action": {"type": "Delete"}, "condition": condition}]}

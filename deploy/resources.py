@@ -1,21 +1,21 @@
-"""What functions need around them: APIs, accounts, roles, buckets, the index."""
+"""The resources that functions need: APIs, accounts, roles, buckets, the index."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from deploy.artifact import chosen_backend
-from deploy.deployment import Deployment
+from deploy.deployment import JOBS_FOLDER, Deployment
 from deploy.errors import DeployError
 from deploy.execution import output, run, say
 from deploy.gcloud import confirm
-from deploy.plan import Lookup, Run, Step, Unless, line, variable
+from deploy.steps import Lookup, Run, Step, Unless, line, variable
 
 APIS = ("run", "cloudbuild", "artifactregistry", "cloudresourcemanager", "iam", "storage")
 
 
 def api_steps(deployment: Deployment) -> Iterator[Step]:
-    """Enables the APIs; executed, only those that are missing, and after a question."""
+    """Enables the APIs. When executed, it enables only those that are missing, after confirmation."""
     apis = [*APIS]
     if deployment.any(lambda function: function.event):
         apis += ("eventarc", "pubsub")
@@ -45,7 +45,7 @@ def api_steps(deployment: Deployment) -> Iterator[Step]:
 
 
 def resource_steps(deployment: Deployment) -> Iterator[Step]:
-    """Makes what is missing, and grants the roles."""
+    """Makes the resources that are missing, and grants the roles."""
     options = deployment.options
     yield from account_steps(deployment, "SERVICE_ACCOUNT", deployment.service_account, "CLIP functions")
     yield from account_steps(
@@ -122,13 +122,13 @@ def _bucket(deployment: Deployment, name: str) -> Step:
 
 
 def _expire_jobs(deployment: Deployment) -> Step:
-    """Has the bucket of jobs delete old ones. An update would replace every rule of the bucket."""
+    """Makes the bucket of jobs delete old ones, unless it has rules: an update would replace all of them."""
     bucket = f"gs://{deployment.bucket('jobs')}"
     rule = deployment.lifecycle_file
     return Unless(
         deployment.gcloud("storage", "buckets", "describe", bucket, "--format=value(lifecycle_config)"),
         deployment.gcloud("storage", "buckets", "update", bucket, f"--lifecycle-file={rule}"),
-        expected="jobs/",
+        expected=f"{JOBS_FOLDER}/",
         conflict=f"{bucket} has lifecycle rules of its own: add the one in {rule} to them, "
         "or name another bucket with --jobs-bucket.",
         check_failure=f"the bucket {bucket} cannot be read.",
@@ -136,7 +136,7 @@ def _expire_jobs(deployment: Deployment) -> Step:
 
 
 def _index(deployment: Deployment) -> Iterator[Step]:
-    """Makes what the index backend needs, and grants the functions its roles."""
+    """Makes the resources that the index backend needs, and grants the functions its roles."""
     backend = chosen_backend(deployment.options)
     first = next(function for function in deployment.functions if "index" in function.needs)
     values = {

@@ -6,28 +6,26 @@ import zlib
 from collections.abc import Iterator
 
 from clip_embeddings.functions import Function
-from deploy.deployment import Deployment, resource_kind, service_name
+from deploy.deployment import APP_LABEL, JOBS_FOLDER, Deployment, resource_kind, service_name
 from deploy.gcloud import join_values
-from deploy.options import PUBLIC
-from deploy.plan import Lookup, Run, RunIfChanged, Say, Step, variable
+from deploy.options import EVENT_TIMEOUT, JOB_TIMEOUT, PUBLIC, REQUEST_TIMEOUT
 from deploy.sizing import ModelFacts
-
-# Seconds, where --timeout is not given: of a request, of an event, of a job.
-REQUEST_TIMEOUT, EVENT_TIMEOUT, JOB_TIMEOUT = "60", "540", "86400"
+from deploy.staging import HASH_SUFFIX
+from deploy.steps import Lookup, Run, RunIfChanged, Say, Step, variable
 
 
 def deploy_steps(deployment: Deployment, function: Function) -> Iterator[Step]:
-    """Deploys a function from its staged folder, unless it was deployed like this before."""
+    """Deploys a function from its staged folder, unless exactly this is deployed already."""
     flags = _flags(deployment, function)
-    # What was deployed, as a label: the hash of the staged files, and one of how they are deployed.
+    # The label `deployed` identifies what is deployed: a hash of the staged files, and one of the flags.
     folder = f"{deployment.options['BUILD_DIR']}/{function.name}"
-    yield Lookup("CONTENT", ("cat", f"{folder}.hash"))
+    yield Lookup("CONTENT", ("cat", f"{folder}{HASH_SUFFIX}"))
     deployed = f"{variable('CONTENT')}-{zlib.crc32(chr(10).join(flags).encode())}"
     group = ("run", "jobs") if function.is_job else ("run",)
     service = service_name(function)
     command = deployment.gcloud(
         *(*group, "deploy", service, f"--source={folder}", *flags),
-        *(f"--labels=app=clip-functions,deployed={deployed}", "--quiet"),
+        *(f"--labels=app={APP_LABEL},deployed={deployed}", "--quiet"),
     )
     if "--force" in deployment.options.switches:
         yield Run(command)
@@ -54,7 +52,7 @@ def address_steps(deployment: Deployment, function: Function) -> Iterator[Step]:
 
 
 def _settings(deployment: Deployment, function: Function, facts: ModelFacts) -> str:
-    """The settings of a function, as gcloud takes them."""
+    """The settings of a function, as the value of --set-env-vars."""
     options = deployment.options
     first, *others = facts.names
     settings = {"MODEL": first}
@@ -64,7 +62,7 @@ def _settings(deployment: Deployment, function: Function, facts: ModelFacts) -> 
     if not function.serves_several_models:
         settings.pop("PROTOCOL_MODELS", None)
     if "jobs" in function.needs:
-        settings["JOBS_URL"] = f"gs://{deployment.bucket('jobs')}/jobs"
+        settings["JOBS_URL"] = f"gs://{deployment.bucket('jobs')}/{JOBS_FOLDER}"
     if "photos" in function.needs:
         settings["BUCKET_URL"] = f"gs://{deployment.bucket('photos')}"
     if "index" in function.needs:
@@ -107,7 +105,7 @@ def _flags(deployment: Deployment, function: Function) -> list[str]:
     return [
         *flags,
         f"--timeout={options['TIMEOUT'] or REQUEST_TIMEOUT}",
-        # The default period of ten seconds would undo a fast start.
+        # With the default period of ten seconds, every start would take that long.
         f"--startup-probe=httpGet.path={path},periodSeconds=1,timeoutSeconds=1,failureThreshold=120",
         PUBLIC if PUBLIC in options.switches else "--no-allow-unauthenticated",
     ]

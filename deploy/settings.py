@@ -1,4 +1,4 @@
-"""The functions' settings that --env gives: checked by the rules of the functions themselves."""
+"""The settings of functions that --env gives, checked by the same rules as when a function starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WITH_OPTION = ("MODEL", "MODELS", "ALLOWED_BUCKETS")
 def read_pair(argument: str) -> tuple[str, str]:
     """The name and the value of `--env NAME=VALUE`.
 
-    Names that are near no setting pass: a library may read them.
+    A name that resembles no setting is accepted, because a library may read it.
 
     Raises:
         DeployError: it has another form, or its name cannot be given this way.

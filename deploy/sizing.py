@@ -1,4 +1,4 @@
-"""What a deployment must know of a function's models: their names, dimensions, and the memory they take."""
+"""Facts about a function's models that a deployment needs: their names, dimensions, and memory."""
 
 from __future__ import annotations
 

@@ -7,20 +7,25 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_embeddings.config import MODEL_CACHE, ROOT
 from clip_embeddings.engine.manifest import Manifest, find_model_folder, sha256_of, slug
-from deploy.artifact import MODEL_CACHE, ROOT, Artifact
+from deploy.artifact import Artifact
 from deploy.errors import DeployError
+from deploy.options import PYTHON
 
 MB = 1_000_000
 
-# Without this file gcloud would leave out whatever .gitignore names, the model first of all.
+# The content hash of a staged folder is in a file beside it, whose name ends with this.
+HASH_SUFFIX = ".hash"
+
+# Without this file gcloud would leave out what .gitignore names, which includes baked models.
 GCLOUDIGNORE = (
     "# Everything here is uploaded, this file and compiled code aside.\n.gcloudignore\n__pycache__/\n"
 )
 
-# A Cloud Run job: its arguments go to the module, as on the command line.
+# The container of a Cloud Run job. Arguments of an execution are the arguments of the module.
 DOCKERFILE = """\
-FROM python:3.13-slim
+FROM python:{python}-slim
 WORKDIR /app
 COPY requirements.txt .
 RUN pip install --no-cache-dir -r requirements.txt
@@ -32,7 +37,7 @@ ENTRYPOINT ["python", "-m", "functions.{function}"]
 
 
 def stage(artifact: Artifact, out: Path) -> str:
-    """Assemble `out` anew and return its content hash, which is also left in `out`.hash.
+    """Assemble `out` anew and return its content hash, which is also written to the file `out`.hash.
 
     Raises:
         DeployError: the function is not in this checkout, or a model file is not what its manifest says.
@@ -40,7 +45,8 @@ def stage(artifact: Artifact, out: Path) -> str:
     """
     code = artifact.code()
     manifests = {find_model_folder(model, MODEL_CACHE): artifact.manifest(model) for model in artifact.models}
-    # Built beside and renamed: an interrupted run leaves nothing that looks complete.
+    # Assembled in a folder beside `out`, which is renamed once it is complete, because `out` must not be left
+    # incomplete when a run is interrupted.
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -53,12 +59,12 @@ def stage(artifact: Artifact, out: Path) -> str:
     digest = _hash(part)
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
-    out.with_name(f"{out.name}.hash").write_text(digest + "\n")
+    out.with_name(f"{out.name}{HASH_SUFFIX}").write_text(digest + "\n")
     return digest
 
 
 def report(out: Path) -> str:
-    """The sizes of a staged folder, for people."""
+    """A line with the sizes of a staged folder."""
     total, model = (
         sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MB
         for folder in (out, out / "model_cache")
@@ -70,7 +76,7 @@ def _generated_files(artifact: Artifact) -> dict[str, str]:
     name = artifact.function.name
     files = {"requirements.txt": artifact.requirements(), ".gcloudignore": GCLOUDIGNORE}
     if artifact.function.is_job:
-        return {**files, "Dockerfile": DOCKERFILE.format(function=name)}
+        return {**files, "Dockerfile": DOCKERFILE.format(python=PYTHON, function=name)}
     return {**files, "main.py": f"from functions.{name} import {name}\n"}
 
 

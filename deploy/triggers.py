@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from clip_embeddings.functions import Function
 from deploy.deployment import Deployment, service_name
-from deploy.plan import Lookup, Run, Step, Unless, variable
 from deploy.resources import account_steps, grant_project_step
+from deploy.steps import Lookup, Run, Step, Unless, variable
 
 
 def event_resource_steps(deployment: Deployment) -> Iterator[Step]:
-    """What all triggers need: the account that delivers events, and Cloud Storage's right to publish them."""
+    """Makes what all triggers need: an account that delivers events, and the role to publish them."""
     account = deployment.trigger_service_account
     yield from account_steps(deployment, "TRIGGER_SERVICE_ACCOUNT", account, "CLIP events")
     yield Lookup("STORAGE_AGENT", deployment.gcloud("storage", "service-agent"))

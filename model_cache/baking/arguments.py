@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_embeddings.engine.manifest import TOWERS
-
-DEFAULT_MODEL = "ViT-B-32/laion400m_e32"
+from model_cache.baking.catalogue import DEFAULT_MODEL
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

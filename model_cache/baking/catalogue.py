@@ -11,6 +11,9 @@ from pathlib import Path
 
 from clip_embeddings.engine.manifest import Preprocess, slug
 
+# The model to bake and to deploy if the command line names none.
+DEFAULT_MODEL = "ViT-B-32/laion400m_e32"
+
 # Protocols that work with the vectors of the original CLIP, by their names in PROTOCOL_MODELS.
 _CLIP_CLIENTS = ("native", "notebook", "photo-app")
 
@@ -134,7 +137,7 @@ CATALOGUE: tuple[CatalogueEntry, ...] = (
     ),
     CatalogueEntry(
         name="clip-vit-b-32-laion400m",
-        source=ModelSource(loader="open_clip", name="ViT-B-32/laion400m_e32"),
+        source=ModelSource(loader="open_clip", name=DEFAULT_MODEL),
         about="LAION's first B/32",
         license="MIT",
         megabytes=605,

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.options import PYTHON
+from model_cache.baking.catalogue import DEFAULT_MODEL
 from tests.support.deploy_script import deploy_sh
 from tests.support.serving import ROOT, environment, free_port
 
@@ -103,6 +105,14 @@ def test_the_gateway_runs_unprivileged_on_a_read_only_file_system(tmp_path: Path
         process.wait(20)
     assert inside == "65532"
     assert (data / "jobs" / job["id"] / "result.json").is_file()
+
+
+def test_it_has_the_same_model_and_python_as_a_deployment() -> None:
+    models = re.findall(r"^ARG MODEL=(.*)$", DOCKERFILE, re.MULTILINE)
+    images = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+
+    assert models == [DEFAULT_MODEL]
+    assert {*images} == {f"python:{PYTHON}-slim"}
 
 
 def test_the_second_stage_is_for_serving_only() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.errors import CommandError, DeployError
 from deploy.execution import execute
-from deploy.plan import Lookup, Run, RunIfChanged, Say, Unless, printed, quote, variable
+from deploy.steps import Lookup, Run, RunIfChanged, Say, Unless, printed, quote, variable
 
 ECHO = ("echo", "-n")
 

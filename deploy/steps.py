@@ -1,0 +1,122 @@
+"""The steps of a plan: commands as data, printed for a shell (here) or executed (execution.py)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+Command = tuple[str, ...]
+
+# A value that is looked up while a plan runs appears in its commands as the variable's name between two of
+# these characters. No option's value may contain one.
+MARK = "\x01"
+VARIABLE = re.compile(f"{MARK}([A-Z_]+){MARK}")
+
+# Columns after which a printed command continues on the next line.
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Run:
+    """Runs a command."""
+
+    command: Command
+    # Repeat it if it fails: new accounts and roles take a while to be known everywhere.
+    retry: bool = False
+    # Printed when it fails; the plan then continues. None: a failure ends the plan.
+    failure_note: str | None = None
+    # Called instead of the command when the plan is executed.
+    action: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Sets the variable `name` to what a command prints."""
+
+    name: str
+    command: Command
+    # Whether the command may print nothing; commands that use the variable are then left out.
+    optional: bool = False
+    # The sentence for a command that fails.
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Unless:
+    """Runs a command unless `check` prints something."""
+
+    check: Command
+    command: Command
+    retry: bool = False
+    # Text that the check's output, if any, must contain, and the sentence that ends the plan otherwise.
+    expected: str = ""
+    conflict: str = ""
+    # The sentence for a check that fails. None: a failure means that it prints nothing.
+    check_failure: str | None = None
+
+
+@dataclass(frozen=True)
+class RunIfChanged:
+    """Runs a command, or prints `note` if `check` prints exactly `value`. A printed plan has no check."""
+
+    check: Command
+    value: str
+    command: Command
+    note: str
+
+
+@dataclass(frozen=True)
+class Say:
+    """Prints a text on standard output, only when the plan is executed."""
+
+    text: str
+
+
+Step = Run | Lookup | Unless | RunIfChanged | Say
+
+
+def variable(name: str) -> str:
+    """The placeholder for the variable `name` in commands and values."""
+    return f"{MARK}{name}{MARK}"
+
+
+def quote(word: str) -> str:
+    """`word` as a shell reads it back, variables as "${NAME}"."""
+    # split() with a group returns literal text and variables' names in turn.
+    parts = VARIABLE.split(word)
+    parts[::2] = map(_quote_literal, parts[::2])
+    parts[1::2] = (f'"${{{name}}}"' for name in parts[1::2])
+    return "".join(parts) or "''"
+
+
+def _quote_literal(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_./:=@%,+-]*", text):
+        return text
+    return "'" + text.replace("'", r"'\''") + "'"
+
+
+def line(command: Command) -> str:
+    """The command as a person pastes it into a shell, long ones on several lines."""
+    text, width = "", 0
+    for word in map(quote, command):
+        if width + len(word) > WIDTH:
+            text += " \\\n   "
+            width = 4
+        text += f" {word}" if text else word
+        width += len(word) + 1
+    return text
+
+
+def printed(plan: Iterable[Step]) -> Iterator[str]:
+    """The plan as lines for a shell."""
+    for step in plan:
+        match step:
+            case Run(command) | RunIfChanged(command=command):
+                yield line(command)
+            case Lookup(name, command):
+                yield f'{name}="$({line(command)})"'
+            case Unless(check, command):
+                yield f'[ -n "$({line(check)} 2>/dev/null)" ] ||\n  {line(command)}'
+            case Say():
+                pass
