@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from clip_embeddings import setting_values as parse
 from clip_embeddings.errors import ConfigError
+from clip_embeddings.index.registry import Package
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_CACHE = ROOT / "model_cache"
@@ -23,17 +24,26 @@ MiB = 1024 * 1024
 T = TypeVar("T")
 
 
-def need_package(setting: str, module: str) -> None:
-    """Check that the Google package `module`, which `setting` requires, is installed. Raises ConfigError."""
+# What gs:// URLs need.
+CLOUD_STORAGE = Package("google.cloud.storage", "requirements/cloud-storage.txt")
+
+
+def missing_package(subject: str, package: Package) -> str:
+    """The sentence, without its full stop, that `subject` needs a package which is not installed."""
+    name = package.module.replace(".", "-")
+    return (
+        f"{subject} needs the package {name}, which is not installed: pip install -r {package.requirements}"
+    )
+
+
+def need_package(setting: str, package: Package) -> None:
+    """Check that the package that a setting requires is installed. Raises ConfigError."""
     try:
-        spec = find_spec(module)
+        spec = find_spec(package.module)
     except ModuleNotFoundError:
         spec = None
     if spec is None:
-        raise ConfigError(
-            f"{setting} needs the package {module.replace('.', '-')}, which is not installed: "
-            "pip install -r requirements/firestore.txt"
-        )
+        raise ConfigError(missing_package(setting, package))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_embeddings.config import MODEL_CACHE, Settings, need_package
+from clip_embeddings.config import CLOUD_STORAGE, MODEL_CACHE, Settings, need_package
 from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine.manifest import find_model_folder, fingerprint
 from clip_embeddings.engine.model import Model, check_canary, load_model
@@ -79,7 +79,7 @@ def make_runtime(
         ConfigError: a setting names a model that is not served, or needs a package that is not installed.
     """
     if settings.buckets and "image" in towers:
-        need_package("ALLOWED_BUCKETS", "google.cloud.storage")
+        need_package("ALLOWED_BUCKETS", CLOUD_STORAGE)
     cpus = settings.threads or usable_cpus()
     models = _load_models(towers, settings, cpus, allow_missing_towers) if towers else {}
 

@@ -1,4 +1,4 @@
-"""Parsers of the values of settings. Each raises ValueError with what is allowed."""
+"""Parsers of the values of settings. Each raises ValueError, whose message says what is allowed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from clip_embeddings.protocols.registry import PROTOCOLS
 
 # https://cloud.google.com/storage/docs/buckets#naming
 BUCKET_NAME = r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+# https://cloud.google.com/storage/docs/objects#naming
+MAX_OBJECT_NAME_BYTES = 1024
+
+# The URLs of buckets, for error messages.
+BUCKET_URL_FORMS = "file:///folder or gs://bucket/prefix"
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -82,7 +87,7 @@ def bucket_names(raw: str) -> frozenset[str]:
 def bucket_url(raw: str) -> str:
     """The URL of a folder, or of a part of a bucket."""
     if not re.fullmatch(rf"file:///[^?#]+|gs://{BUCKET_NAME}(/[^?#]*)?", raw):
-        raise ValueError("use file:///folder or gs://bucket/prefix")
+        raise ValueError(f"use {BUCKET_URL_FORMS}")
     return raw
 
 
@@ -95,9 +100,8 @@ def whole_bucket_url(raw: str) -> str:
 
 def object_prefix(raw: str) -> str:
     """The beginning of object names."""
-    # https://cloud.google.com/storage/docs/objects#naming
-    if len(raw.encode()) > 1024 or not raw.isprintable():
-        raise ValueError("use the beginning of objects' names, at most 1024 bytes")
+    if len(raw.encode()) > MAX_OBJECT_NAME_BYTES or not raw.isprintable():
+        raise ValueError(f"use the beginning of objects' names, at most {MAX_OBJECT_NAME_BYTES} bytes")
     return raw
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_embeddings.config import MODEL_CACHE, ROOT
+from clip_embeddings.config import CLOUD_STORAGE, MODEL_CACHE, ROOT
 from clip_embeddings.engine.manifest import TOWERS, Manifest, ModelError, find_model_folder, load_manifest
 from clip_embeddings.functions import Function
 from clip_embeddings.index.registry import BACKENDS, IndexBackend, deployed_backend, find_backend
@@ -17,7 +17,6 @@ from deploy.modules import needed_files
 from deploy.options import CommandLine
 
 REQUIREMENTS = "requirements.txt"
-BUCKET_REQUIREMENTS = "requirements/cloud-storage.txt"
 
 INDEX_REGISTRY = "clip_embeddings.index.registry"
 PROTOCOL_REGISTRY = "clip_embeddings.protocols.registry"
@@ -61,12 +60,10 @@ class Artifact:
             raise DeployError(f"There is no functions/{name}.py in this checkout: {name} cannot be staged.")
         registries = {
             PROTOCOL_REGISTRY: tuple(PROTOCOLS.values()),
-            # Backends without requirements are always included: a container or a function without INDEX_URL
+            # Backends without a package are always included: a container or a function without INDEX_URL
             # uses one.
             INDEX_REGISTRY: tuple(
-                backend.module
-                for backend in BACKENDS
-                if backend == self.backend or backend.requirements is None
+                backend.module for backend in BACKENDS if backend == self.backend or backend.package is None
             ),
         }
         return needed_files([f"functions.{name}"], ROOT, registries)
@@ -87,9 +84,9 @@ class Artifact:
         needs = self.function.needs
         yield REQUIREMENTS
         if "jobs" in needs or "photos" in needs or (self.reads_buckets and "image" in self.function.towers):
-            yield BUCKET_REQUIREMENTS
-        if "index" in needs and self.backend.requirements:
-            yield self.backend.requirements
+            yield CLOUD_STORAGE.requirements
+        if "index" in needs and self.backend.package:
+            yield self.backend.package.requirements
 
 
 def make_artifact(function: Function, options: CommandLine) -> Artifact:

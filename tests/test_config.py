@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from clip_embeddings.config import (
+    ROOT,
     ConfigError,
     FetchSettings,
     ImageSettings,
@@ -160,14 +161,28 @@ def test_urls_for_the_index(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "settings", "use"),
+    ("module", "requirements", "settings", "use"),
     [
-        ("google.cloud.firestore", {"INDEX_URL": "firestore://project/photos"}, open_configured_index),
-        ("google.cloud.storage", {"BUCKET_URL": "gs://photos"}, open_indexed_bucket),
+        (
+            "google.cloud.firestore",
+            "requirements/firestore.txt",
+            {"INDEX_URL": "firestore://project/photos"},
+            open_configured_index,
+        ),
+        (
+            "google.cloud.storage",
+            "requirements/cloud-storage.txt",
+            {"BUCKET_URL": "gs://photos"},
+            open_indexed_bucket,
+        ),
     ],
 )
 def test_a_missing_package_stops_the_start(
-    monkeypatch: pytest.MonkeyPatch, module: str, settings: dict[str, str], use: Callable[[Settings], object]
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    requirements: str,
+    settings: dict[str, str],
+    use: Callable[[Settings], object],
 ) -> None:
     use(load_settings(settings))
     monkeypatch.setitem(sys.modules, module, None)
@@ -176,7 +191,8 @@ def test_a_missing_package_stops_the_start(
         use(load_settings(settings))
 
     (name,) = settings
+    assert (ROOT / requirements).is_file()
     assert str(caught.value) == (
         f"{name} needs the package {module.replace('.', '-')}, which is not installed: "
-        "pip install -r requirements/firestore.txt"
+        f"pip install -r {requirements}"
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from clip_embeddings.config import Settings
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import GcsObject
 from clip_embeddings.logs import logger
-from clip_embeddings.storage.factory import open_bucket
-from clip_embeddings.storage.types import Bucket, NotFoundError, StorageError, TooLargeError, TransientError
+from clip_embeddings.storage.factory import open_cloud_bucket
+from clip_embeddings.storage.types import NotFoundError, StorageError, TooLargeError, TransientError
 
 
 def read_object(source: GcsObject, settings: Settings) -> bytes:
@@ -24,7 +22,7 @@ def read_object(source: GcsObject, settings: Settings) -> bytes:
         )
     limit = settings.limits.image_bytes
     try:
-        return _bucket(source.bucket).read(source.name, max_bytes=limit)[0]
+        return open_cloud_bucket(source.bucket).read(source.name, max_bytes=limit)[0]
     except NotFoundError:
         raise ApiError(422, "object_not_found", "There is no such object in the bucket.") from None
     except TooLargeError:
@@ -34,8 +32,3 @@ def read_object(source: GcsObject, settings: Settings) -> bytes:
     except StorageError as error:
         logger.error("a gs:// object cannot be read: %s", error)
         raise ApiError(422, "fetch_failed", "The object cannot be read by this deployment.") from None
-
-
-@cache
-def _bucket(name: str) -> Bucket:
-    return open_bucket(f"gs://{name}")

@@ -7,6 +7,7 @@ import binascii
 from dataclasses import dataclass
 
 from clip_embeddings.errors import ApiError
+from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
 
 # Translates the URL-safe base64 alphabet (RFC 4648, section 5) to the standard one.
 URLSAFE = str.maketrans("-_", "+/")
@@ -96,15 +97,15 @@ def _scheme(text: str) -> str | None:
 
 def _gcs_object(text: str) -> GcsObject:
     bucket, _, name = text[len("gs://") :].partition("/")
-    # Object names have at most 1,024 bytes: https://cloud.google.com/storage/docs/objects#naming
-    if not text[:5].lower() == "gs://" or not bucket or not name or len(name.encode()) > 1024:
+    valid = text[:5].lower() == "gs://" and bucket and 0 < len(name.encode()) <= MAX_OBJECT_NAME_BYTES
+    if not valid:
         raise ApiError(400, "url_invalid", "A gs:// URL must have the form gs://bucket/object.")
     return GcsObject(bucket, name)
 
 
 def _data_uri(text: str, max_bytes: int) -> bytes:
-    # RFC 2397: data:[<mediatype>][;base64],<data>. The media type is ignored, because the
-    # sender may claim anything.
+    # RFC 2397: data:[<mediatype>][;base64],<data>. The media type is ignored, because the sender may claim
+    # anything.
     head, comma, body = text.partition(",")
     error = ApiError(
         400, "data_uri_invalid", "A data URI must have the form data:image/jpeg;base64,... and hold base64."

@@ -14,7 +14,7 @@ from clip_embeddings.index.types import Index
 
 
 def open_index(url: str, *, tombstone_ttl: float = IndexSettings.tombstone_ttl) -> Index:
-    """The index at `url`, in the backend of the registry that its URL names. Touches and connects to nothing.
+    """The index at `url`, in the backend that the URL names. Makes no file and no connection.
 
     Args:
         tombstone_ttl: seconds for which a removed object is remembered.
@@ -31,7 +31,7 @@ def open_index(url: str, *, tombstone_ttl: float = IndexSettings.tombstone_ttl) 
 
 
 def open_configured_index(settings: Settings) -> Index:
-    """The index of this deployment. Touches and connects to nothing.
+    """The index of this deployment. Makes no file and no connection.
 
     Raises:
         ConfigError: the index needs a package that is not installed.
@@ -41,7 +41,7 @@ def open_configured_index(settings: Settings) -> Index:
 
 
 def default_url(bucket_url: str | None) -> str:
-    """The URL used without INDEX_URL: a temporary SQLite file of this user, one for each bucket URL."""
+    """The URL if INDEX_URL is not set: a temporary SQLite file of this user, one for each bucket URL."""
     folder = Path(tempfile.gettempdir()) / f"clip-index-{os.getuid()}"
     digest = hashlib.sha256((bucket_url or "").encode()).hexdigest()[:16]
     return f"sqlite://{(folder / f'{digest}.sqlite').as_uri().removeprefix('file://')}"

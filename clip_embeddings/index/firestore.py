@@ -1,7 +1,8 @@
 """An index in one Firestore collection. Honors FIRESTORE_EMULATOR_HOST.
 
-Queries need the composite index (space, vector), with a prefix (space, name, vector), and with a bucket one
-that has `bucket` as well. Nothing else needs one. The emulator answers without them.
+Queries need the composite index (space, vector). Queries with a prefix need the index (space, name, vector).
+Queries with a bucket need one of these with the field `bucket` added. Nothing else needs a composite index,
+and the emulator needs none.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ T = TypeVar("T")
 # Fields of documents, by the documents' ids.
 Documents = dict[str, dict[str, Any]]
 
-# Seconds for which a change is repeated while others change the same documents.
+# Seconds for which a change is tried again while other writers change the same documents.
 CONFLICT_TIMEOUT = 30.0
 
-# Documents of one change: few, so that others seldom change the same ones.
+# Documents of one change: few, so that other writers seldom change the same ones.
 BATCH_SIZE = 50
 
 # Firestore returns no more documents for one query.
@@ -76,7 +77,7 @@ class FirestoreIndex:
         self._tombstone_ttl = timedelta(seconds=tombstone_ttl)
         # Channels do not survive a fork, so the first call makes the client, in the process that serves.
         self._client: Lazy[Any] = Lazy(lambda: connect(project))
-        # By space. Never change once they are set.
+        # The number of dimensions of each space. It never changes once it is set.
         self._dimensions: dict[str, int] = {}
 
     def upsert(self, entries: Sequence[Entry]) -> list[bool]:
@@ -196,8 +197,8 @@ class FirestoreIndex:
         """Write the documents that `decide` returns, all or none, and return its result.
 
         They are written only if the documents `ids` are still those that `decide` was given; otherwise it is
-        called again. Transactions are not used, because their locks make other writers wait, for each other
-        too.
+        called again. Transactions are not used, because their locks make other writers wait, even for each
+        other.
         """
         client, collection = self._client.get(), self._documents()
         from google.api_core.exceptions import Aborted, AlreadyExists, FailedPrecondition, NotFound

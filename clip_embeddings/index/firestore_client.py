@@ -1,4 +1,4 @@
-"""The connection to Firestore: its client, its timeouts, and its errors in the terms of `storage.types`."""
+"""The connection to Firestore: its client, its retries, and its errors as those of `storage.types`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from clip_embeddings.storage.types import StorageError, TransientError
-
-# Seconds to wait for one response of the service.
-REQUEST_TIMEOUT = 10.0
-# Seconds for one call with all its retries.
-RETRY_TIMEOUT = 15.0
+from clip_embeddings.config import missing_package
+from clip_embeddings.index.registry import FIRESTORE
+from clip_embeddings.storage.types import REQUEST_TIMEOUT, RETRY_TIMEOUT, StorageError, TransientError
 
 
 def connect(project: str) -> Any:
@@ -24,10 +21,7 @@ def connect(project: str) -> Any:
         from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import firestore
     except ImportError:
-        raise StorageError(
-            "A firestore:// index needs the package google-cloud-firestore, which is not installed: "
-            "pip install -r requirements/firestore.txt."
-        ) from None
+        raise StorageError(f"{missing_package('A firestore:// index', FIRESTORE)}.") from None
     try:
         return firestore.Client(project=project)
     except DefaultCredentialsError:

@@ -32,7 +32,7 @@ FIELDS = (
 
 
 def object_id(bucket: str, name: str) -> str:
-    """The id of an object's document: a hash, because ids cannot hold slashes, nor as many bytes as names."""
+    """The id of an object's document: a hash, because ids are short and cannot contain slashes."""
     return hashlib.sha256(f"{bucket}\0{name}".encode()).hexdigest()
 
 
@@ -74,7 +74,7 @@ def tombstone_document(bucket: str, name: str, generation: int, expires: datetim
 
 
 def is_expired(document: Mapping[str, Any], now: datetime) -> bool:
-    """Whether the document is a tombstone that counts no longer; the TTL policy removes it later."""
+    """Whether the document is a tombstone that has expired; the TTL policy removes it some time later."""
     return bool(document["deleted"] and document["expires"] <= now)
 
 

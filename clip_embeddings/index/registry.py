@@ -1,6 +1,6 @@
 """The kinds of index that INDEX_URL may name, as data. Adding one takes an entry here and a module beside it.
 
-It needs the standard library only, because settings and deploying read it too.
+It imports the standard library only, because settings and deploying read it too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,16 @@ COLLECTION = r"[A-Za-z][A-Za-z0-9_-]{0,127}"
 
 
 @dataclass(frozen=True)
+class Package:
+    """A package of Google's that not every function installs."""
+
+    # Its module; the package's name has hyphens instead of dots.
+    module: str
+    # The requirements file that installs it, relative to the repository.
+    requirements: str
+
+
+@dataclass(frozen=True)
 class Provision:
     """One resource that must exist before the functions use an index, as arguments of gcloud.
 
@@ -22,7 +32,7 @@ class Provision:
     """
 
     create: tuple[str, ...]
-    # Prints something if the resource exists already. None: creating it again changes nothing.
+    # Prints something if the resource exists. None: creating an existing one again changes nothing.
     check: tuple[str, ...] | None = None
 
 
@@ -30,29 +40,31 @@ class Provision:
 class IndexBackend:
     """One kind of index."""
 
-    # Of its URLs.
+    # The scheme of its URLs.
     scheme: str
     # Regular expression that the whole INDEX_URL matches. Its groups are placeholders.
     url_pattern: str
-    # How error messages write such a URL.
+    # The form of these URLs, for error messages.
     url_form: str
     # Module with `open_index(url, tombstone_ttl) -> Index`.
     module: str
-    # The URL in a deployment that names none, with placeholders. None: only INDEX_URL chooses this backend.
+    # The INDEX_URL, with placeholders, of a deployment that sets none. None: used only if INDEX_URL names it.
     deployed_url: str | None = None
-    # Python module that must be importable, beside what every function installs.
-    package: str | None = None
-    # Requirements file that brings it, relative to the repository.
-    requirements: str | None = None
+    # None: every function installs what this backend needs.
+    package: Package | None = None
     # Google APIs, roles in the project and resources that a deployment needs.
     apis: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     provisions: tuple[Provision, ...] = ()
 
 
+FIRESTORE = Package("google.cloud.firestore", "requirements/firestore.txt")
+
+
 def _vector_index(*filters: str) -> Provision:
     """A vector index for queries that filter by the fields `filters`."""
-    # Names of indexes are random, and Firestore adds fields to some: the filtered fields identify an index.
+    # Firestore gives indexes random names and adds fields to some, so an index is identified by which of its
+    # fields are filters.
     conditions = (
         f"{'' if field in filters else 'NOT '}fields.fieldPath={field}" for field in ("space", "name")
     )
@@ -86,8 +98,7 @@ BACKENDS: tuple[IndexBackend, ...] = (
         url_form="firestore://project/collection",
         deployed_url="firestore://{project}/{collection}",
         module="clip_embeddings.index.firestore",
-        package="google.cloud.firestore",
-        requirements="requirements/firestore.txt",
+        package=FIRESTORE,
         apis=("firestore",),
         roles=("roles/datastore.user",),
         provisions=(
@@ -98,10 +109,11 @@ BACKENDS: tuple[IndexBackend, ...] = (
                     *("--location={region}", "--type=firestore-native"),
                 ),
             ),
-            # Searches stay inside one space, some below a name prefix: filters are part of a vector index.
+            # Every search filters by space, some also by a prefix of the name: each combination of filters
+            # needs a vector index of its own.
             _vector_index("space"),
             _vector_index("space", "name"),
-            # Tombstones of removed photos expire by themselves.
+            # Firestore deletes tombstones of removed photos some time after they have expired.
             Provision(
                 create=(
                     *("firestore", "fields", "ttls", "update", "expires"),
@@ -114,7 +126,7 @@ BACKENDS: tuple[IndexBackend, ...] = (
 
 
 def find_backend(url: str) -> IndexBackend:
-    """The backend of an INDEX_URL. Raises ValueError, which says what URLs may look like."""
+    """The backend of an INDEX_URL. Raises ValueError, whose message lists the accepted forms."""
     for backend in BACKENDS:
         if re.fullmatch(backend.url_pattern, url):
             return backend

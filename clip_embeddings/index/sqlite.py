@@ -38,8 +38,8 @@ from clip_embeddings.index.types import (
     prefix_end,
 )
 
-# Rows read by one transaction that lists a bucket, so that no reader delays a checkpoint for long, and rows
-# that are copied into a matrix at once.
+# Rows that one transaction lists, few enough that it does not delay a checkpoint for long, and rows that are
+# copied into a matrix at once.
 PAGE_SIZE = 1000
 
 # A filtered query first scores all entries and filters this many times k of the best.
@@ -47,7 +47,7 @@ OVERFETCH = 10
 
 
 def open_index(url: str, tombstone_ttl: float) -> SqliteIndex:
-    """The index at `sqlite:///folder/file`. Touches nothing."""
+    """The index at `sqlite:///folder/file`. Makes no file."""
     return SqliteIndex(Path(unquote(urlsplit(url).path)), tombstone_ttl)
 
 
@@ -158,7 +158,7 @@ class SqliteIndex:
 
 
 def _refresh(matrix: Matrix, connection: sqlite3.Connection, space: str) -> None:
-    """Read the changes since the matrix was last refreshed, or all rows where they cannot be known."""
+    """Read into the matrix the changes since its last refresh, or all rows if removals may be missing."""
     version, swept = connection.execute("SELECT version, swept FROM state").fetchone()
     if matrix.version < swept or not matrix.version:
         matrix.clear()

@@ -83,7 +83,7 @@ class ConnectionPool:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         with self._changed:
-            # Without this wait, busy threads could take turns, and a fork would wait for ever.
+            # Without this wait, busy threads could take turns, and a fork would wait forever.
             self._changed.wait_for(lambda: not self._forking)
             connection = self._idle.pop() if self._idle else None
             self._in_use += 1
@@ -124,7 +124,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 def _connect(path: Path) -> sqlite3.Connection:
     try:
-        # A directory readable by the owner only.
+        # Only the owner can read the folder.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"The folder of the index cannot be made: {error.strerror}.") from None

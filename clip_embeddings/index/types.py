@@ -15,7 +15,7 @@ import numpy as np
 
 from clip_embeddings.storage.types import StorageError
 
-# Stores keep integers in 64 bits, with a sign.
+# Every index stores integers as 64 bits with a sign.
 MAX_GENERATION = 2**63 - 1
 
 
@@ -74,7 +74,7 @@ class Index(Protocol):
         again, unless it was removed. Vectors are normalized to length 1.
 
         Raises:
-            EntryError: a vector is invalid, or has not the dimensions of its space. Nothing was written.
+            EntryError: a vector is invalid or does not have the dimensions of its space. Nothing was written.
         """
 
     def delete(self, bucket: str, name: str, generation: int, *, forget: bool = False) -> bool:
@@ -83,7 +83,7 @@ class Index(Protocol):
         Until the tombstone expires, no upsert of this generation or an older one is accepted.
 
         Args:
-            forget: accept every generation again. The object may come back in the generation that it had.
+            forget: accept every generation again: the object may return in the generation that it had.
         """
 
     def query(
@@ -96,7 +96,7 @@ class Index(Protocol):
         prefix: str = "",
         min_score: float | None = None,
     ) -> list[Hit]:
-        """The `k` nearest entries of one space, best first.
+        """The `k` entries of one space that are nearest to `vector`, best first.
 
         Args:
             vector: (d,), of any length.
@@ -127,7 +127,7 @@ def check_entry(entry: Entry) -> Entry:
     """The entry with its vector normalized to length 1.
 
     Raises:
-        EntryError: there are indexes that cannot hold the entry.
+        EntryError: not every index can hold the entry.
     """
     check_generation(entry.generation)
     if not is_text(entry.bucket, entry.name, entry.content_type, entry.space, entry.fingerprint):
@@ -153,7 +153,7 @@ def normalize(vector: np.ndarray) -> np.ndarray:
 
 
 def check_dimensions(space: str, expected: int, given: int) -> None:
-    """Raises EntryError if the vectors of the space have another number of dimensions."""
+    """Raises EntryError if a vector of `given` dimensions is not one of the space's `expected` dimensions."""
     if expected != given:
         raise EntryError(f"The space {space!r} has vectors of {expected} dimensions; this one has {given}.")
 
@@ -165,7 +165,7 @@ def check_generation(generation: int) -> None:
 
 
 def is_text(*values: str) -> bool:
-    """Whether all values can be stored as UTF-8: JSON and file names may contain lone surrogates."""
+    """Whether all values can be stored as UTF-8. Lone surrogates, as in JSON and file names, cannot."""
     try:
         return all(value.encode() is not None for value in values)
     except UnicodeEncodeError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_embeddings.config import ROOT, need_package
+from clip_embeddings.config import CLOUD_STORAGE, ROOT, need_package
 from clip_embeddings.jobs.compute import compute
 from clip_embeddings.jobs.runner import Compute, LocalRunner, handle_event
 from clip_embeddings.jobs.store import JobStore
@@ -62,7 +62,7 @@ def open_jobs(runtime: Runtime) -> Jobs:
     """
     settings = runtime.settings.jobs
     if (settings.url or "").startswith("gs:"):
-        need_package("JOBS_URL", "google.cloud.storage")
+        need_package("JOBS_URL", CLOUD_STORAGE)
     bucket = open_bucket(settings.url or default_url())
     store = JobStore(bucket, ttl=settings.ttl, deadline=settings.deadline)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clip_embeddings.config import Settings, need_package
+from clip_embeddings.config import CLOUD_STORAGE, Settings, need_package
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.factory import open_configured_index
 from clip_embeddings.index.types import Index
@@ -23,7 +23,7 @@ class IndexedBucket:
     name: str
     prefix: str = ""
     # Whether an object can return to a generation that it had before, as a file does when its folder is moved
-    # away and back. Then generations only differ; a lower one is not necessarily older.
+    # away and back. A lower generation is then not necessarily older.
     generations_recur: bool = False
 
 
@@ -38,7 +38,7 @@ def open_indexed_bucket(settings: Settings) -> IndexedBucket:
         raise ConfigError("BUCKET_URL is not set: use gs://bucket or file:///folder.")
     bucket, index = open_bucket(photos.url, externally_written=True), open_configured_index(settings)
     if not isinstance(bucket, FileBucket):
-        need_package("BUCKET_URL", "google.cloud.storage")
+        need_package("BUCKET_URL", CLOUD_STORAGE)
         return IndexedBucket(bucket, index, bucket.url.removeprefix("gs://").rstrip("/"), photos.prefix)
     if not bucket.folder.is_dir():
         raise ConfigError(f"BUCKET_URL names {bucket.folder}, which is not a folder.")

@@ -16,9 +16,12 @@ from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import parse_image
 from clip_embeddings.index.types import Hit
 from clip_embeddings.protocols.base import parse_text
+from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
 
 K = Annotated[int, Meta(ge=1, le=100, description="At most so many results.")]
-Prefix = Annotated[str, Meta(max_length=1024, description="Only objects whose names start with this.")]
+Prefix = Annotated[
+    str, Meta(max_length=MAX_OBJECT_NAME_BYTES, description="Only objects whose names start with this.")
+]
 MinScore = Annotated[float, Meta(ge=-1, le=1, description="Only results with at least this cosine.")]
 Uri = Annotated[str, Meta(description="An object of the index, as in a result's `uri`.")]
 # Pixels of a thumbnail's longer side. Up to this size, a thumbnail costs little more than reading the
@@ -27,7 +30,7 @@ Size = Annotated[int, Meta(ge=16, le=1280, description="Pixels of the longer sid
 
 
 class Nearest(msgspec.Struct, kw_only=True):
-    """How many results, and which."""
+    """Options of every search: how many results, and which."""
 
     k: K = 10
     prefix: Prefix = ""
@@ -35,7 +38,7 @@ class Nearest(msgspec.Struct, kw_only=True):
 
 
 class SearchBody(Nearest, kw_only=True):
-    """What to look for: either `text` or `image`."""
+    """A search by either `text` or `image`."""
 
     text: str | None = None
     image: Annotated[str | None, Meta(description="An http(s) or gs:// URL, a data URI or bare base64.")] = (
@@ -45,7 +48,7 @@ class SearchBody(Nearest, kw_only=True):
 
 
 class TextQuery(Nearest, kw_only=True):
-    """The same in a link."""
+    """A search by text in a link."""
 
     q: Annotated[str, Meta(min_length=1, description="What to look for.")]
     model: str | None = None
@@ -68,7 +71,7 @@ class ThumbnailQuery(msgspec.Struct, kw_only=True):
 
 
 class Result(msgspec.Struct, kw_only=True):
-    """An object, and how near it is."""
+    """An object of the index and its score."""
 
     uri: str
     score: Annotated[float, Meta(description="Cosine.")]
@@ -113,7 +116,7 @@ def parse_link(query: TextQuery, limits: Limits) -> SearchQuery:
 
 
 def write(hits: Sequence[Hit], model: str | None, space: str, notice: str | None) -> Mapping[str, Any]:
-    """`{"results": [{"uri", "score", ...}], "model", "space"}`."""
+    """`{"results": [{"uri", "score", ...}], "model", "space", "notice"}`."""
     return {"results": [_result(hit) for hit in hits], "model": model, "space": space, "notice": notice}
 
 
@@ -125,7 +128,7 @@ def _result(hit: Hit) -> Mapping[str, Any]:
         "generation": entry.generation,
         "content_type": entry.content_type,
         "metadata": dict(entry.metadata),
-        # A link with the generation in it: those of files exceed the integers that JavaScript holds exactly.
+        # Contains the generation, because JavaScript cannot represent the large ones of files exactly.
         "thumbnail": f"/thumbnail?uri={quote(entry.uri, safe='')}&generation={entry.generation}",
     }
 

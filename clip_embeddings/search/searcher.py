@@ -1,9 +1,8 @@
-"""What is searched: the index of a deployment, and the buckets whose objects are in it."""
+"""Searches the index of a deployment, and reads the indexed objects from their buckets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from clip_embeddings.index.factory import open_configured_index
 from clip_embeddings.index.types import Entry, Hit, Index
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.search.schema import Nearest
-from clip_embeddings.storage.factory import open_bucket
+from clip_embeddings.storage.factory import open_bucket, open_cloud_bucket
 from clip_embeddings.storage.types import Bucket, NotFoundError, TooLargeError
 
 EMPTY = "The index is empty: put pictures into the bucket, and they can be found a moment later."
@@ -20,21 +19,21 @@ EMPTY = "The index is empty: put pictures into the bucket, and they can be found
 
 @dataclass(frozen=True)
 class Searcher:
-    """An index, and the local folder whose objects are in it: then only its objects are found."""
+    """An index and its objects. If `folder` is set, only its objects are returned."""
 
     index: Index
-    # None: objects are in Cloud Storage.
+    # The local folder of the indexed objects. None: they are in Cloud Storage.
     folder: Bucket | None
 
     def nearest(self, vector: np.ndarray, space: str, options: Nearest, k: int) -> list[Hit]:
-        """The `k` entries of `space` nearest to `vector` (d,), of those that `options` admit."""
+        """The `k` entries of `space` nearest to `vector` (d,), among those that match `options`."""
         bucket = self.folder.url if self.folder else None
         return self.index.query(
             vector, space, k, bucket=bucket, prefix=options.prefix, min_score=options.min_score
         )
 
     def entry(self, uri: str) -> Entry:
-        """The entry of an object. Raises ApiError 404."""
+        """The entry of an object. Raises ApiError 404 if the index has none."""
         base = self.folder.url if self.folder else "gs://"
         rest = uri[len(base) :]
         bucket, name = (base, rest) if self.folder else rest.partition("/")[::2]
@@ -44,8 +43,8 @@ class Searcher:
         return entry
 
     def read(self, entry: Entry, max_bytes: int) -> bytes:
-        """The bytes of an indexed object, in the indexed generation. Raises ApiError."""
-        bucket = self.folder or _bucket(entry.bucket)
+        """The bytes of an indexed object, in the indexed generation. Raises ApiError 404 or 413."""
+        bucket = self.folder or open_cloud_bucket(entry.bucket)
         try:
             return bucket.read(entry.name, generation=entry.generation, max_bytes=max_bytes)[0]
         except NotFoundError:
@@ -67,11 +66,6 @@ class Searcher:
                 "now."
             )
         return EMPTY
-
-
-@cache
-def _bucket(name: str) -> Bucket:
-    return open_bucket(f"gs://{name}")
 
 
 def open_searcher(runtime: Runtime) -> Searcher:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
+
 # Files are written here and then linked to their place. It is below the root, hence in the same file system.
 TEMP_DIR = ".partial"
 
@@ -23,14 +25,14 @@ FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 def split_name(name: str) -> list[str] | None:
     """The parts of a name that is a safe relative path; None if it is unsafe or too long for a file system.
 
-    255 bytes per part is the limit of most file systems, 1024 bytes in all is that of Cloud Storage.
+    Most file systems limit a part to 255 bytes. The limit for the whole name is that of Cloud Storage.
     """
     parts = name.split("/")
     try:
         sizes = [len(part.encode()) for part in parts]
     except UnicodeEncodeError:
         return None
-    safe = all(0 < size <= 255 for size in sizes) and sum(sizes) <= 1024
+    safe = all(0 < size <= 255 for size in sizes) and sum(sizes) <= MAX_OBJECT_NAME_BYTES
     if not safe or "\0" in name or parts[0] == TEMP_DIR or not {".", ".."}.isdisjoint(parts):
         return None
     return parts
@@ -41,7 +43,7 @@ def open_dir(root: Path, parts: Sequence[str], *, make: bool = False) -> Iterato
     """A descriptor of the folder `parts` below `root`.
 
     Args:
-        make: create missing folders. They are durable once the block has ended.
+        make: create missing folders. They survive a power failure once the block has ended.
 
     Raises:
         OSError: one of the parts is not a folder.
@@ -58,7 +60,8 @@ def open_dir(root: Path, parts: Sequence[str], *, make: bool = False) -> Iterato
                 changed_dirs.append(current)
             current = _open(stack, part, DIR_FLAGS, current)
         yield current
-        # At the end, because what the block synced has most likely written these in the journal as well.
+        # Synced at the end, when it costs little: a journal has most likely recorded these changes together
+        # with those that the block synced.
         for changed_dir in changed_dirs:
             os.fsync(changed_dir)
 
@@ -129,8 +132,9 @@ def temp_file(root: Path, data: bytes, mtime_ns: int) -> Iterator[tuple[int, str
 
 
 def _create_locked(folder: int) -> tuple[str, int]:
-    # The lock marks a file whose writer is alive. Creating and locking are two steps, so `remove_abandoned`
-    # may have removed the file between them: then its link count is 0, and another one is created.
+    # The lock shows that the writer of a file is alive. Creating and locking are two steps, so
+    # `remove_abandoned` may have removed the file between them: then its link count is 0, and another one is
+    # created.
     while True:
         name = uuid.uuid4().hex
         file = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=folder)
@@ -169,7 +173,7 @@ def walk_files(folder: Path | str, folder_name: str, prefix: str) -> Iterator[st
     Args:
         folder_name: name of `folder` itself, "" or ending with a slash; it begins every name.
     """
-    # A folder that was removed meanwhile has no files.
+    # The folder may have been removed since it was listed.
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             name = folder_name + entry.name

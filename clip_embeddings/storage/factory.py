@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from clip_embeddings.setting_values import BUCKET_NAME
+from clip_embeddings.setting_values import BUCKET_NAME, BUCKET_URL_FORMS
 from clip_embeddings.storage.types import Bucket
 
 
 def open_bucket(url: str, *, externally_written: bool = False) -> Bucket:
-    """The bucket at `file:///folder` or `gs://bucket/prefix`. Touches and connects to nothing.
+    """The bucket at `file:///folder` or `gs://bucket/prefix`. Makes no file and no connection.
 
     Args:
         externally_written: whether other programs write into the folder as well. See FileBucket.
@@ -30,4 +31,10 @@ def open_bucket(url: str, *, externally_written: bool = False) -> Bucket:
 
             prefix = parts.path.strip("/")
             return GcsBucket(parts.netloc, f"{prefix}/" if prefix else "")
-    raise ValueError("use file:///folder or gs://bucket/prefix")
+    raise ValueError(f"use {BUCKET_URL_FORMS}")
+
+
+@cache
+def open_cloud_bucket(name: str) -> Bucket:
+    """The Cloud Storage bucket `name`. Every call returns the same object, and so uses the same client."""
+    return open_bucket(f"gs://{name}")

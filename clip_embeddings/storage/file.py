@@ -1,7 +1,7 @@
 """A folder as a bucket: atomic, durable, safe for many threads and processes at once.
 
 An object's name is its path below the folder. Its content type is guessed from its name. Files that other
-programs put there are objects, too.
+programs write there are objects, too.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ class FileBucket:
     """The objects below `folder`, which the first `create` makes, readable by its owner only. See Bucket."""
 
     folder: Path
-    # Whether other programs write here as well. An object's generation, in nanoseconds, is its modification
-    # time, which `create` sets. Other programs set it as they like: a picture that comes back from another
-    # folder or from a backup has its old one. There the generation is the time of the last change of any kind
-    # (ctime), which the system sets, and which grows with every write and every move.
+    # Whether other programs write here as well. False: the generation is mtime, which `create` sets. True: it
+    # is ctime, because other programs can set mtime to an old value, for example when they restore a backup.
+    # The system sets ctime, which grows with every write and every move. Both are in nanoseconds.
     externally_written: bool = False
 
     @property
@@ -102,7 +101,7 @@ class FileBucket:
     def delete(self, name: str) -> bool:
         try:
             with _translate_errors(), lock_dir(self.folder, fcntl.LOCK_EX):
-                # Links, pipes and folders are no objects, and stay.
+                # Links, pipes and folders are not objects and are not removed.
                 if self.stat(name) is None:
                     return False
                 remove_file(self.folder, _split(name))

@@ -10,9 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from clip_embeddings.config import CLOUD_STORAGE, missing_package
 from clip_embeddings.lazy import Lazy
+from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
 from clip_embeddings.storage.types import (
     BINARY,
+    REQUEST_TIMEOUT,
+    RETRY_TIMEOUT,
     BadNameError,
     NotFoundError,
     Stat,
@@ -20,11 +24,6 @@ from clip_embeddings.storage.types import (
     TooLargeError,
     TransientError,
 )
-
-# Seconds to wait for one response of the service.
-REQUEST_TIMEOUT = 10.0
-# Seconds for one call with all its retries. Job clients give up after 20.
-RETRY_TIMEOUT = 15.0
 
 # Metadata key of a random value that identifies the call of `create` that wrote the object.
 NONCE_KEY = "written-by"
@@ -140,7 +139,7 @@ def _stat(blob: Any) -> Stat:
 def _is_valid_name(name: str) -> bool:
     # https://cloud.google.com/storage/docs/objects#naming
     try:
-        return len(name.encode()) <= 1024 and not {"\r", "\n"} & set(name)
+        return len(name.encode()) <= MAX_OBJECT_NAME_BYTES and not {"\r", "\n"} & set(name)
     except UnicodeEncodeError:
         return False
 
@@ -150,11 +149,8 @@ def _connect() -> Any:
         from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import storage
     except ImportError:
-        raise StorageError(
-            "A gs:// bucket needs the package google-cloud-storage, which is not installed: "
-            "pip install -r requirements/cloud-storage.txt."
-        ) from None
-    # Otherwise every 404 starts a thread that requests the bucket's metadata, for traces that are not used.
+        raise StorageError(f"{missing_package('A gs:// bucket', CLOUD_STORAGE)}.") from None
+    # By default, every 404 starts a thread that requests the bucket's metadata, for traces that are not used.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     try:
         return storage.Client()

@@ -13,13 +13,18 @@ from typing import Protocol
 JSON = "application/json"
 BINARY = "application/octet-stream"
 
+# Seconds to wait for one response of Cloud Storage or Firestore.
+REQUEST_TIMEOUT = 10.0
+# Seconds for one call with all its retries. Job clients give up after 20.
+RETRY_TIMEOUT = 15.0
+
 
 class StorageError(Exception):
     """The operation failed, and will fail again until an operator changes something."""
 
 
 class TransientError(StorageError):
-    """The operation failed, but may succeed later. A write that failed so may have taken effect, whole."""
+    """The operation failed, but may succeed later. A write that raised this may still have been completed."""
 
 
 class NotFoundError(StorageError):
@@ -38,7 +43,7 @@ class TooLargeError(StorageError):
 class Stat:
     """The properties of an object, available without reading it."""
 
-    # Differs between any two contents of one name, and grows with each.
+    # Changes whenever the content does. In Cloud Storage it always grows; in a folder a value can recur.
     generation: int
     # In bytes.
     size: int
@@ -67,7 +72,7 @@ class Bucket(Protocol):
 
         Raises:
             NotFoundError: the object does not exist, or is no longer in `generation`.
-            TooLargeError: it has more than `max_bytes`; not much more than that was held in memory.
+            TooLargeError: it has more than `max_bytes`. Memory never holds much more than that.
         """
 
     def stat(self, name: str) -> Stat | None:
@@ -96,4 +101,4 @@ class Bucket(Protocol):
         """
 
     def cleanup(self) -> None:
-        """Remove the temporary files of writers that died."""
+        """Remove the temporary files that writers left when they died."""
