@@ -1,9 +1,9 @@
-"""Embeds the photos that a bucket holds already: as a Cloud Run job, or on this machine.
+"""Embeds the photos that are already in a bucket: as a Cloud Run job, or on this machine.
 
     python -m functions.backfill [--prefix P] [--dry-run]
 
-BUCKET_URL, INDEX_URL and MODEL name the bucket, the index and the model. A run that was ended, for whatever
-reason, is continued by starting it again. A backfill also moves an index to another model.
+BUCKET_URL, INDEX_URL and MODEL name the bucket, the index and the model. A run that did not finish is
+continued by starting it again. A backfill also moves an index to another model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from clip_embeddings.photos.indexer import Indexer, open_indexer
 from clip_embeddings.photos.pipeline import apply_changes
 from clip_embeddings.photos.reconcile import differences
-from clip_embeddings.photos.types import Change, Deletion, ObjectVersion, Report
+from clip_embeddings.photos.types import SKIP_REASONS, UP_TO_DATE, Change, Deletion, ObjectVersion, Report
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.startup import start
 from clip_embeddings.storage.types import StorageError
@@ -28,17 +28,9 @@ from clip_embeddings.storage.types import StorageError
 # Seconds between two lines of the log, where there is no progress bar.
 LOG_SECONDS = 30.0
 
-# How the summary describes the reasons in `Report.skipped`.
-SKIP_REASONS = {
-    "already there": "already there",
-    "image_unsupported": "no picture",
-    "object_gone": "gone meanwhile",
-    "superseded": "replaced meanwhile",
-}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 1 if anything failed, 130 if interrupted."""
+    """Run the command line; returns the exit status: 0, 1 if anything failed, 130 if interrupted."""
     options = _parse(argv)
 
     def build(runtime: Runtime) -> tuple[Indexer, str]:
@@ -50,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.dry_run:
             planned = Counter(map(type, _changes(indexer, prefix, report)))
-            up_to_date = report.skipped["already there"]
+            up_to_date = report.skipped[UP_TO_DATE]
             print(
                 f"would embed {planned[ObjectVersion]:,}, remove {planned[Deletion]:,}, skip {up_to_date:,}"
             )
@@ -69,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def summary(report: Report) -> str:
-    """The counts of a report, and the reasons for what was skipped or failed."""
+    """The counts of a report, and the reasons why objects were skipped or failed."""
     skipped = ", ".join(
-        f"{count:,} {SKIP_REASONS[reason]}" for reason, count in sorted(report.skipped.items())
+        f"{count:,} {SKIP_REASONS.get(code, code)}" for code, count in sorted(report.skipped.items())
     )
     lines = [
         f"embedded {report.embedded:,}, removed {report.removed:,}, "

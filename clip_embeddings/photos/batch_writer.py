@@ -1,4 +1,4 @@
-"""Writes the changes of many photos to an index, in a thread of its own."""
+"""Writes many changes to an index, in batches and in a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from clip_embeddings.storage.types import TransientError
 
 # Entries of one transaction. Bounds memory.
 BATCH_SIZE = 4 * IMAGE_ROWS
-# Removals and rejections that wait for the index. Bounds memory.
+# Deletions and rejections that wait to be written. Bounds memory.
 MAX_PENDING = 3 * IMAGE_ROWS
 
 
 class BatchWriter:
-    """Writes in another thread, so that the model does not wait for the disk. Counts outcomes in `report`.
+    """Writes in another thread, so that the model does not wait for the index. Counts outcomes in `report`.
 
-    Every method may raise the StorageError of an earlier change.
+    Every method may raise the StorageError of an earlier change. The end of the block writes the rest.
     """
 
     def __init__(self, indexer: Indexer, report: Report, on_rejected: Callable[[Rejected], None]) -> None:
@@ -37,7 +37,7 @@ class BatchWriter:
 
     def __exit__(self, error_class: type[BaseException] | None, *_: object) -> None:
         try:
-            # After an error elsewhere as well: photos that were embedded are kept.
+            # Also after an error elsewhere, so that photos that were embedded are not lost.
             self._submit_entries()
             self._wait(0)
         finally:
@@ -85,7 +85,7 @@ class BatchWriter:
     def _reject(self, rejected: Rejected) -> None:
         name, indexed_bucket = rejected.version.name, self._indexer.indexed_bucket
         try:
-            # Only for indexed objects: a tombstone for every object that is not a picture would be too many.
+            # Only indexed objects get a tombstone: there may be very many objects that are not pictures.
             if not rejected.transient and indexed_bucket.index.get(indexed_bucket.name, name):
                 self._report.removed += self._indexer.tombstone_older(rejected)
         except TransientError:

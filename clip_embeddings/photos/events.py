@@ -1,4 +1,4 @@
-"""Handles the events of a bucket: an object was written or removed, and the index follows.
+"""Updates the index for the events of a bucket: an object was written, replaced or deleted.
 
 Events arrive at least once and in any order. Each is about one generation of one object, and in the index no
 older generation replaces or removes a newer one, so every order ends in the same index.
@@ -16,7 +16,8 @@ from clip_embeddings.index.types import MAX_GENERATION, is_text
 from clip_embeddings.logs import logger
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.indexer import Indexer
-from clip_embeddings.photos.types import SKIP_CODES, ObjectVersion, Rejected
+from clip_embeddings.photos.types import SKIP_REASONS, UP_TO_DATE, ObjectVersion, Rejected
+from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
 from clip_embeddings.storage.types import BINARY, Stat
 
 # Seconds since the epoch of 9999-01-01. A later time may be in the year 10000 in some time zone, which
@@ -36,7 +37,7 @@ def handle_finalized(data: object, event_time: object, indexer: Indexer) -> str:
         event_time: when the event happened, in RFC 3339.
 
     Raises:
-        StorageError: the bucket or the index cannot be used, or not now. The event must be delivered again.
+        StorageError: the bucket or the index cannot be used now. The event must be delivered again.
     """
     indexed_bucket = indexer.indexed_bucket
     max_age = indexer.runtime.settings.photos.max_event_age
@@ -48,13 +49,13 @@ def handle_finalized(data: object, event_time: object, indexer: Indexer) -> str:
     if entry and entry.generation > version.stat.generation:
         return _log_outcome("on_upload", version, "superseded")
     if entry and (entry.generation, entry.fingerprint) == (version.stat.generation, indexer.fingerprint):
-        return _log_outcome("on_upload", version, "already there")
+        return _log_outcome("on_upload", version, UP_TO_DATE)
     loaded = indexer.load(version)
     if isinstance(loaded, Rejected):
         # The older generation was replaced, even if the new one cannot be embedded.
         indexer.tombstone_older(loaded)
         outcome = f"{loaded.code}: {loaded.message}"
-        return _log_outcome("on_upload", version, outcome, failed=loaded.code not in SKIP_CODES)
+        return _log_outcome("on_upload", version, outcome, failed=loaded.code not in SKIP_REASONS)
     (written,) = indexed_bucket.index.upsert(indexer.embed([loaded]))
     return _log_outcome("on_upload", version, "embedded" if written else "superseded")
 
@@ -68,7 +69,7 @@ def handle_deleted(data: object, event_time: object, indexed_bucket: IndexedBuck
         max_age: seconds after which an event is dropped.
 
     Raises:
-        StorageError: the index cannot be used, or not now. The event must be delivered again.
+        StorageError: the index cannot be used now. The event must be delivered again.
     """
     try:
         version = read_event(data, event_time, indexed_bucket, max_age)
@@ -120,7 +121,7 @@ def _parse_integer(value: object) -> int | None:
 
 
 def _parse_time(value: object) -> float | None:
-    """Seconds since the epoch of a time in RFC 3339; None if it is none, or in the distant future."""
+    """Seconds since the epoch of a time in RFC 3339; None for anything else and for the distant future."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
@@ -149,6 +150,6 @@ def _log_outcome(function: str, version: ObjectVersion, outcome: str, *, failed:
 
 def _log_dropped(function: str, data: object, error: DroppedError) -> str:
     name = data.get("name") if isinstance(data, dict) else None
-    quoted = quote(name[:1024], errors="replace") if isinstance(name, str) else "(no name)"
+    quoted = quote(name[:MAX_OBJECT_NAME_BYTES], errors="replace") if isinstance(name, str) else "(no name)"
     logger.info("%s %s: the event was dropped, because %s.", function, quoted, error)
     return f"dropped: {error}"

@@ -1,4 +1,4 @@
-"""From an object of a bucket to an entry of its index: read, decode, embed."""
+"""Makes an entry of the index from an object of the bucket: reads, decodes and embeds it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Indexer:
         """Read an object, in exactly this generation, and decode it.
 
         Raises:
-            StorageError: the bucket cannot be read, or not now.
+            StorageError: the bucket cannot be read. TransientError if another attempt may succeed.
         """
         max_bytes = self.runtime.settings.limits.image_bytes
         try:
@@ -70,7 +70,7 @@ class Indexer:
         """
         version = rejected.version
         if rejected.transient or rejected.code == "object_gone":
-            # Another attempt, or another event, settles it.
+            # Another attempt, or the event of the deletion or the replacement, will update the index.
             return False
         indexed_bucket = self.indexed_bucket
         return indexed_bucket.index.delete(indexed_bucket.name, version.name, version.stat.generation - 1)

@@ -1,4 +1,4 @@
-"""Many changes to an index at once: reading and decoding, the model, and writing overlap."""
+"""Makes many changes to an index. Reading and decoding, the model, and writing run at the same time."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def apply_changes(
     transactions.
 
     Args:
-        report: updated meanwhile, by another thread as well.
-        on_rejected: called in that thread for each object that cannot be embedded.
+        report: outcomes are counted in it while this runs, also by the thread that writes.
+        on_rejected: called by that thread for each object that cannot be embedded.
 
     Raises:
         StorageError: an operator must act. Changes that failed for a transient reason are counted as failed.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from clip_embeddings.config import TaskSettings
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
-from clip_embeddings.photos.types import Change, Deletion, ObjectVersion, Report
+from clip_embeddings.photos.types import UP_TO_DATE, Change, Deletion, ObjectVersion, Report
 from clip_embeddings.storage.types import Stat
 
 # Name and properties of an object of the bucket.
@@ -23,7 +23,7 @@ def differences(
     prefix: str = "",
     task: TaskSettings | None = None,
 ) -> Iterator[Change]:
-    """The changes after which the index has exactly the present objects, with this fingerprint.
+    """The changes after which the index has an entry with this fingerprint for every object, and no others.
 
     Bucket and index are both listed in the order of names and compared while they are read, so memory does
     not grow with their size. Objects that need no change are counted in `report`.
@@ -41,24 +41,24 @@ def differences(
     indexed = (item for item in index.generations(indexed_bucket.name, prefix) if in_shard(item[0], shard))
     for name, stat, entry in _merge_join(listed, indexed):
         if stat is None:
-            # Unless the object was written after the bucket was listed.
+            # The object may have been written after the bucket was listed, so it is looked up again.
             if entry and bucket.stat(name) is None:
                 yield Deletion(name, entry[1])
         elif entry and entry[1:] == (stat.generation, fingerprint):
-            report.skipped["already there"] += 1
+            report.skipped[UP_TO_DATE] += 1
         elif not entry or entry[1] <= stat.generation:
             yield ObjectVersion(name, stat)
         elif indexed_bucket.generations_recur:
-            # The index keeps the higher of two generations, unless it is told to forget it.
+            # The index keeps the higher of two generations, unless that one is deleted with `forget` first.
             yield Deletion(name, entry[1])
             yield ObjectVersion(name, stat)
         else:
             # The object was written again, and indexed, after the bucket was listed.
-            report.skipped["already there"] += 1
+            report.skipped[UP_TO_DATE] += 1
 
 
 def in_shard(name: str, task: TaskSettings) -> bool:
-    """Whether an object belongs to this task. A hash decides, so that every run distributes names alike."""
+    """Whether an object belongs to this task. A hash decides, so every run assigns it to the same task."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest) % task.count == task.index
 
@@ -68,7 +68,7 @@ def _merge_join(
 ) -> Iterator[tuple[str, Stat | None, Indexed | None]]:
     """Join two lists that are ordered by name: each name once, with its item of either list or None.
 
-    A list in another order costs work but loses nothing: a name then comes once for each list.
+    If a list has another order, a name may come once for each list, which costs work but loses nothing.
     """
     listed_items, indexed_items = iter(listed), iter(indexed)
     stored, entry = next(listed_items, None), next(indexed_items, None)

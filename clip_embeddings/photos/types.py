@@ -1,4 +1,4 @@
-"""The changes that bring an index up to date with its bucket, and what became of them."""
+"""The changes that bring an index up to date with its bucket, and their outcomes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ import numpy as np
 
 from clip_embeddings.storage.types import Stat
 
-# Codes of objects that are skipped, not failed: an object that is not a picture does not belong in the index,
-# and one that is gone or was replaced has other events. Every other code concerns a picture that a search
-# should find.
-SKIP_CODES = frozenset({"image_unsupported", "object_gone", "superseded"})
+# The outcome for an object whose entry needs no change.
+UP_TO_DATE = "already there"
+
+# Codes of objects that are skipped, with their descriptions for a summary. An object that is not a picture
+# does not belong in the index, and one that is gone or was replaced has other events. Every other code is a
+# failure, because it concerns a picture that a search should find.
+SKIP_REASONS = {
+    "image_unsupported": "no picture",
+    "object_gone": "gone meanwhile",
+    "superseded": "replaced meanwhile",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Deletion:
     generation: int
 
 
-# What is to be done to the index: add or replace an entry, or remove one.
+# A change to make to the index: add or replace an entry, or remove one.
 Change = ObjectVersion | Deletion
 
 
@@ -63,7 +70,7 @@ class Report:
 
     embedded: int = 0
     removed: int = 0
-    # By code, or "already there" for entries that were up to date.
+    # By code, or UP_TO_DATE.
     skipped: Counter[str] = field(default_factory=Counter)
     # By code.
     failed: Counter[str] = field(default_factory=Counter)
@@ -72,7 +79,7 @@ class Report:
 
     def count_rejected(self, name: str, code: str) -> None:
         """Count an object that was not embedded."""
-        if code in SKIP_CODES:
+        if code in SKIP_REASONS:
             self.skipped[code] += 1
             return
         self.failed[code] += 1

@@ -1,4 +1,4 @@
-"""A local folder as the bucket: files that are added are indexed, files that are removed leave the index."""
+"""Watches a local folder that is the bucket: indexes files that are added, drops those that are removed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from clip_embeddings.storage.file import FileBucket
 QUIET_MS, BURST_MS = 50, 300
 # Milliseconds after which the watching thread checks, without a change, whether it must stop or scan.
 WAKE_MS = 200
-# Nanoseconds for which a changed file is left alone. Its writer may not be done, and the system's clock for
-# files ticks so slowly that another change could leave the generation as it is.
+# Nanoseconds for which a changed file is left alone. Its writer may not be done, and file timestamps are
+# coarse, so a second change may not change the generation.
 SETTLE_NS = 100_000_000
 # Seconds between scans where watchfiles is not installed.
 POLL_SECONDS = 2.0
@@ -41,7 +41,7 @@ class FolderWatcher:
         self._thread = BackgroundThread("photos", self._work)
         # Generations, by name, that cannot be embedded and are not tried again.
         self._rejected: dict[str, int] = {}
-        # Of time.monotonic.
+        # The time of the next scan, in seconds of time.monotonic.
         self._next_scan = 0.0
 
     def start(self) -> None:
@@ -49,7 +49,7 @@ class FolderWatcher:
         self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Begin no other photo, and wait at most `timeout` seconds for the present ones."""
+        """Stop after the photos that are being indexed; waits for them at most `timeout` seconds."""
         self._thread.stop(timeout)
 
     def _work(self) -> None:
@@ -63,7 +63,7 @@ class FolderWatcher:
                     logger.exception("the photos could not be brought up to date; it is tried again")
 
     def _watch(self) -> Iterator[bool]:
-        """Repeatedly, whether anything has changed. A change during a scan is reported after it."""
+        """Yield repeatedly whether anything has changed. A change during a scan is reported after it."""
         try:
             from watchfiles import watch
         except ImportError:
