@@ -1,7 +1,7 @@
-"""The functions of this package: what starts each, which towers it holds, what it needs around it.
+"""The functions of this package: what starts each, which towers it holds, which resources it needs.
 
-The entrypoints, `deploy.sh` and its help, staging and the tests read this table. It needs the standard
-library only, because deploying reads it too.
+The entrypoints, `deploy.sh` and its help, staging and the tests read this table. It imports the standard
+library only, because deploying runs without installed packages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ TEXT = ("text",)
 IMAGE = ("image",)
 BOTH = ("text", "image")
 
-# The bucket of jobs (JOBS_URL), the bucket of photos (BUCKET_URL), the index (INDEX_URL).
+# A resource: the bucket of jobs (JOBS_URL), the bucket of photos (BUCKET_URL), the index (INDEX_URL).
 Need = Literal["jobs", "photos", "index"]
 
 
@@ -41,11 +41,11 @@ class Function:
     # Whether it serves a model that lacks one of its towers.
     allow_missing_towers: bool = False
     needs: tuple[Need, ...] = ()
-    # POST / means POST to this path.
+    # The path whose handler also answers POST /; None if there is none.
     root: str | None = None
     # Whether "all" on the command line of deploy.sh includes it.
     included_in_all: bool = True
-    # Path and options of curl for a first request.
+    # Path and options of curl for a first request. The files of options are in the repository.
     example: str = "/"
 
     @property
@@ -60,7 +60,7 @@ class Function:
 
     @property
     def serves_several_models(self) -> bool:
-        """Whether MODELS applies to it: what only writes or searches the index has the index's one model."""
+        """Whether MODELS applies to it. Functions that only write or search the index use a single model."""
         return "index" not in self.needs or "jobs" in self.needs
 
     @property
@@ -100,7 +100,7 @@ FUNCTIONS: tuple[Function, ...] = (
     ),
     Function("on_delete", trigger=BucketEvent("photos", "deleted"), needs=("photos", "index")),
     Function("backfill", trigger="job", towers=IMAGE, needs=("photos", "index")),
-    # Every route of the others in one process.
+    # Every route of the other functions in one process.
     Function(
         "gateway",
         towers=BOTH,

@@ -7,7 +7,7 @@ from functools import cache
 
 from clip_embeddings.config import load_settings
 
-# What Cloud Run and functions-framework set.
+# Variables that Cloud Run and functions-framework set.
 # https://cloud.google.com/run/docs/container-contract#env-vars
 PLATFORM_NAMES = frozenset(
     {
@@ -20,14 +20,14 @@ PLATFORM_NAMES = frozenset(
 # https://cloud.google.com/run/docs/configuring/services/environment-variables
 PLATFORM_PREFIX = "X_GOOGLE_"
 
-# A name that needs at most so many edits to become a setting's is taken for a misspelling of it.
+# A name within this many edits of a setting's name is taken for a misspelling of it.
 MAX_EDITS = 2
-# Shorter names are within two edits of too much: PATH, HOME.
+# Shorter names, such as PATH, are within two edits of unrelated settings.
 MIN_LENGTH = 5
 
 
 class _RecordingEnvironment(Mapping[str, str]):
-    """An empty environment that keeps the names that are looked up in it."""
+    """An empty environment that records the names that are looked up in it."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -45,7 +45,11 @@ class _RecordingEnvironment(Mapping[str, str]):
 
 @cache
 def setting_names() -> frozenset[str]:
-    """The name of every setting that `load_settings` reads and a person may set."""
+    """The name of every setting that `load_settings` reads, except those that the platform sets.
+
+    Found by loading the settings from an empty environment that records lookups, so that no list of names
+    must be maintained.
+    """
     environment = _RecordingEnvironment()
     load_settings(environment)
     return frozenset(environment.names) - PLATFORM_NAMES
@@ -57,7 +61,7 @@ def is_set_by_platform(name: str) -> bool:
 
 
 def nearest_setting(name: str) -> str | None:
-    """The setting that `name` probably misspells; None if it is a setting or near none."""
+    """The setting that `name` probably misspells; None if it is a setting itself or resembles none."""
     if len(name) < MIN_LENGTH or name in setting_names() or is_set_by_platform(name):
         return None
     near = (setting for setting in setting_names() if _may_be_near(name, setting))
@@ -72,12 +76,12 @@ def misspelled_settings(names: Iterable[str]) -> dict[str, str]:
 
 
 def _may_be_near(a: str, b: str) -> bool:
-    """False only for words further apart than MAX_EDITS: a bound that costs far less than their distance."""
+    """A cheap test before the edit distance. False means more than MAX_EDITS edits; True decides nothing."""
     return abs(len(a) - len(b)) <= MAX_EDITS and len(set(a) ^ set(b)) <= 2 * MAX_EDITS
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Letters to insert, delete, replace or swap with their neighbor until `a` is `b`.
+    """The number of letters to insert, delete, replace or swap with their neighbor to turn `a` into `b`.
 
     https://en.wikipedia.org/wiki/Damerau-Levenshtein_distance#Optimal_string_alignment_distance
     """

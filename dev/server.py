@@ -141,7 +141,7 @@ def _wait_until_ready(url: str, is_alive: Callable[[], bool]) -> bool:
 
 
 def _greeting(manifest: Manifest, address: str, bucket_url: str) -> str:
-    """What is served where, and commands to try; nothing that the model cannot do."""
+    """What is served where, and commands to try: only commands that the model supports."""
     is_demo = manifest.name == DEMO
     description = " (the bundled demo: it knows emoji and little else)" if is_demo else ""
     picture = PICTURE if (ROOT / PICTURE).is_file() else "PICTURE.jpg"
@@ -151,7 +151,7 @@ def _greeting(manifest: Manifest, address: str, bucket_url: str) -> str:
     has_text, has_image = "text" in manifest.towers, "image" in manifest.towers
     kinds = " and ".join(kind for kind, served in (("text", has_text), ("pictures", has_image)) if served)
     space = " in one space" if has_text and has_image else ""
-    # By name: the key itself must not be printed, and the user's shell may have the variable.
+    # The variable, because the key itself must not be printed, and the user's shell may have the variable.
     curl = 'curl -s -H "X-API-Key: $API_KEY"' if os.environ.get("API_KEY") else "curl -s"
     lines = [
         "",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from tokenizers import Tokenizer
 
-# Rows of one model run: enough to use the whole CPU, few enough to bound memory and the time others wait.
+# Rows of one model run: enough to use the whole CPU, few enough to bound memory and the wait of others.
 TEXT_ROWS = 32
 IMAGE_ROWS = 8
 # Maximum padding tokens per text run. An extra run costs about as much as 32 tokens.

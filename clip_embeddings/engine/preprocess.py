@@ -22,9 +22,10 @@ def to_pixels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.floa
 
     Equal to `open_clip.transform.image_transform(..., is_train=False)` bit for bit, with one exception that
     bounds memory: with `shortest`, if one side is more than 32 times the other, only the part of the image
-    that stays after the crop is resized. Photos then differ by 2/255 at most. In noise, where neighboring
-    pixels are unrelated, clipping between Pillow's two passes can make that 15/255, and nearly transparent
-    pixels may hide any color. (`longest` also accepts images so narrow that open_clip fails.)
+    that stays after the crop is resized. Photos then differ by 2/255 at most. Noise, where neighboring pixels
+    are unrelated, can differ by 15/255, because Pillow clips values between its two passes. Nearly
+    transparent pixels can differ by any amount, because any color may be hidden in them. (`longest` also
+    accepts images so narrow that open_clip fails.)
 
     Args:
         image: of mode 1, L, LA, P, RGB, RGBA or CMYK.
@@ -99,7 +100,7 @@ def _resize_center(
         margin = 2 * max(scale, 1.0) + 1
         first, last = max(0, int(start - margin)), min(source, ceil(stop + margin))
         window.append((first, last))
-        # Pillow stores the box in single precision: coordinates relative to the window stay small.
+        # Relative to the window, so that they are small: Pillow stores the box in single precision.
         box.append((start - first, min(stop - first, last - first)))
     (left, right), (top, bottom) = window
     (x0, x1), (y0, y1) = box

@@ -29,7 +29,8 @@ SPECIAL = frozenset({"<start_of_text>", "<end_of_text>"})
 WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # The same for lower-case ASCII, without the `regex` library.
 ASCII_WORDS = re.compile(r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
-# Words beyond this are ignored. It exceeds any context length, and each word is at least one token.
+# Maximum number of words of a text; further ones are ignored. Each word is at least one token, and no model
+# has a context length above this.
 MAX_WORDS = 4096
 
 

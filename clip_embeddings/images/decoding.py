@@ -18,8 +18,8 @@ Parser = Callable[[io.BytesIO], ImageFile.ImageFile]
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, AVIF or HEIC"
 
 # One parser per format, imported when the first image of that format arrives. Image.open() would import all
-# of Pillow's forty or so plugins to find WebP, and would read phone JPEGs through the TIFF code for frames
-# that are not needed here.
+# of Pillow's forty or so plugins to find WebP. It would also look for further frames (MPO) in the JPEGs of
+# phones, with Pillow's TIFF code, although only the first frame is used.
 _PARSERS = {
     "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
     "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
@@ -55,7 +55,7 @@ _NOT_IMAGES = (
     (b"[", "JSON"),
 )
 
-# Values of the EXIF orientation tag (274, CIPA DC-008 4.6.5) and the transposition that undoes each.
+# The EXIF orientation tag (274, CIPA DC-008 4.6.5), and the transposition that undoes each of its values.
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -115,9 +115,9 @@ def decode_image(data: bytes, *, settings: ImageSettings, max_pixels: int, targe
 def _decode(
     format: str, parser: Parser, data: bytes, settings: ImageSettings, max_pixels: int, target: int
 ) -> Image.Image:
-    # Two parsers reserve memory while they read the header (WebP's canvas, GIF's disposal). They check its
-    # size against this limit of Pillow's, 89 megapixels, and refuse at twice its value. It must not be lower
-    # than `max_pixels`.
+    # Two parsers reserve memory while they read the header (WebP's canvas, GIF's disposal). They check the
+    # size against Pillow's MAX_IMAGE_PIXELS (89 megapixels by default); they refuse images above twice that.
+    # It must not be lower than `max_pixels`.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
     image = _open_jpeg(parser, data) if format == "JPEG" else parser(_Reader(data))
     _check_size(image, max_pixels)
@@ -172,9 +172,9 @@ def _open_jpeg(parser: Parser, data: bytes) -> ImageFile.ImageFile:
 class _Reader(io.BytesIO):
     """A file that can be read a limited number of times.
 
-    Pillow parses headers, and all of a run-length BMP, in Python: each segment of a file made of four-byte
-    segments costs microseconds and 150 bytes of memory. Decoders of real images read in blocks; the most
-    reads come from PNG, three for each chunk of commonly 8 KiB.
+    Pillow parses headers, and all of a run-length BMP, in Python. Each segment costs microseconds and 150
+    bytes of memory, and a hostile file can consist of four-byte segments. Decoders of real images read in
+    blocks. PNG needs the most reads: three for each chunk, which commonly has 8 KiB.
     """
 
     reads_left = 250_000
@@ -207,7 +207,8 @@ def _has_too_many_scans(data: bytes) -> bool:
         if code in _SEQUENTIAL:
             components = int.from_bytes(data[position + 7 : position + 8])
         if code == _SOS:
-            # A first scan that holds all components of a sequential image is also its last.
+            # A first scan that holds all components of a sequential image is also its last, so no more scans
+            # need to be counted.
             complete = components and components == int.from_bytes(data[position + 2 : position + 3])
             if not scans and (complete or data.count(b"\xff\xda") <= _MAX_SCANS):
                 return False
@@ -246,7 +247,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    # Of 16-bit color, Pillow takes the high byte. It keeps all 16 bits of gray PNG: take the high byte here.
+    # Pillow takes the high byte of 16-bit color, but keeps all 16 bits of a gray PNG: takes the high byte of it.
     if image.mode == "I;16":
         return Image.frombytes("L", image.size, image.tobytes(), "raw", "L;16")
     # HEIC can have premultiplied alpha.

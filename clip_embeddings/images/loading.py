@@ -1,4 +1,4 @@
-"""The bytes of an image, wherever its source says they are."""
+"""Loads the bytes of an image from its source: the request itself, Cloud Storage or a URL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clip_embeddings.logs import Timings
 
 
 def load_bytes(source: Source, timeout: float, settings: Settings, timings: Timings) -> bytes:
-    """The bytes that `source` holds or names. A URL is given `timeout` seconds.
+    """The bytes that `source` holds or names. Fetching a URL may take `timeout` seconds.
 
     Time spent on the network is added to the stage `fetch` of `timings`.
 

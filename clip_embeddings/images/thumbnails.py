@@ -11,7 +11,7 @@ from clip_embeddings.images.decoding import decode_image
 
 # JPEG quality on Pillow's scale of 0 to 95.
 QUALITY = 82
-# Size up to which a color profile is copied: Display P3, which phones write, takes about 550 bytes.
+# Largest color profile, in bytes, that is copied. Display P3, which phones write, takes about 550.
 MAX_PROFILE_BYTES = 4096
 
 

@@ -22,7 +22,7 @@ THUMBNAIL_AGE = 24 * 3600
 
 
 def search_routes(searcher: Searcher) -> tuple[Route, ...]:
-    """Every route of the protocol."""
+    """Every route of search."""
 
     def search_body(context: RequestContext) -> Any:
         return _search(context, searcher, context.read_body, schema.parse_body)
@@ -95,6 +95,7 @@ def _search(
 ) -> Any:
     with context.timings.measure("parse"):
         query = parse(read(), context.limits)
+    # PROTOCOL_MODELS cannot name "search", so a request without a model uses the default one.
     result = embed(query.embed_request, context.runtime, context.timings, "search")
     part = result.texts or result.images
     assert part is not None
@@ -134,7 +135,7 @@ def _thumbnail(context: RequestContext, searcher: Searcher) -> Response:
 
 
 def _thumbnail_bytes(context: RequestContext, searcher: Searcher, entry: Entry, size: int) -> bytes:
-    # Imported late: a process that serves no thumbnail needs no Pillow for it.
+    # Imported late: only thumbnails need Pillow here.
     from clip_embeddings.images.thumbnails import thumbnail
 
     with context.timings.measure("fetch"):

@@ -1,6 +1,6 @@
 """The models that have a public name, as data. Any other ARCH/PRETRAINED of open_clip can be baked too.
 
-Importing this module needs no torch: deploying reads it as well.
+This module does not import torch, because deploying reads it as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from clip_embeddings.engine.manifest import Preprocess, slug
 # The model to bake and to deploy if the command line names none.
 DEFAULT_MODEL = "ViT-B-32/laion400m_e32"
 
-# Protocols that work with the vectors of the original CLIP, by their names in PROTOCOL_MODELS.
+# Protocols whose clients expect the vectors of OpenAI's CLIP, by their names in PROTOCOL_MODELS.
 _CLIP_CLIENTS = ("native", "notebook", "photo-app")
 
 # As users of DINOv2's small model prepare images: resize to 244, crop to 224, mean and deviation 0.5.

@@ -49,9 +49,11 @@ def download(description: str, repository: str, *filenames: str) -> Path:
 
 @contextmanager
 def translate_errors(description: str, repository: str, filename: str, url: str = "") -> Iterator[None]:
-    """Turn any exception of a download into a BakeError that names the file's URL and the offline way.
+    """Turn any exception of a download into a BakeError that names the file's URL and how to bake offline.
 
-    `url` is named where there is no repository.
+    Args:
+        description: opens the sentence.
+        url: the file's URL if it is in no repository of the hub, that is, if `repository` is empty.
     """
     try:
         yield

@@ -38,7 +38,7 @@ def count_convolutions(graph: Path) -> int:
 
 
 def optimize(source: Path, target: Path) -> None:
-    """Write `source` with those of ONNX Runtime's fusions applied that are valid on every x86-64 CPU.
+    """Apply those of ONNX Runtime's fusions to `source` that are valid on every x86-64 CPU; write `target`.
 
     The weights go to a `.data` file beside `target`: ONNX Runtime maps such a file into memory, whereas it
     parses and copies weights inside a graph, and a graph cannot hold more than 2 GiB.

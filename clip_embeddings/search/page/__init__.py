@@ -1,4 +1,4 @@
-"""The search page: one document with its style and script inside, and a policy that allows only these."""
+"""The search page: one document that contains its style and script, and a policy that allows only these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 
 
 def search_page(request: Request) -> Response:
-    """The page. It holds no data: what it shows it asks for, with the API key if there is one."""
+    """The page. It contains no data: its script requests the results, with the API key if one is needed."""
     document, policy = _document()
     response = Response(document, mimetype="text/html")
     response.headers["Content-Security-Policy"] = policy
@@ -36,13 +36,13 @@ def _document() -> tuple[bytes, str]:
         "default-src 'none'",
         f"style-src {_hash(style)}",
         f"script-src {_hash(script)}",
-        # A dropped picture is shown from a data URI, a thumbnail that needed the key from a blob.
+        # A dropped picture is shown as a data URI, a thumbnail that was fetched with the key as a blob.
         "img-src 'self' data: blob:",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'self'",
         "frame-ancestors 'none'",
-        # No text becomes HTML, not even by mistake: https://www.w3.org/TR/trusted-types/
+        # The browser refuses script that turns text into HTML: https://www.w3.org/TR/trusted-types/
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )
