@@ -24,7 +24,7 @@ NUMBER = (r"[0-9]{1,7}", "a whole number")
 BUCKET = (BUCKET_NAME, "a bucket's name, without gs://")
 ACCOUNT = (r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com", "a service account's email")
 FOLDER = (r"[^-\x00-\x1f\x7f][^\x00-\x1f\x7f]*", "a name or a folder")
-# A name in a list, which holds no comma.
+# A name in a list that is separated by commas.
 ITEM = r"[^-,\x00-\x1f\x7f][^,\x00-\x1f\x7f]*"
 
 
@@ -128,7 +128,8 @@ OPTIONS = (
 BY_NAME = {option.name: option for option in OPTIONS}
 BY_VARIABLE = {option.variable: option for option in OPTIONS}
 
-# Options without a value, and what the help says. --help is apart: it ends the parsing.
+# Options without a value, and their descriptions in the help. --help is not among them, because it ends the
+# parsing.
 SWITCHES = {
     "--force": "deploy even what has not changed",
     "--dry-run": "print the commands, ready to paste, and touch nothing",

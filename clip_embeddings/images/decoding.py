@@ -247,7 +247,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    # Pillow takes the high byte of 16-bit color, but keeps all 16 bits of a gray PNG: takes the high byte of it.
+    # Pillow takes the high byte of 16-bit color, but keeps all 16 bits of a gray PNG, reduced to 8 here.
     if image.mode == "I;16":
         return Image.frombytes("L", image.size, image.tobytes(), "raw", "L;16")
     # HEIC can have premultiplied alpha.

@@ -40,7 +40,7 @@ class ExportedTower:
     open_graph: Callable[[Path], Callable[[Sequence[Any]], np.ndarray]]
     canary_input: str
     canary_item: Any
-    # What decides the vectors besides graph and files: the text spec or the preprocessing.
+    # The text spec or the preprocessing, which determines the vectors together with the files.
     spec: object
     extra_files: tuple[str, ...] = ()
 

@@ -32,7 +32,7 @@ FILES = (
     ("2_Dense/config.json",),
     ("2_Dense/model.safetensors", "2_Dense/pytorch_model.bin"),
 )
-# Marks padding. Token ids are not negative, so that it differs from the id of a "[PAD]" in a text.
+# Marks padding. It differs from every token id, also from that of a "[PAD]" in a text: ids are not negative.
 PADDING_ID = -1
 # Names of the image tower's weights in a local folder.
 IMAGE_WEIGHTS = ("image.safetensors", "image.pt")
@@ -139,7 +139,7 @@ def _text_tower(module: MeanPooledModule, tokenizer: Any, max_length: int) -> To
         inputs = [
             tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt") for text in texts
         ]
-        return torch.cat([module(one.input_ids) for one in inputs])
+        return torch.cat([module(tokens.input_ids) for tokens in inputs])
 
     # Computes attention with basic operators; the other implementations branch on shapes.
     module.transformer.set_attn_implementation("eager")
