@@ -25,4 +25,5 @@ ENV JOBS_URL=file:///data/jobs INDEX_URL=sqlite:////data/index.sqlite TMPDIR=/da
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=8080
 USER 65532:65532
 EXPOSE 8080
-CMD ["python", "-m", "functions_framework", "--target", "gateway", "--source", "main.py"]
+# Vertex AI names the port in a variable of its own.
+CMD ["sh", "-c", "exec python -m functions_framework --target gateway --source main.py --port \"${AIP_HTTP_PORT:-$PORT}\""]

@@ -1,16 +1,19 @@
-# make serve | dev | test | test-full | lint | bench | clean
+# make serve | dev | test | test-full | test-clients | lint | bench | clean
 PYTHON ?= python3
 PORT ?= 8080
 SERVE := .venv
 TEST := .venv-test
+# The environments of tests/clients: packages of one file fit together, those of two may not.
+CLIENTS := $(patsubst tests/clients/requirements/%.txt,.venv-clients-%,$(wildcard tests/clients/requirements/*.txt))
 
-.PHONY: help serve dev test test-full lint bench clean
+.PHONY: help serve dev test test-full test-clients lint bench clean
 
 help:
 	@echo "make serve      install what serving needs and answer on port $(PORT) (PORT=..., MODEL=...)"
 	@echo "make dev        the same, restarting whenever a source file changes"
 	@echo "make test       install what the tests need and run them"
 	@echo "make test-full  also the tests that take minutes: full-size architectures"
+	@echo "make test-clients  run the packages that people call such services with (needs npm)"
 	@echo "make lint       check style and types only"
 	@echo "make bench      start-up, latency, CPU and memory, side by side in one run"
 	@echo "                (MODEL=NAME or MODEL=catalogue: what models of the catalogue cost)"
@@ -23,10 +26,13 @@ dev: $(SERVE)/installed
 	@PORT=$(PORT) $(SERVE)/bin/python -m dev.server --reload
 
 test: lint
-	$(TEST)/bin/python -m pytest -m "not full" -n 2 --dist loadfile
+	$(TEST)/bin/python -m pytest -m "not full and not clients" -n 2 --dist loadfile
 
 test-full: lint
-	$(TEST)/bin/python -m pytest
+	$(TEST)/bin/python -m pytest -m "not clients"
+
+test-clients: $(TEST)/installed $(CLIENTS:%=%/installed) build/clients/installed
+	$(TEST)/bin/python -m pytest tests/clients
 
 lint: $(TEST)/installed
 	$(TEST)/bin/ruff check .
@@ -37,7 +43,7 @@ bench: $(TEST)/installed-bench
 	@$(TEST)/bin/python -m tests.bench $(if $(MODEL),--models $(MODEL)) $(ARGS)
 
 clean:
-	rm -rf $(SERVE) $(TEST) build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(SERVE) $(TEST) $(CLIENTS) build .mypy_cache .ruff_cache .pytest_cache
 
 # A stamp is written only when an installation went through, so an interrupted one is done again.
 $(SERVE)/installed: requirements.txt dev/requirements.txt
@@ -54,4 +60,17 @@ $(TEST)/installed: requirements.txt dev/requirements.txt model_cache/requirement
 
 $(TEST)/installed-bench: $(TEST)/installed tests/bench/requirements.txt
 	@$(TEST)/bin/pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
+	@touch $@
+
+.venv-clients-%/installed: tests/clients/requirements/%.txt
+	@echo "installing the clients of $< into $(@D) ..."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+build/clients/installed: tests/clients/package.json
+	@echo "installing the clients of $< into $(@D) ..."
+	@mkdir -p $(@D)
+	@cp $< $(@D)
+	@npm install --prefix $(@D) --no-package-lock --no-audit --no-fund --loglevel=error
 	@touch $@

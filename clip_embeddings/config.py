@@ -139,6 +139,15 @@ class Settings:
     models: tuple[str, ...] = ()
     # The default model of a protocol, by the protocol's name.
     protocol_models: Mapping[str, str] = field(default_factory=dict)
+    # Other names by which requests may ask for a served model, for clients that cannot choose theirs.
+    model_aliases: Mapping[str, str] = field(default_factory=dict)
+    # Protocols whose requests are answered whatever model they name.
+    any_model_protocols: frozenset[str] = frozenset()
+    # Protocols whose vectors are not normalized unless a request asks for it.
+    raw_protocols: frozenset[str] = frozenset()
+    # Paths that Vertex AI gives a custom container, for predictions and for health checks.
+    aip_predict_route: str | None = None
+    aip_health_route: str | None = None
     log_level: str = "INFO"
     # Whether the process runs on Cloud Run: logs are then JSON and carry the trace.
     in_cloud: bool = False
@@ -185,6 +194,11 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         model=env.get("MODEL") or (models[0] if models else _default_model()),
         models=models,
         protocol_models=_read(env, "PROTOCOL_MODELS", {}, parse.protocol_models),
+        model_aliases=_read(env, "MODEL_ALIASES", {}, parse.aliases),
+        any_model_protocols=_read(env, "ANY_MODEL_PROTOCOLS", frozenset(), parse.protocols),
+        raw_protocols=_read(env, "RAW_PROTOCOLS", frozenset(), parse.protocols),
+        aip_predict_route=_read(env, "AIP_PREDICT_ROUTE", None, parse.path),
+        aip_health_route=_read(env, "AIP_HEALTH_ROUTE", None, parse.path),
         origins=_read(env, "ALLOWED_ORIGINS", frozenset(), parse.origins),
         api_key=_read(env, "API_KEY", None, parse.secret),
         buckets=_read(env, "ALLOWED_BUCKETS", frozenset(), parse.bucket_names),

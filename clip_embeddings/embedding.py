@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
-from clip_embeddings.engine.model import IMAGE_ROWS, ImageTower, Model, normalize_rows
+from clip_embeddings.engine.model import IMAGE_ROWS, ImageTower, Model, TextTower, normalize_rows
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.loading import load_bytes
 from clip_embeddings.images.sources import Source
@@ -30,10 +30,15 @@ class EmbedRequest:
 
     texts: Sequence[str | ApiError] = ()
     images: Sequence[Source | ApiError] = ()
-    # None: the protocol's model, or the deployment's.
+    # None selects the protocol's model, else the default model.
     model: str | None = None
-    # Whether vectors get length 1. A model whose manifest says otherwise keeps its own scale.
-    normalize: bool = True
+    # Whether vectors get length 1; None leaves it to the protocol's setting, RAW_PROTOCOLS. A model whose
+    # manifest says otherwise keeps its own scale.
+    normalize: bool | None = None
+    # The dimensions that the client expects; None for those of the model.
+    dimensions: int | None = None
+    # Whether a text over the context length is cut; if not, it is an item that fails.
+    truncate: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,13 @@ class TowerResult:
     fingerprint: str
     # Indices of the texts that were cut at the context length.
     truncated: Sequence[int] = ()
+    # Tokens of each text, start and end included; 0 for one that failed.
+    token_counts: Sequence[int] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all texts together."""
+        return sum(self.token_counts)
 
 
 @dataclass(frozen=True)
@@ -81,14 +93,17 @@ def embed(
     model is unbounded.
 
     Raises:
-        ApiError: 404 for a model that is not served, 400 for one that lacks a tower.
+        ApiError: 404 for a model that is not served, 400 for one that lacks a tower or has other dimensions.
         OverloadedError: too many requests wait for the model already.
         ModelError: the model's files are damaged.
     """
     model = runtime.choose(request.model, protocol)
+    if request.normalize is None:
+        request = replace(request, normalize=protocol not in runtime.settings.raw_protocols)
     for tower, items in (("text", request.texts), ("image", request.images)):
         if items:
-            _check_tower(model, tower)
+            _check_tower(model, tower, runtime)
+    _check_dimensions(model, request.dimensions)
     texts = _embed_texts(request, model, timings, background) if request.texts else None
     images = _embed_images(request, model, runtime, timings, background) if request.images else None
     for part in (texts, images):
@@ -99,7 +114,11 @@ def embed(
     return EmbedResult(manifest.name, manifest.dimensions, manifest.space, texts, images)
 
 
-def _check_tower(model: Model, tower: str) -> None:
+def _check_tower(model: Model, tower: str, runtime: Runtime) -> None:
+    if tower not in runtime.towers:
+        raise ApiError(
+            400, "tower_missing", f"The function {runtime.name!r} has no {tower} tower: it cannot embed that."
+        )
     if tower not in model.manifest.towers:
         name = model.manifest.name
         raise ApiError(
@@ -107,20 +126,44 @@ def _check_tower(model: Model, tower: str) -> None:
         )
 
 
+def _check_dimensions(model: Model, dimensions: int | None) -> None:
+    manifest = model.manifest
+    if dimensions not in (None, manifest.dimensions):
+        message = f"The model {manifest.name!r} makes vectors of {manifest.dimensions} numbers and no others."
+        raise ApiError(400, "dimensions_unsupported", message, where="$.dimensions")
+
+
 def _embed_texts(request: EmbedRequest, model: Model, timings: Timings, background: bool) -> TowerResult:
     valid = {index: text for index, text in enumerate(request.texts) if isinstance(text, str)}
     truncated: list[int] = []
+    token_counts = [0] * len(request.texts)
     results: list[np.ndarray | ApiError] = list(request.texts)  # type: ignore[arg-type]
     if valid:
         with timings.measure("load"):
             tower = model.text.get()
+        if not request.truncate:
+            _refuse_too_long(valid, results, tower)
+    if valid:
         with timings.measure("model"):
             embedded = tower.embed(list(valid.values()), background=background)
-        for index, vector in zip(valid, _scaled(embedded.vectors, request, model), strict=True):
-            results[index] = vector
+        vectors = _scaled(embedded.vectors, request, model)
+        for index, vector, count in zip(valid, vectors, embedded.token_counts, strict=True):
+            results[index], token_counts[index] = vector, count
         indices = list(valid)
         truncated = [indices[position] for position in embedded.truncated]
-    return TowerResult(results, model.manifest.towers["text"].fingerprint, truncated)
+    return TowerResult(results, model.manifest.towers["text"].fingerprint, truncated, token_counts)
+
+
+def _refuse_too_long(valid: dict[int, str], results: list[np.ndarray | ApiError], tower: TextTower) -> None:
+    """Move the texts over the context length from `valid` to `results`, as errors."""
+    indices = list(valid)
+    for position in tower.too_long(list(valid.values())):
+        del valid[indices[position]]
+        results[indices[position]] = ApiError(
+            400,
+            "text_over_context",
+            f"The text has more tokens than the model reads, which is {tower.spec.context_length}.",
+        )
 
 
 def _embed_images(

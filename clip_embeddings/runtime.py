@@ -31,6 +31,8 @@ class Runtime:
     models: Mapping[str, Model]
     # Protocol to the name of the model that answers its requests.
     protocol_models: Mapping[str, str]
+    # Other names that requests may use, to the names of models.
+    aliases: Mapping[str, str]
     # Bounds how many pictures are decoded at once, over all requests, because decoding takes memory.
     decode_slots: FairSemaphore
     # Made once the towers of the default model have reproduced their canary.
@@ -43,17 +45,26 @@ class Runtime:
     def choose(self, name: str | None, protocol: str = "native") -> Model:
         """The model for a request: the one it names, else its protocol's, else the default one.
 
+        A model is named by its name, an alias, or its checkpoint.
+
         Raises:
             ApiError: 404 if it names a model that is not served; the message lists those that are.
         """
+        protocol_model = self.protocol_models.get(protocol)
+        default = self.models[protocol_model] if protocol_model else self.default_model()
         if name is None:
-            name = self.protocol_models.get(protocol)
-            return self.models[name] if name else self.default_model()
-        for model in self.models.values():
-            if model.manifest.is_called(name):
+            return default
+        for served, model in self.models.items():
+            if model.manifest.is_called(name) or self.aliases.get(name) == served:
                 return model
-        served = ", ".join(self.models)
-        message = f"The model {name[:100]!r} is not served here; there is {served}."
+        # A model that is called so itself comes first: one checkpoint may be baked under several names.
+        for model in self.models.values():
+            if model.manifest.is_checkpoint(name):
+                return model
+        if protocol in self.settings.any_model_protocols:
+            return default
+        names = ", ".join(self.models)
+        message = f"The model {name[:100]!r} is not served here; there is {names}."
         raise ApiError(404, "model_unknown", message)
 
     def image_fingerprint(self, model: Model) -> str:
@@ -96,9 +107,14 @@ def make_runtime(
         settings=settings,
         models=models,
         protocol_models={
-            protocol: _served_name(models, model)
+            protocol: _served_name("PROTOCOL_MODELS", models, model)
             for protocol, model in settings.protocol_models.items()
             if towers
+        },
+        aliases={
+            alias: _served_name("MODEL_ALIASES", models, model)
+            for alias, model in settings.model_aliases.items()
+            if towers and _is_free(models, alias)
         },
         decode_slots=FairSemaphore(width=cpus, queue=sys.maxsize),
         ready=Lazy(check),
@@ -132,8 +148,15 @@ def _load_models(
     return models
 
 
-def _served_name(models: Mapping[str, Model], name: str) -> str:
+def _is_free(models: Mapping[str, Model], alias: str) -> bool:
+    """True. Raises ConfigError if a served model is called like the alias already."""
+    if any(model.manifest.is_called(alias) for model in models.values()):
+        raise ConfigError(f"MODEL_ALIASES gives the name {alias!r} away, which a served model has already.")
+    return True
+
+
+def _served_name(setting: str, models: Mapping[str, Model], name: str) -> str:
     for served, model in models.items():
         if model.manifest.is_called(name):
             return served
-    raise ConfigError(f"PROTOCOL_MODELS names {name!r}, which is not in MODEL or MODELS.")
+    raise ConfigError(f"{setting} names {name!r}, which is not in MODEL or MODELS.")

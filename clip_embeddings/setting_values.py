@@ -51,11 +51,31 @@ def names(raw: str) -> tuple[str, ...]:
 
 def protocol_models(raw: str) -> dict[str, str]:
     """`PROTOCOL=MODEL`, separated by commas."""
-    split = (part.partition("=") for part in names(raw))
-    pairs = {protocol.strip(): model.strip() for protocol, _, model in split}
+    pairs = _pairs(raw)
     if not set(pairs) <= set(PROTOCOLS) or not all(pairs.values()):
         raise ValueError(f"use PROTOCOL=MODEL, separated by commas, for {', '.join(PROTOCOLS)}")
     return pairs
+
+
+def aliases(raw: str) -> dict[str, str]:
+    """`ALIAS=MODEL`, separated by commas."""
+    pairs = _pairs(raw)
+    if not all(alias and model for alias, model in pairs.items()):
+        raise ValueError("use ALIAS=MODEL, separated by commas")
+    return pairs
+
+
+def protocols(raw: str) -> frozenset[str]:
+    """Names of protocols, separated by commas."""
+    values = frozenset(names(raw))
+    if not values <= set(PROTOCOLS):
+        raise ValueError(f"use names of protocols, separated by commas: {', '.join(PROTOCOLS)}")
+    return values
+
+
+def _pairs(raw: str) -> dict[str, str]:
+    split = (part.partition("=") for part in names(raw))
+    return {name.strip(): value.strip() for name, _, value in split}
 
 
 def origins(raw: str) -> frozenset[str]:
@@ -143,3 +163,10 @@ def hosts(raw: str) -> frozenset[str]:
     ):
         raise ValueError("use host names or addresses, without scheme, port or path, separated by commas")
     return values
+
+
+def path(raw: str) -> str:
+    """The path of a URL, without a slash at its end."""
+    if not re.fullmatch(r"/[A-Za-z0-9._~:@+/-]*", raw):
+        raise ValueError("use a path that starts with / and has letters, digits and ._~:@+/- only")
+    return raw.rstrip("/") or "/"

@@ -9,7 +9,6 @@ import pytest
 
 from clip_embeddings.config import (
     ROOT,
-    ConfigError,
     FetchSettings,
     ImageSettings,
     IndexSettings,
@@ -20,6 +19,7 @@ from clip_embeddings.config import (
     TaskSettings,
     load_settings,
 )
+from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.factory import open_configured_index
 from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from tests.support.settings import INVALID_VALUES

@@ -9,7 +9,7 @@ import pytest
 
 from clip_embeddings.startup import start
 from tests.support.models import copy_demo, edit_manifest, flip_a_byte
-from tests.support.serving import Server, refusal, serving
+from tests.support.serving import Server, error_code, refusal, serving
 from tests.support.settings import INVALID_VALUES
 
 
@@ -92,12 +92,16 @@ def test_a_damaged_file_of_the_right_size_makes_the_function_not_ready(
     with serving("embed_text", log, MODEL=str(baked)) as server:
         ready = server.get("/ready")
         reply = server.post("/", json={"texts": ["a"]})
+        plain = [server.post("/encode_text", json={"text": "a"}), server.post("/", data={"text": "a"})]
         health = server.get("/health")
 
     assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "model": "demo"})
     assert reply.status_code == 500
     message = "Something went wrong here; the log has the details."
     assert reply.json() == {"error": {"code": "internal", "message": message}}
+    for other in plain:
+        assert (other.status_code, error_code(other)) == (500, "internal")
+        assert other.json() == {"error": message}
     assert health.json()["model_loaded"] is False
     assert f"{baked / name} is damaged: its SHA-256 is not the manifest's." in log.read_text()
 

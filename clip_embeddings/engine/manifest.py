@@ -116,6 +116,11 @@ class Manifest:
         """Whether `name` is the name or an alias of this model, in any spelling with the same slug."""
         return slug(name) in map(slug, (self.name, *self.aliases))
 
+    def is_checkpoint(self, name: str) -> bool:
+        """Whether `name` is this model's checkpoint, `ARCHITECTURE/PRETRAINED`, in any spelling with the same
+        slug: `ViT-B-32/openai`, or `ViT-B-32__openai`."""
+        return slug(name) == slug(f"{self.architecture}/{self.pretrained}")
+
 
 def load_manifest(
     folder: Path, towers: Sequence[str] = (), *, allow_missing_towers: bool = False

@@ -35,6 +35,8 @@ class TextVectors:
 
     vectors: np.ndarray
     truncated: list[int]
+    # Tokens of each text, start and end included.
+    token_counts: list[int]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class TextTower:
                 vectors = np.empty((len(texts), projections.shape[1]), np.float32)
             vectors[rows] = projections
         assert vectors is not None, "embed needs at least one text"
-        return TextVectors(vectors, tokens.truncated)
+        return TextVectors(vectors, tokens.truncated, [len(ids) for ids in tokens.ids])
+
+    def too_long(self, texts: Sequence[str]) -> list[int]:
+        """Indices of the texts that `embed` would cut at the context length."""
+        return tokenize(self.tokenizer, self.spec, texts).truncated
 
 
 @dataclass(frozen=True)

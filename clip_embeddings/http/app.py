@@ -1,11 +1,11 @@
-"""A request's whole life: find its route, check the key, call the handler, log one line whatever happens."""
+"""Handles one request: finds its route, checks the key, calls the handler, and always logs one line."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import quote
 
 import orjson
@@ -14,15 +14,24 @@ from flask import request as current_request
 
 from clip_embeddings.errors import ApiError
 from clip_embeddings.functions import find_function
-from clip_embeddings.http.auth import check_key
-from clip_embeddings.http.bodies import drain_body, set_read_timeout
+from clip_embeddings.http.auth import carries_key, key_required
+from clip_embeddings.http.bodies import JsonReader, drain_body, set_read_timeout
 from clip_embeddings.http.cors import allow_origin, is_preflight, preflight
-from clip_embeddings.http.endpoints import protocol_routes
+from clip_embeddings.http.endpoints import load_protocols, protocol_routes, root_route
 from clip_embeddings.http.errors import to_api_error
-from clip_embeddings.http.routing import RequestContext, Route, Router, wants_html
-from clip_embeddings.http.status import status_routes
+from clip_embeddings.http.routing import (
+    Reply,
+    RequestContext,
+    Route,
+    Router,
+    replace_routes,
+    wants_html,
+)
+from clip_embeddings.http.status import health_routes, status_routes
+from clip_embeddings.lazy import Lazy
 from clip_embeddings.logs import Timings, logger, trace_field
 from clip_embeddings.protocols.base import ErrorFormat
+from clip_embeddings.protocols.registry import PROTOCOLS
 from clip_embeddings.runtime import Runtime
 
 
@@ -33,28 +42,43 @@ class Worker(Protocol):
         """Begin. Repeated calls are cheap."""
 
 
+# The stable code of an error, in every protocol.
+ERROR_CODE = "Embedding-Error-Code"
+# Protocols that are imported at start; the others are imported by the first request that needs one.
+EAGER = ("native",)
+# Paths that are requested often, and of no interest in the log while they succeed.
+POLLED = ("/health", "/ready", "/thumbnail", "/ping", "/.well-known/live", "/.well-known/ready")
+
+
 @dataclass(frozen=True)
 class App:
     """An HTTP function: what it holds, its routes, and its background work."""
 
     runtime: Runtime
-    router: Router = field(repr=False)
+    # The routes of the eager protocols, and all routes.
+    eager: Router = field(repr=False)
+    complete: Lazy[Router] = field(repr=False)
     workers: tuple[Worker, ...] = field(default=(), repr=False)
 
 
 def make_app(runtime: Runtime, routes: Sequence[Route] = (), workers: Sequence[Worker] = ()) -> App:
     """The function `runtime.name`: its client protocols, further `routes`, and the status routes.
 
+    The health route of the settings comes first: Vertex AI may put it at a path that has a route already.
+
     POST at `/` means POST at the function's `root`, if the registry gives it one.
     """
-    own = [*protocol_routes(runtime.name), *routes]
-    root = find_function(runtime.name).root
-    own += [
-        replace(route, path="/", operation_id=f"{route.operation_id}_root")
-        for route in own
-        if route.path == root and route.method == "POST"
-    ]
-    app = App(runtime, Router(status_routes(own)), tuple(workers))
+    name, root = runtime.name, find_function(runtime.name).root
+    own = [*routes, *(root_route(route) for route in routes if route.path == root and route.method == "POST")]
+
+    def router(protocols: Iterable[str]) -> Router:
+        # The function's own routes come first: where a protocol shares their path, they explain best what is
+        # wrong.
+        described = [*own, *protocol_routes(name, load_protocols(protocols), root, runtime.settings)]
+        described += status_routes(lambda: app.complete.get().routes, own)
+        return Router(replace_routes(described, health_routes(runtime.settings)))
+
+    app = App(runtime, router(EAGER), Lazy(lambda: router(PROTOCOLS)), tuple(workers))
     if has_app_context():
         # Paths that the framework itself would answer in HTML: one with a line break, /favicon.ico.
         current_app.register_error_handler(404, lambda _: serve(current_request, app))
@@ -71,49 +95,61 @@ def serve(request: Request, app: App) -> Response:
     request.max_content_length = settings.limits.request_bytes
     set_read_timeout(request, settings.limits.body_timeout)
     path = request.path.rstrip("/") or "/"
+    subject = f"{app.runtime.name} {quote(request.path[:200])}"
     try:
-        response = _respond(request, app, path, timings)
+        response = _respond(request, app, path, timings, subject)
     except Exception as error:
-        subject = f"{app.runtime.name} {quote(request.path[:200])}"
-        response = _error_response(to_api_error(error, subject), app.router.error_format(path))
+        errors = app.complete.get().error_format(request, path)
+        response = _error_response(to_api_error(error, subject), errors)
     if response.status_code == 405:
-        response.headers["Allow"] = ", ".join(app.router.methods(path))
+        response.headers["Allow"] = ", ".join(app.complete.get().methods(path))
     drain_body(request)
     set_read_timeout(request, None)
     allow_origin(response, settings.origins, request.headers.get("Origin", ""))
-    if app.router.page(path):
+    if app.eager.page(path):
         response.vary.add("Accept")
     response.headers["Server-Timing"] = timings.header()
-    _log(request, response, app.runtime.name, timings)
+    _log(request, response, app.runtime, timings)
     return response
 
 
-def _respond(request: Request, app: App, path: str, timings: Timings) -> Response:
+def _respond(request: Request, app: App, path: str, timings: Timings, subject: str) -> Response:
     """What the route answers. Without the API key, nothing but pages and public routes is revealed."""
     settings = app.runtime.settings
     if is_preflight(request):
-        return preflight(", ".join(app.router.methods(path)), settings.origins, request)
-    if wants_html(request) and (page := app.router.page(path)):
+        return preflight(", ".join(app.complete.get().methods(path)), settings.origins, request)
+    if wants_html(request) and (page := app.eager.page(path)):
         return page(request)
-    if path not in app.router.public_paths:
-        check_key(request, settings.api_key)
-    methods = app.router.methods(path)
-    if request.method == "OPTIONS" and methods:
+    body = JsonReader(request, settings.limits)
+    public = app.eager.is_public(request.method, path) or carries_key(request, settings.api_key)
+    if not public and not app.complete.get().is_public(request.method, path):
+        raise key_required()
+    if request.method == "OPTIONS" and (methods := app.complete.get().methods(path)):
         return Response(status=204, headers={"Allow": ", ".join(methods)})
-    route, path_params = app.router.match(request, path)
-    reply = route.handler(RequestContext(request, route, path_params, app.runtime, timings))
+    match = app.eager.find(request, path, body) or app.complete.get().match(request, path, body)
+    route, path_params = match
+    try:
+        reply = route.handler(RequestContext(request, route, path_params, app.runtime, timings, body))
+    except Exception as error:
+        return _error_response(to_api_error(error, subject), route.errors)
     with timings.measure("write"):
-        return reply if isinstance(reply, Response) else _json_response(reply)
+        if isinstance(reply, Response):
+            return reply
+        reply = reply if isinstance(reply, Reply) else Reply(reply)
+        return _response(reply)
 
 
-def _json_response(body: Any, status: int = 200) -> Response:
-    # orjson writes float32 rows straight from numpy, in the fewest digits that read back the same.
-    data = b"" if body is None else orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(data, status, mimetype="application/json")
+def _response(reply: Reply) -> Response:
+    data = reply.body
+    if reply.media == "application/json":
+        # orjson writes float32 rows straight from numpy, in the fewest digits that read back the same.
+        data = b"" if data is None else orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(data, reply.status, reply.headers, mimetype=reply.media)
 
 
 def _error_response(error: ApiError, errors: ErrorFormat) -> Response:
-    response = _json_response(errors.write(error), error.status)
+    response = _response(Reply(errors.write(error), status=error.status))
+    response.headers[ERROR_CODE] = error.code
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
@@ -121,7 +157,7 @@ def _error_response(error: ApiError, errors: ErrorFormat) -> Response:
     return response
 
 
-def _log(request: Request, response: Response, name: str, timings: Timings) -> None:
+def _log(request: Request, response: Response, runtime: Runtime, timings: Timings) -> None:
     fields: dict[str, object] = {
         "status": response.status_code,
         "items": timings.items,
@@ -131,13 +167,20 @@ def _log(request: Request, response: Response, name: str, timings: Timings) -> N
     }
     if timings.failures:
         fields["codes"] = ",".join(sorted(set(timings.failures)))
-    # Requested often, and of no interest while they succeed.
-    if request.path in ("/health", "/ready", "/thumbnail") and response.status_code in (200, 304):
+    # These are polled often, so successful requests are logged at debug level.
+    polled = request.path in POLLED or request.path == runtime.settings.aip_health_route
+    if polled and response.status_code in (200, 204, 304):
         log = logger.debug
     else:
         log = logger.warning if timings.failures else logger.info
-    # Quoted, so that no path can write a log line of its own.
-    log("%s %s %s", name, request.method[:20], quote(_loggable_path(request)), extra={"fields": fields})
+    # Quoted, so that a line break in a path cannot start a new log line.
+    log(
+        "%s %s %s",
+        runtime.name,
+        request.method[:20],
+        quote(_loggable_path(request)),
+        extra={"fields": fields},
+    )
 
 
 def _loggable_path(request: Request) -> str:

@@ -8,18 +8,29 @@ from flask import Request
 
 from clip_embeddings.errors import ApiError
 
+# The headers that clients send a key in, beside Authorization: ours, Google's and Azure's.
+KEY_HEADERS = ("X-API-Key", "x-goog-api-key", "api-key")
 
-def check_key(request: Request, api_key: str | None) -> None:
-    """Raise ApiError 401 unless no key is set or the request carries it.
 
-    It may come as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.
+def carries_key(request: Request, api_key: str | None) -> bool:
+    """Whether no key is set, or one of the request's headers carries it.
+
+    It may come as `Authorization: Bearer KEY` or in one of KEY_HEADERS. A header with something else, such as
+    an identity token in `Authorization`, does not matter if another one carries the key.
     """
     if api_key is None:
-        return
+        return True
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    given = token.strip() if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "")
-    # Constant-time comparison.
-    if not hmac.compare_digest(given.encode(), api_key.encode()):
-        raise ApiError(
-            401, "api_key_required", "Send the API key as Authorization: Bearer KEY or X-API-Key: KEY."
-        )
+    candidates = [request.headers.get(name, "") for name in KEY_HEADERS]
+    if scheme.lower() == "bearer":
+        candidates.append(token.strip())
+    # Constant-time comparisons, all of them.
+    matches = [hmac.compare_digest(candidate.encode(), api_key.encode()) for candidate in candidates]
+    return any(matches)
+
+
+def key_required() -> ApiError:
+    """The error for a request without the key."""
+    return ApiError(
+        401, "api_key_required", "Send the API key as Authorization: Bearer KEY or X-API-Key: KEY."
+    )

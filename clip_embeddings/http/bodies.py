@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,20 +15,36 @@ from werkzeug.formparser import FormDataParser
 
 from clip_embeddings.config import Limits
 from clip_embeddings.errors import ApiError
-from clip_embeddings.protocols.base import Body, UploadedFile, validate
+from clip_embeddings.protocols.base import Body, MultipartForm, UploadedFile
+from clip_embeddings.protocols.items import validate
 
 MAX_FORM_FIELDS = 1000
-# Bytes that a form may take beside its texts: werkzeug buffers part headers and preambles.
+# Bytes allowed for the framing of a form, on top of its texts: werkzeug buffers part headers and preambles.
 FORM_BYTES = 256 * 1024
 # A JSON value of two bytes takes up to 100 bytes once parsed, so this many take at most 100 MB.
 MAX_JSON_VALUES = 500_000
-# gunicorn buffers up to 1 MiB that it has received ahead, and copies the rest of the buffer on every read. In
+# gunicorn may have buffered up to 1 MiB, and copies what remains of it on every read. In
 # werkzeug's steps of 64 KiB, a large photo would be copied eight times.
 READ_BYTES = 1024 * 1024
 
 
-def read_body(request: Request, body: Body, limits: Limits) -> Any:
-    """The request's body as `body` describes it: an instance of its struct, an UploadedFile, or bytes.
+class JsonReader:
+    """The body of a request as JSON, read and parsed once, when it is first needed."""
+
+    def __init__(self, request: Request, limits: Limits) -> None:
+        self._request = request
+        self._limits = limits
+        self._value: Mapping[str, Any] | None = None
+
+    def get(self) -> Mapping[str, Any]:
+        """The JSON object. Raises ApiError as `read_json`."""
+        if self._value is None:
+            self._value = read_json(self._request, self._limits)
+        return self._value
+
+
+def read_body(request: Request, body: Body, limits: Limits, json: JsonReader) -> Any:
+    """The request's body as `body` describes it: an instance of its struct, a file, a form, or bytes.
 
     Raises:
         ApiError: 400 if it does not match, 408 if it stopped arriving, 413 if it is too large, 415 if it has
@@ -37,9 +53,14 @@ def read_body(request: Request, body: Body, limits: Limits) -> Any:
     if body.kind == "bytes":
         return read_bytes(request, limits.image_bytes)
     if body.kind == "file":
-        return read_file(request, limits, body.file_field)
+        return read_file(request, limits, body.file_fields)
+    if body.kind == "multipart":
+        return read_multipart(request, limits)
     try:
-        value = read_json(request, limits) if body.kind == "json" else dict(read_form(request, limits))
+        if body.kind == "form":
+            value: Mapping[str, Any] = dict(read_form(request, limits))
+        else:
+            value = json.get()
         return validate(value, body.schema, body.hint)
     except ApiError as error:
         if error.status != 400 or body.invalid_status == 400:
@@ -51,7 +72,7 @@ def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     """The body as a JSON object.
 
     Raises:
-        CallerError: 400 if it is not one, 413 if it is too large.
+        ApiError: 400 if it is not one, 413 if it is too large.
     """
     data = read_bytes(request, limits.request_bytes)
     # Some of these characters are inside strings; the bound leaves ample room for that.
@@ -71,7 +92,7 @@ def read_bytes(request: Request, max_bytes: int) -> bytes:
     """The raw body.
 
     Raises:
-        CallerError: 413 above `max_bytes`, 400 if the client disconnected, 408 if the body stopped arriving.
+        ApiError: 413 above `max_bytes`, 400 if the client disconnected, 408 if the body stopped arriving.
     """
     _refuse_large(request, max_bytes)
     # One byte above the limit, so that a body of undeclared length is read just far enough to be refused.
@@ -91,7 +112,7 @@ def read_bytes(request: Request, max_bytes: int) -> bytes:
 
 
 def read_form(request: Request, limits: Limits) -> Mapping[str, str]:
-    """The text fields of a form, URL-encoded or multipart. Raises CallerError 400 or 413."""
+    """The text fields of a form, URL-encoded or multipart. Raises ApiError 400 or 413."""
     if request.mimetype == "multipart/form-data":
         return _multipart(request, limits)[0]
     # A character takes up to twelve bytes here: four of UTF-8, each as %XX.
@@ -107,15 +128,26 @@ def read_form(request: Request, limits: Limits) -> Mapping[str, str]:
     return MultiDict(fields)
 
 
-def read_file(request: Request, limits: Limits, name: str) -> UploadedFile:
-    """The file in the field `name` of a multipart form. Raises ApiError 400 or 413."""
-    file = _multipart(request, limits)[1].get(name)
-    if file is None:
-        raise ApiError(
-            400,
-            "field_missing",
-            f"The form has no file in the field `{name}`; with curl: -F {name}=@photo.jpg.",
-        )
+def read_file(request: Request, limits: Limits, names: Sequence[str]) -> UploadedFile:
+    """The file in the first of the fields `names` that a multipart form has. Raises ApiError 400 or 413."""
+    files = _multipart(request, limits)[1]
+    for name in names:
+        if (file := files.get(name)) is not None:
+            return _uploaded_file(file, limits)
+    fields = " or ".join(f"`{name}`" for name in names)
+    message = f"The form has no file in the field {fields}; with curl: -F {names[0]}=@photo.jpg."
+    raise ApiError(400, "field_missing", message)
+
+
+def read_multipart(request: Request, limits: Limits) -> MultipartForm:
+    """A multipart form as a whole. Raises ApiError 400 or 413."""
+    fields, files = _multipart(request, limits)
+    return MultipartForm(
+        fields=dict(fields), files={name: _uploaded_file(file, limits) for name, file in files.items()}
+    )
+
+
+def _uploaded_file(file: FileStorage, limits: Limits) -> UploadedFile:
     data = file.stream.read(limits.image_bytes + 1)
     if len(data) > limits.image_bytes:
         raise ApiError(413, "image_too_large", f"The image has more than {limits.image_bytes:,} bytes.")
@@ -127,7 +159,7 @@ def read_file(request: Request, limits: Limits, name: str) -> UploadedFile:
 def set_read_timeout(request: Request, seconds: float | None) -> None:
     """Set the timeout, in seconds, of each read from the connection; None disables it.
 
-    A phone that loses its network during an upload sends nothing more, and would occupy a thread for ever.
+    A phone that loses its network during an upload sends nothing more, and would occupy a thread forever.
     """
     # Set by gunicorn; other servers have no such entry.
     if connection := request.environ.get("gunicorn.socket"):

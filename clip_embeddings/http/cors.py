@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from flask import Request, Response
 
+from clip_embeddings.http import provenance
+from clip_embeddings.http.auth import KEY_HEADERS
+
 # Sent by clients, beside the headers that browsers always allow: https://fetch.spec.whatwg.org/#http-cors-protocol
-ALLOWED_HEADERS = "Content-Type, Authorization, X-API-Key"
-EXPOSED_HEADERS = "Server-Timing, Retry-After"
+ALLOWED_HEADERS = ("Content-Type", "Authorization", *KEY_HEADERS)
+# Headers that OpenAI's clients add; there are many, and new ones with every version.
+ALLOWED_PREFIX = "x-stainless-"
+EXPOSED_HEADERS = ", ".join(("Server-Timing", "Retry-After", "Embedding-Error-Code", *provenance.HEADERS))
 # Seconds for which a browser may cache the answer to a preflight; Chromium's maximum.
 PREFLIGHT_AGE = "7200"
 
@@ -22,9 +29,18 @@ def preflight(methods: str, origins: frozenset[str], request: Request) -> Respon
     allow_origin(response, origins, request.headers.get("Origin", ""))
     if "Access-Control-Allow-Origin" in response.headers:
         response.headers["Access-Control-Allow-Methods"] = methods
-        response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+        response.headers["Access-Control-Allow-Headers"] = ", ".join(_allowed_headers(request))
         response.headers["Access-Control-Max-Age"] = PREFLIGHT_AGE
     return response
+
+
+def _allowed_headers(request: Request) -> list[str]:
+    requested = request.headers.get("Access-Control-Request-Headers", "").lower().split(",")
+    names = (name.strip() for name in requested)
+    return [
+        *ALLOWED_HEADERS,
+        *(name for name in names if re.fullmatch(rf"{ALLOWED_PREFIX}[a-z0-9-]{{1,40}}", name)),
+    ]
 
 
 def allow_origin(response: Response, origins: frozenset[str], origin: str) -> None:

@@ -12,11 +12,7 @@ from flask import Response
 
 def docs_page(document: Mapping[str, Any]) -> Response:
     """The document as an HTML page that loads no other resource."""
-    rows = [
-        _section(method.upper(), path, operation)
-        for path, operations in document["paths"].items()
-        for method, operation in operations.items()
-    ]
+    groups = "".join(_group(tag["name"], document["paths"]) for tag in document["tags"])
     schemas = "".join(
         f"<details><summary>{html.escape(name)}</summary><pre>{_pretty(schema)}</pre></details>"
         for name, schema in sorted(document["components"]["schemas"].items())
@@ -27,7 +23,7 @@ def docs_page(document: Mapping[str, Any]) -> Response:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
         f'<h1>{title}</h1><p>{description} The same as JSON: <a href="/openapi.json">/openapi.json</a>.</p>'
-        f"{''.join(rows)}<h2>Schemas</h2>{schemas}</html>"
+        f"{groups}<h2>Schemas</h2>{schemas}</html>"
     )
     response = Response(text, mimetype="text/html")
     response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
@@ -40,6 +36,17 @@ STYLE = (
     "summary{cursor:pointer}pre{overflow:auto;background:#8881;padding:.6rem}"
     "b{display:inline-block;min-width:3.5rem}:root{color-scheme:light dark}"
 )
+
+
+def _group(tag: str, paths: Mapping[str, Any]) -> str:
+    """The operations of a tag; one that several protocols share stands below each of their tags."""
+    sections = [
+        _section(method.upper(), path, operation)
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if tag in operation["tags"]
+    ]
+    return f"<h2>{html.escape(tag)}</h2>{''.join(sections)}"
 
 
 def _section(method: str, path: str, operation: Mapping[str, Any]) -> str:

@@ -2,45 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+from clip_embeddings.config import Settings
 from clip_embeddings.embedding import EmbedRequest, embed
 from clip_embeddings.errors import ApiError
-from clip_embeddings.http.routing import RequestContext, Route
-from clip_embeddings.protocols.base import Endpoint, Protocol
+from clip_embeddings.http.provenance import provenance_headers
+from clip_embeddings.http.routing import Reply, RequestContext, Route
+from clip_embeddings.protocols.base import Endpoint, Lookup, Protocol, RequestInfo
 from clip_embeddings.protocols.registry import PROTOCOLS
 
 GATEWAY = "gateway"
 
 
-def protocol_routes(function: str) -> list[Route]:
-    """The routes of every endpoint that the function of that name serves."""
-    return [
-        endpoint_route(protocol, endpoint)
-        for protocol in load_protocols()
-        for endpoint in protocol.endpoints
-        if function == GATEWAY or function in endpoint.functions
-    ]
+def load_protocols(names: Iterable[str] = tuple(PROTOCOLS)) -> list[Protocol]:
+    """The protocols of these names, imported."""
+    return [import_module(PROTOCOLS[name]).PROTOCOL for name in names]
 
 
-def load_protocols() -> list[Protocol]:
-    """Every protocol of the registry."""
-    return [import_module(module).PROTOCOL for module in PROTOCOLS.values()]
+def protocol_routes(
+    function: str, protocols: Iterable[Protocol], root: str | None, settings: Settings
+) -> list[Route]:
+    """The routes of every endpoint of `protocols` that the function of that name serves.
+
+    POST at `/` means POST at `root`. Endpoints that stand at the root themselves are there as well. An
+    endpoint whose path a setting may name is there too if the setting does.
+    """
+    routes: list[Route] = []
+    for protocol in protocols:
+        for lookup in protocol.lookups:
+            if function == GATEWAY or function in lookup.functions:
+                routes.append(lookup_route(protocol, lookup))
+        for endpoint in protocol.endpoints:
+            if function == GATEWAY or function in endpoint.functions:
+                route = endpoint_route(protocol, endpoint)
+                routes.append(route)
+                if root and (endpoint.at_root or endpoint.path == root):
+                    routes.append(root_route(route))
+                path = endpoint.setting_path(settings) if endpoint.setting_path else None
+                if path and path not in [known.path for known in routes if known.keys == route.keys]:
+                    routes.append(replace(route, path=path, operation_id=f"{route.operation_id}_setting"))
+    return routes
+
+
+def root_route(route: Route) -> Route:
+    """The same operation at `/`."""
+    return replace(route, path="/", operation_id=f"{route.operation_id}_root")
 
 
 def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
     """The route of one endpoint."""
 
     def handler(context: RequestContext) -> Any:
-        # Malformed or oversized requests are refused here, before any work. An invalid item is only noted.
+        info = RequestInfo(context.limits, context.path_params, context.timings, context.runtime.towers)
+        # Malformed or oversized requests are refused here, before any work. An invalid item becomes an
+        # ApiError in the request.
         with context.timings.measure("parse"):
             body = context.read_body()
-            embed_request = with_options(endpoint.parse(body, context.limits), context.request.args)
+            embed_request = with_options(endpoint.parse(body, info), context.request.args)
         result = embed(embed_request, context.runtime, context.timings, protocol.name)
-        return endpoint.write(body, result)
+        return Reply(endpoint.write(body, result, info), provenance_headers(result))
 
     return Route(
         method="POST",
@@ -50,9 +74,36 @@ def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
         handler=handler,
         reply=endpoint.reply,
         body=endpoint.body,
+        keys=endpoint.keys,
         embedding_options=True,
+        provenance=True,
         error_statuses=(400, 404, 408, 413, 415, 422, 429),
+        errors=endpoint.errors or protocol.errors,
+        tag=protocol.tag,
+        example=endpoint.example,
+    )
+
+
+def lookup_route(protocol: Protocol, lookup: Lookup) -> Route:
+    """The route of one lookup."""
+
+    def handler(context: RequestContext) -> Any:
+        body = lookup.handler(context.runtime, context.path_params)
+        return Reply(body, status=lookup.status, media=lookup.reply_media)
+
+    return Route(
+        method="GET",
+        path=lookup.path,
+        operation_id=lookup.operation_id,
+        summary=lookup.summary,
+        handler=handler,
+        reply=lookup.reply,
+        reply_media=lookup.reply_media,
+        status=lookup.status,
+        error_statuses=lookup.error_statuses,
         errors=protocol.errors,
+        public=lookup.public,
+        tag=protocol.tag,
     )
 
 

@@ -32,18 +32,20 @@ def _overloaded(error: Exception, subject: str) -> ApiError:
 
 
 def _storage_unavailable(error: Exception, subject: str) -> ApiError:
-    message = "The bucket does not answer now; try again in a few seconds."
+    message = "The storage does not answer now; try again in a few seconds."
     return ApiError(503, "storage_unavailable", message, retry_after=5)
 
 
 def _storage_failed(error: Exception, subject: str) -> ApiError:
     # An operator must act: the exception's message says how.
     logger.error("%s failed: %s", subject, error)
-    return ApiError(500, "storage_failed", "What this deployment keeps cannot be used; the log says why.")
+    return ApiError(
+        500, "storage_failed", "The storage of this deployment cannot be used; the log has the reason."
+    )
 
 
 def _internal(error: Exception, subject: str) -> ApiError:
-    # Details are for the log only; the caller learns that it was not their fault.
+    # Details are for the log only; the caller gets status 500.
     logger.error("%s failed", subject, exc_info=error)
     return ApiError(500, "internal", "Something went wrong here; the log has the details.")
 

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import orjson
 
 from clip_embeddings import __version__
+from clip_embeddings.http import provenance
+from clip_embeddings.http.openapi_merge import merge_operations
 from clip_embeddings.http.routing import Route
 from clip_embeddings.runtime import Runtime
 
@@ -34,17 +37,31 @@ EMBEDDING_OPTIONS = (
         "description": "Whether vectors have length 1.",
     },
 )
+ERROR_CODE = "Embedding-Error-Code"
+HEADER_DESCRIPTIONS = {
+    "Embedding-Model": "The model that made the vectors.",
+    "Embedding-Dimensions": "Numbers of a vector.",
+    "Embedding-Space": "Vectors are comparable only inside one space.",
+    "Embedding-Fingerprint": "Changes with anything that may change a vector.",
+    "Embedding-Truncated": "Indices of the texts that were cut at the model's context length.",
+    ERROR_CODE: "A stable code for the error.",
+}
+SCHEMA_REFERENCE = "#/components/schemas/"
+# Modules whose structs keep their names, where another module has one of the same name. Clients are generated
+# from the names in the second one.
+UNPREFIXED = ("clip_embeddings.protocols.base", "clip_embeddings.jobs.schema")
 
 
 def document(routes: Sequence[Route], runtime: Runtime) -> dict[str, Any]:
-    """The OpenAPI document of `routes`."""
+    """The OpenAPI document of `routes`, those of the native protocol first."""
+    routes = sorted(routes, key=lambda route: route.tag != "embeddings")
     schemas, components = _schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operation = _operation(route, schemas, secured=runtime.settings.api_key is not None)
-        known = paths.setdefault(route.path, {}).setdefault(route.method.lower(), operation)
+        known = paths.setdefault(route.documented_path, {}).setdefault(route.method.lower(), operation)
         if known is not operation:
-            _merge(known, operation)
+            merge_operations(known, operation)
     openapi: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -52,8 +69,9 @@ def document(routes: Sequence[Route], runtime: Runtime) -> dict[str, Any]:
             "version": __version__,
             "description": f"Text and images to vectors. Models: {', '.join(runtime.models)}.",
         },
+        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "headers": _headers()},
     }
     if runtime.settings.api_key is not None:
         openapi["components"]["securitySchemes"] = {
@@ -72,9 +90,37 @@ def _schemas(routes: Iterable[Route]) -> tuple[Mapping[int, Any], dict[str, Any]
             if kind is not None and not isinstance(kind, dict):
                 types[id(kind)] = kind
     schemas, components = msgspec.json.schema_components(
-        list(types.values()), ref_template="#/components/schemas/{name}"
+        list(types.values()), ref_template=f"{SCHEMA_REFERENCE}{{name}}"
     )
+    schemas, components = _rename(schemas, components)
+    _describe_items((schemas, components))
     return dict(zip(types, schemas, strict=True)), components
+
+
+def _describe_items(schema: Any) -> None:
+    """Give every array `items`, without which generators of clients refuse an operation."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "array":
+            schema.setdefault("items", {})
+        schema = schema.values()
+    if not isinstance(schema, str | int | float | None):
+        for part in schema:
+            _describe_items(part)
+
+
+def _rename(schemas: Any, components: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The same, where structs of one name are called MODULE.NAME, with names that are fit for generated code.
+
+    `clip_embeddings.protocols.encoder.VectorReply` becomes `EncoderVectorReply`, its title too.
+    """
+    document = orjson.dumps([schemas, components])
+    for name in [name for name in components if "." in name]:
+        module, _, struct = name.rpartition(".")
+        prefix = "" if module in UNPREFIXED else module.rpartition(".")[2].title().replace("_", "")
+        old, new = (f'"{SCHEMA_REFERENCE}{text}"'.encode() for text in (name, prefix + struct))
+        document = document.replace(old, new).replace(f'"{name}":'.encode(), f'"{prefix}{struct}":'.encode())
+    schemas, components = orjson.loads(document)
+    return schemas, {name: {**schema, "title": name} for name, schema in components.items()}
 
 
 def _error_types(route: Route) -> dict[int, Any]:
@@ -86,20 +132,24 @@ def _operation(route: Route, schemas: Mapping[int, Any], *, secured: bool) -> di
     def schema(kind: Any) -> Any:
         return kind if isinstance(kind, dict) else schemas[id(kind)]
 
-    responses: dict[str, Any] = {"200": {"description": "OK"}}
-    if route.reply is not None:
-        responses["200"]["content"] = {route.reply_media: {"schema": schema(route.reply)}}
+    success: dict[str, Any] = {"description": "OK"}
+    responses = {str(route.status): success}
+    if route.provenance:
+        success["headers"] = _header_references(provenance.HEADERS)
+    if route.reply is not None and route.status != 204:
+        success["content"] = {route.reply_media: {"schema": schema(route.reply)}}
     if route.page:
-        responses["200"]["content"]["text/html"] = {"schema": {"type": "string"}}
+        success["content"]["text/html"] = {"schema": {"type": "string"}}
     for status, kind in _error_types(route).items():
         if status == 401 and not secured:
             continue
         responses[str(status)] = {
-            "description": ERROR_DESCRIPTIONS[status],
+            "description": ERROR_DESCRIPTIONS.get(status, "The request cannot be answered."),
+            "headers": _header_references([ERROR_CODE]),
             "content": {"application/json": {"schema": schema(kind)}},
         }
     if route.path == "/ready":
-        responses["503"] = {**responses["200"], "description": ERROR_DESCRIPTIONS[503]}
+        responses["503"] = {**success, "description": ERROR_DESCRIPTIONS[503]}
     operation: dict[str, Any] = {
         "operationId": route.operation_id,
         "summary": route.summary,
@@ -108,7 +158,7 @@ def _operation(route: Route, schemas: Mapping[int, Any], *, secured: bool) -> di
     }
     parameters: list[Any] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"\{(\w+)\}", route.path)
+        for name in re.findall(r"\{(\w+)\}", route.documented_path)
     ]
     if route.embedding_options:
         parameters += EMBEDDING_OPTIONS
@@ -117,7 +167,11 @@ def _operation(route: Route, schemas: Mapping[int, Any], *, secured: bool) -> di
     if parameters:
         operation["parameters"] = parameters
     if route.body:
-        content = {media: {"schema": schema(route.body.schema)} for media in route.body.media}
+        media_type = {"schema": schema(route.body.schema)}
+        # A multipart form is not JSON.
+        if isinstance(route.example, dict | list | str):
+            media_type["example"] = route.example
+        content = {media: dict(media_type) for media in route.body.media if media}
         operation["requestBody"] = {"required": True, "content": content}
     if secured and not route.public:
         operation["security"] = [{"bearer": []}, {"key": []}]
@@ -146,11 +200,12 @@ def _query_parameters(struct: Any) -> list[dict[str, Any]]:
     return parameters
 
 
-def _merge(known: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Add `other` to `known`: routes that differ only in content type are one operation in OpenAPI."""
-    known["requestBody"]["content"].update(other["requestBody"]["content"])
-    known["parameters"] = known.get("parameters") or list(other.get("parameters", ()))
-    reply = known["responses"]["200"]["content"]["application/json"]
-    schema = other["responses"]["200"]["content"]["application/json"]["schema"]
-    reply["schema"] = {"anyOf": [*reply["schema"].get("anyOf", [reply["schema"]]), schema]}
-    known["summary"] += f"; {other['summary'][0].lower()}{other['summary'][1:]}"
+def _headers() -> dict[str, Any]:
+    return {
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in HEADER_DESCRIPTIONS.items()
+    }
+
+
+def _header_references(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}

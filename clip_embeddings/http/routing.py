@@ -1,10 +1,10 @@
-"""Routes, and how a request finds its own: by path and method with werkzeug's map, then by content type."""
+"""Routes, and how a request finds its own: by path and method with werkzeug's map, then by its body."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Request, Response
@@ -13,18 +13,29 @@ from werkzeug.routing import Map, Rule
 
 from clip_embeddings.config import Limits
 from clip_embeddings.errors import ApiError
-from clip_embeddings.http.bodies import read_body
+from clip_embeddings.http.bodies import JsonReader, read_body
 from clip_embeddings.logs import Timings
-from clip_embeddings.protocols.base import NATIVE_ERRORS, Body, ErrorFormat, validate
+from clip_embeddings.protocols.base import NATIVE_ERRORS, Body, ErrorFormat
+from clip_embeddings.protocols.items import validate
 from clip_embeddings.runtime import Runtime
 
 
 @dataclass(frozen=True)
+class Reply:
+    """A reply with headers or another status than 200. `body` becomes JSON; None is an empty body."""
+
+    body: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
+    media: str = "application/json"
+
+
+@dataclass(frozen=True)
 class Route:
-    """One operation: `handler` returns what becomes the JSON reply, or a Response of its own."""
+    """One operation: `handler` returns what becomes the JSON reply, a Reply, or a Response of its own."""
 
     method: str
-    # As in OpenAPI: {name} stands for one segment.
+    # As in OpenAPI: {name} stands for one segment. {name:path} stands for one or several.
     path: str
     operation_id: str
     summary: str
@@ -32,12 +43,19 @@ class Route:
     # A struct, a type or JSON Schema; None for an empty reply.
     reply: Any
     body: Body | None = None
+    # Fields of a JSON body, any of which selects this route where several share path, method and content
+    # type.
+    keys: tuple[str, ...] = ()
     # Whether `model` and `normalize` may come in the query string.
     embedding_options: bool = False
     # A struct whose fields come in the query string.
     query: Any = None
     # Content type of the reply.
     reply_media: str = "application/json"
+    # Status of the reply.
+    status: int = 200
+    # Whether the reply has the headers of `provenance`.
+    provenance: bool = False
     # What a browser gets instead. It holds no data, so it needs no API key.
     page: Callable[[Request], Response] | None = None
     # Statuses of the caller's errors.
@@ -46,6 +64,13 @@ class Route:
     # Public routes answer without the API key.
     public: bool = False
     tag: str = "embeddings"
+    # A request body that is answered with `status`.
+    example: Any = None
+
+    @property
+    def documented_path(self) -> str:
+        """The path as in OpenAPI, which has no `{name:path}`."""
+        return re.sub(r"\{(\w+):\w+\}", r"{\1}", self.path)
 
     def accepts(self, mimetype: str) -> bool:
         """Whether a body of this content type is one for this route."""
@@ -66,6 +91,7 @@ class RequestContext:
     path_params: Mapping[str, str]
     runtime: Runtime
     timings: Timings
+    body: JsonReader
 
     @property
     def limits(self) -> Limits:
@@ -75,7 +101,7 @@ class RequestContext:
     def read_body(self) -> Any:
         """The body as the route's `Body` describes it. Raises ApiError."""
         assert self.route.body is not None
-        return read_body(self.request, self.route.body, self.limits)
+        return read_body(self.request, self.route.body, self.limits, self.body)
 
     def read_query(self) -> Any:
         """The query string as the route's struct. Raises ApiError 400."""
@@ -83,39 +109,56 @@ class RequestContext:
 
 
 class Router:
-    """The routes of a function. Several may share path and method and differ in content type."""
+    """The routes of a function. Several may share path and method and differ in content type or body key."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
-        # Answered without the API key.
-        self.public_paths = frozenset(route.path for route in routes if route.public)
+        self._public = frozenset((route.method, route.path) for route in routes if route.public)
         # By path and method.
         self._alternatives: dict[tuple[str, str], list[Route]] = {}
         for route in routes:
             self._alternatives.setdefault((route.path, route.method), []).append(route)
         rules = [
-            Rule(re.sub(r"\{(\w+)\}", r"<\1>", path), methods=[method], endpoint=(path, method))
+            Rule(_werkzeug_path(path), methods=[method], endpoint=(path, method))
             for path, method in self._alternatives
         ]
         self._adapter = Map(rules, merge_slashes=False).bind("")
 
-    def match(self, request: Request, path: str) -> tuple[Route, Mapping[str, str]]:
-        """The route for `request`, and the values of the path's `{names}`.
+    def find(self, request: Request, path: str, body: JsonReader) -> tuple[Route, Mapping[str, str]] | None:
+        """The route that is certainly meant, and the values of the path's `{names}`; else None."""
+        try:
+            alternatives, path_params = self._at(path, request.method)
+        except (NotFound, MethodNotAllowed):
+            return None
+        for route in alternatives:
+            if route.accepts(request.mimetype) and _has_key(route, body):
+                return route, path_params
+        return None
+
+    def match(self, request: Request, path: str, body: JsonReader) -> tuple[Route, Mapping[str, str]]:
+        """The route for `request`: the one that is certainly meant, else the one that explains best what is
+        wrong.
 
         Raises:
-            ApiError: 404, 405 or 415. The message of the last two says what is accepted.
+            ApiError: 404, 405 or 415, whose messages say what is accepted; 400 for a body that is needed to
+                select the route and is not JSON.
         """
         try:
-            key, path_params = self._adapter.match(path, request.method)
+            alternatives, path_params = self._at(path, request.method)
         except NotFound:
-            paths = ", ".join(sorted({route.path for route in self.routes}))
+            paths = ", ".join(sorted({route.documented_path for route in self.routes}))
             raise ApiError(404, "route_unknown", f"No such path; there are {paths}.") from None
         except MethodNotAllowed:
             raise self._wrong_method(request, path) from None
-        for route in self._alternatives[key]:
-            if route.accepts(request.mimetype):
-                return route, path_params
-        raise _wrong_content_type(request, self._alternatives[key])
+        accepting = [route for route in alternatives if route.accepts(request.mimetype)]
+        if not accepting:
+            raise _wrong_content_type(request, alternatives)
+        selected = next((route for route in accepting if _has_key(route, body)), accepting[0])
+        return selected, path_params
+
+    def is_public(self, method: str, path: str) -> bool:
+        """Whether `method` is answered at `path` without the API key."""
+        return ("GET" if method == "HEAD" else method, path) in self._public
 
     def methods(self, path: str) -> list[str]:
         """The methods that `path` accepts, HEAD and OPTIONS included; none if there is no such path."""
@@ -125,25 +168,50 @@ class Router:
     def page(self, path: str) -> Callable[[Request], Response] | None:
         """What a browser gets at `path`, if that is a page."""
         try:
-            key, _ = self._adapter.match(path, "GET")
+            alternatives, _ = self._at(path, "GET")
         except (NotFound, MethodNotAllowed):
             return None
-        return next((route.page for route in self._alternatives[key] if route.page), None)
+        return next((route.page for route in alternatives if route.page), None)
 
-    def error_format(self, path: str) -> ErrorFormat:
-        """The error format at `path`, which need not exist: that of routes with the same first segment."""
+    def error_format(self, request: Request, path: str) -> ErrorFormat:
+        """How errors are written where no route was selected.
+
+        As by the routes at `path`, those that accept the content type first. At an unknown path, as by most
+        of the routes that share its first segment.
+        """
+        for method in (request.method, *self.methods(path)):
+            try:
+                alternatives, _ = self._at(path, method)
+            except (NotFound, MethodNotAllowed):
+                continue
+            accepting = [route for route in alternatives if route.accepts(request.mimetype)]
+            return (accepting or alternatives)[0].errors
         head = path.split("/")[1]
-        return next(
-            (route.errors for route in self.routes if route.path.split("/")[1] == head), NATIVE_ERRORS
-        )
+        sharing = [route.errors for route in self.routes if route.path.split("/")[1] == head]
+        return max(sharing, key=sharing.count, default=NATIVE_ERRORS)
+
+    def _at(self, path: str, method: str) -> tuple[list[Route], Mapping[str, str]]:
+        key, path_params = self._adapter.match(path, method)
+        return self._alternatives[key], path_params
 
     def _wrong_method(self, request: Request, path: str) -> ApiError:
         instead = " or ".join(method for method in self.methods(path) if method != "OPTIONS")
         if request.method == "POST":
-            paths = sorted({route.path for route in self.routes if route.method == "POST"})
+            paths = sorted({route.documented_path for route in self.routes if route.method == "POST"})
             instead += f", or POST to {', '.join(paths)}"
         message = f"{request.method[:20]} is not allowed at this path; use {instead}."
         return ApiError(405, "method_not_allowed", message)
+
+
+def replace_routes(routes: Iterable[Route], replacements: Sequence[Route]) -> list[Route]:
+    """`replacements`, and those of `routes` whose path and method they leave free."""
+    taken = {(route.path, route.method) for route in replacements}
+    return [*replacements, *(route for route in routes if (route.path, route.method) not in taken)]
+
+
+def _has_key(route: Route, body: JsonReader) -> bool:
+    """Whether the body has a key that selects the route, if the route needs one."""
+    return not route.keys or any(key in body.get() for key in route.keys)
 
 
 def wants_html(request: Request) -> bool:
@@ -151,6 +219,11 @@ def wants_html(request: Request) -> bool:
     if request.method not in ("GET", "HEAD"):
         return False
     return request.accept_mimetypes.best_match(("application/json", "text/html")) == "text/html"
+
+
+def _werkzeug_path(path: str) -> str:
+    """`/v1/models/{id:path}` -> `/v1/models/<path:id>`."""
+    return re.sub(r"\{(\w+)(?::(\w+))?\}", lambda m: f"<{m[2]}:{m[1]}>" if m[2] else f"<{m[1]}>", path)
 
 
 def _wrong_content_type(request: Request, routes: Sequence[Route]) -> ApiError:
@@ -163,4 +236,5 @@ def _wrong_content_type(request: Request, routes: Sequence[Route]) -> ApiError:
 
 
 def _media(routes: Iterable[Route]) -> list[str]:
-    return list(dict.fromkeys(media for route in routes if route.body for media in route.body.media))
+    media = (media for route in routes if route.body for media in route.body.media)
+    return list(dict.fromkeys(name for name in media if name))

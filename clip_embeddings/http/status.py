@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import orjson
 from flask import Response
 
+from clip_embeddings.config import Settings
 from clip_embeddings.engine.manifest import ModelError
 from clip_embeddings.http.routing import RequestContext, Route
 from clip_embeddings.logs import logger
@@ -18,6 +19,8 @@ class StatusReply(msgspec.Struct):
     """What this function serves."""
 
     status: str
+    # The notebook API's name for it.
+    message: str
     model: str
     models: list[str]
     routes: list[str]
@@ -38,42 +41,74 @@ class ReadyReply(msgspec.Struct):
     model: str
 
 
-def status_routes(routes: Sequence[Route]) -> tuple[Route, ...]:
-    """`routes`, and after them the routes that every function has."""
+def status_routes(all_routes: Callable[[], Sequence[Route]], own: Sequence[Route]) -> tuple[Route, ...]:
+    """The routes that every function has.
+
+    Args:
+        all_routes: gives every route of the function, these included.
+        own: the function's routes beside its protocols'. The first page among them is the page at `/`.
+    """
 
     def status(context: RequestContext) -> Any:
         runtime = context.runtime
+        running = f"{runtime.name} is running"
         return {
-            "status": f"{runtime.name} is running",
+            "status": running,
+            "message": running,
             "model": runtime.default_model().manifest.name,
             "models": sorted(runtime.models),
-            "routes": sorted({route.path for route in all_routes}),
+            "routes": sorted({route.documented_path for route in all_routes()}),
         }
 
     def openapi(context: RequestContext) -> Any:
         from clip_embeddings.http.openapi import document
 
-        return document(all_routes, context.runtime)
+        return document(all_routes(), context.runtime)
 
     def docs(context: RequestContext) -> Response:
         from clip_embeddings.http.docs_page import docs_page
         from clip_embeddings.http.openapi import document
 
-        return docs_page(document(all_routes, context.runtime))
+        return docs_page(document(all_routes(), context.runtime))
 
     def get(path: str, operation_id: str, summary: str, handler: Any, reply: Any, **options: Any) -> Route:
         return Route("GET", path, operation_id, summary, handler, reply, tag="status", **options)
 
-    page = next((route.page for route in routes if route.page), None)
-    all_routes = (
-        *routes,
+    page = next((route.page for route in own if route.page), None)
+    return (
         get("/", "status", "What runs here", status, StatusReply, page=page),
-        get("/health", "health", "Alive", _health, HealthReply, public=True),
-        get("/ready", "ready", "Loaded, and right", _ready, ReadyReply),
+        get("/health", "health", "Whether the process responds", _health, HealthReply, public=True),
+        get(
+            "/ready",
+            "ready",
+            "Whether the towers load and reproduce their canary vectors",
+            _ready,
+            ReadyReply,
+        ),
         get("/openapi.json", "openapi", "This document", openapi, {"type": "object"}),
         get("/docs", "docs", "This document as a page", docs, {"type": "string"}, reply_media="text/html"),
     )
-    return all_routes
+
+
+def health_routes(settings: Settings) -> tuple[Route, ...]:
+    """The route at AIP_HEALTH_ROUTE, if that is set. It answers as `/ready` does.
+
+    Vertex AI sends no key, so the route is public: requests to a custom container,
+    https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements#health.
+    """
+    if settings.aip_health_route is None:
+        return ()
+    route = Route(
+        "GET",
+        settings.aip_health_route,
+        "vertex_health",
+        "Loaded, and right, for Vertex AI",
+        _ready,
+        ReadyReply,
+        tag="status",
+        public=True,
+    )
+    return (route,)
 
 
 def _health(context: RequestContext) -> Any:

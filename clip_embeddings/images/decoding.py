@@ -112,6 +112,18 @@ def decode_image(data: bytes, *, settings: ImageSettings, max_pixels: int, targe
     raise failure
 
 
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels as the header of `data` has them: before any EXIF orientation.
+
+    Only for data that `decode_image` has decoded: nothing is checked again.
+    """
+    format = _detect_format(data)
+    module, name = _PARSERS[format]
+    parser: Parser = getattr(import_module(module), name)
+    with _open_jpeg(parser, data) if format == "JPEG" else parser(_Reader(data)) as image:
+        return image.size
+
+
 def _decode(
     format: str, parser: Parser, data: bytes, settings: ImageSettings, max_pixels: int, target: int
 ) -> Image.Image:

@@ -1,4 +1,8 @@
-"""The HTTP routes of jobs: submit, poll, list tasks and models, start and stop models."""
+"""The HTTP routes of jobs: submit, poll, list tasks and models, start and stop models.
+
+Paths, operation ids, tags and documented statuses are those of vitrivr/feature-extraction-server
+(openapi_spec.json), because clients are generated from it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ from flask import Response
 
 from clip_embeddings.embedding import embed
 from clip_embeddings.errors import ApiError
-from clip_embeddings.http.routing import RequestContext, Route
+from clip_embeddings.http.provenance import provenance_headers
+from clip_embeddings.http.routing import Reply, RequestContext, Route
 from clip_embeddings.jobs import schema
 from clip_embeddings.jobs.service import Jobs
 
@@ -28,12 +33,14 @@ def job_routes(jobs: Jobs) -> tuple[Route, ...]:
             "list_all_tasks_api_tasks_get",
             "All tasks",
             lambda context: list(schema.TASKS),
+            tag="tasks",
         ),
         _get(
             "/api/tasks/{task}/models",
             "list_all_models_for_task_api_tasks__task__models_get",
             "The models that do a task",
             _models_of_task,
+            tag="tasks",
         ),
         _get(
             "/api/models",
@@ -77,12 +84,16 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
             body=schema.BODIES[tower, batched],
             error_statuses=(400, 404, 408, 413, 415, 422, 429, 503),
             errors=schema.ERRORS,
+            provenance=reply is not schema.JobStatus,
             tag=task,
+            example=None if batched else {tower: schema.EXAMPLES[tower]},
         )
 
     def get(path: str, operation_id: str, summary: str, batched: bool) -> Route:
         reply = schema.REPLIES[tower, batched]
-        return _get(path, operation_id, summary, _read_handler(jobs, batched), reply, tag=task)
+        return _get(
+            path, operation_id, summary, _read_handler(jobs, batched), reply, tag=task, provenance=True
+        )
 
     return (
         post(
@@ -135,9 +146,9 @@ def _read_handler(jobs: Jobs, batched: bool) -> Handler:
     def handler(context: RequestContext) -> Any:
         reply = jobs.store.reply(context.path_params["job"])
         # Sent as it was stored: a result of many vectors is not parsed.
-        if reply is None or reply.startswith(OTHER_KIND[batched]):
+        if reply is None or reply.body.startswith(OTHER_KIND[batched]):
             raise ApiError(404, "job_unknown", "There is no such job, or it has expired.")
-        return Response(reply, mimetype="application/json")
+        return Response(reply.body, headers=reply.headers, mimetype="application/json")
 
     return handler
 
@@ -147,7 +158,8 @@ def _legacy_handler(task: str) -> Handler:
         record = _record(context, task, batched=False)
         tower = schema.TASKS[task]
         embed_request = schema.make_request([record["input"][tower]], tower, record["model"], context.limits)
-        return schema.write_result(embed(embed_request, context.runtime, context.timings), batched=False)
+        result = embed(embed_request, context.runtime, context.timings)
+        return Reply(schema.write_result(result, batched=False), provenance_headers(result))
 
     return handler
 
@@ -181,17 +193,20 @@ def _model_status(context: RequestContext) -> Any:
     return {"status": state, "jobs": []}
 
 
-def _start(context: RequestContext) -> None:
+def _start(context: RequestContext) -> Any:
     model = context.runtime.choose(context.path_params["model"])
     for tower, holder in (("text", model.text), ("image", model.image)):
         if tower in model.manifest.towers and tower in context.runtime.towers:
             holder.get()
+    # The original's body is empty, but its document promises JSON, and clients generated from it parse some.
+    return {}
 
 
-def _stop(context: RequestContext) -> None:
+def _stop(context: RequestContext) -> Any:
     model = context.runtime.choose(context.path_params["model"])
     model.text.clear()
     model.image.clear()
+    return {}
 
 
 def _get(
@@ -201,6 +216,8 @@ def _get(
     handler: Handler,
     reply: Any = list[str],
     tag: str = "models",
+    *,
+    provenance: bool = False,
 ) -> Route:
     return Route(
         method="GET",
@@ -209,8 +226,10 @@ def _get(
         summary=summary,
         handler=handler,
         reply=reply,
-        error_statuses=(404, 503) if "{" in path else (),
+        # The original documents 422 wherever a path has parameters, but never has a cause to answer it.
+        error_statuses=(404, 422, 503) if "{" in path else (),
         errors=schema.ERRORS,
+        provenance=provenance,
         tag=tag,
     )
 
@@ -222,8 +241,8 @@ def _post_model(verb: str, summary: str, handler: Handler) -> Route:
         operation_id=f"{verb}_model_api_models__model__{verb}_post",
         summary=summary,
         handler=handler,
-        reply=None,
-        error_statuses=(404,),
+        reply={},
+        error_statuses=(404, 422),
         errors=schema.ERRORS,
         tag="models",
     )

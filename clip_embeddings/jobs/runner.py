@@ -10,12 +10,12 @@ from typing import Any
 
 from clip_embeddings.background import BackgroundThread
 from clip_embeddings.errors import ApiError
-from clip_embeddings.jobs.store import JobStore, job_id_of, short_id
+from clip_embeddings.jobs.store import JobOutput, JobStore, job_id_of, short_id
 from clip_embeddings.logs import logger
 from clip_embeddings.storage.types import NotFoundError
 
-# From a job's request to the `result` of its reply. Raises ApiError if the request cannot be served.
-Compute = Callable[[dict[str, Any]], object]
+# From a job's request to what it makes. Raises ApiError if the request cannot be served.
+Compute = Callable[[dict[str, Any]], JobOutput]
 
 
 def run_job(job_id: str, store: JobStore, compute: Compute) -> bool:
@@ -41,11 +41,11 @@ def run_job(job_id: str, store: JobStore, compute: Compute) -> bool:
             finished = store.fail(job_id, "request_unreadable", message)
             return _log_end(job_id, "failed: request_unreadable", finished)
         try:
-            result = compute(request)
+            output = compute(request)
         except ApiError as error:
             finished = store.fail(job_id, error.code, error.message)
             return _log_end(job_id, f"failed: {error.code}", finished)
-        return _log_end(job_id, "complete", store.finish(job_id, result))
+        return _log_end(job_id, "complete", store.finish(job_id, output))
 
 
 def _log_end(job_id: str, outcome: str, finished: bool) -> bool:

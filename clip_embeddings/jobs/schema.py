@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from clip_embeddings.config import Limits
 from clip_embeddings.embedding import EmbedRequest, EmbedResult, TowerResult, only_vector
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import parse_image
-from clip_embeddings.protocols.base import ErrorFormat, json_body, parse_each, parse_text, validate
+from clip_embeddings.protocols.base import EXAMPLE_IMAGE, ErrorFormat, json_body
+from clip_embeddings.protocols.items import parse_each, parse_text, validate
 
 # Task to tower, which is also the name of the body's field that holds the input.
 TASKS = {"image-embedding": "image", "text-embedding": "text"}
@@ -54,7 +56,7 @@ class ModelStatus(msgspec.Struct):
     """A model's state; `jobs` is always empty, because ids are secrets."""
 
     status: ModelState
-    jobs: list[str]
+    jobs: list[JobStatus]
 
 
 class JobError(msgspec.Struct):
@@ -92,50 +94,52 @@ class BatchedTextEmbeddingInput(msgspec.Struct):
     config: Config = None
 
 
-class ImageEmbeddingOutput(msgspec.Struct, omit_defaults=True):
+class ImageEmbeddingOutput(msgspec.Struct):
     """A picture's vector; empty, with an `error`, if it failed."""
 
     embedding: list[float]
-    error: JobError | None = None
+    error: JobError | UnsetType = UNSET
 
 
-class TextEmbeddingOutput(msgspec.Struct, omit_defaults=True):
+class TextEmbeddingOutput(msgspec.Struct):
     """A text's vector; empty, with an `error`, if it failed."""
 
     embedding: list[float]
-    error: JobError | None = None
+    error: JobError | UnsetType = UNSET
 
 
+# Neither `result` nor `error` is ever null: clients that were generated from the original's document fail on
+# a null `result`.
 class JobResponseImageEmbeddingOutput(msgspec.Struct):
     """A job and, once it is complete, its result."""
 
     status: JobState
-    result: ImageEmbeddingOutput | None = None
-    error: JobError | None = None
+    result: ImageEmbeddingOutput | UnsetType = UNSET
+    error: JobError | UnsetType = UNSET
 
 
 class BatchedJobResponseImageEmbeddingOutput(msgspec.Struct):
     """A batched job and, once it is complete, its results in the order of its inputs."""
 
     status: JobState
-    result: list[ImageEmbeddingOutput] | None = None
-    error: JobError | None = None
+    result: list[ImageEmbeddingOutput] | UnsetType = UNSET
+    error: JobError | UnsetType = UNSET
 
 
 class JobResponseTextEmbeddingOutput(msgspec.Struct):
     """A job and, once it is complete, its result."""
 
     status: JobState
-    result: TextEmbeddingOutput | None = None
-    error: JobError | None = None
+    result: TextEmbeddingOutput | UnsetType = UNSET
+    error: JobError | UnsetType = UNSET
 
 
 class BatchedJobResponseTextEmbeddingOutput(msgspec.Struct):
     """A batched job and, once it is complete, its results in the order of its inputs."""
 
     status: JobState
-    result: list[TextEmbeddingOutput] | None = None
-    error: JobError | None = None
+    result: list[TextEmbeddingOutput] | UnsetType = UNSET
+    error: JobError | UnsetType = UNSET
 
 
 class ValidationError(msgspec.Struct):
@@ -174,6 +178,8 @@ REPLIES: dict[tuple[str, bool], Any] = {
 }
 
 
+# Inputs that are answered, by tower.
+EXAMPLES = {"image": EXAMPLE_IMAGE, "text": "birthday cake"}
 BODIES = {key: json_body(struct, invalid_status=422) for key, struct in INPUTS.items()}
 
 

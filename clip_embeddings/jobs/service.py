@@ -12,7 +12,7 @@ from typing import Any
 from clip_embeddings.config import CLOUD_STORAGE, ROOT, need_package
 from clip_embeddings.jobs.compute import compute
 from clip_embeddings.jobs.runner import Compute, LocalRunner, handle_event
-from clip_embeddings.jobs.store import JobStore
+from clip_embeddings.jobs.store import JobOutput, JobStore
 from clip_embeddings.logs import logger
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.storage.factory import open_bucket
@@ -66,7 +66,7 @@ def open_jobs(runtime: Runtime) -> Jobs:
     bucket = open_bucket(settings.url or default_url())
     store = JobStore(bucket, ttl=settings.ttl, deadline=settings.deadline)
 
-    def work(record: dict[str, Any]) -> object:
+    def work(record: dict[str, Any]) -> JobOutput:
         return compute(record, runtime)
 
     if not bucket.url.startswith("file:"):

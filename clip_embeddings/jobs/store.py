@@ -1,7 +1,8 @@
 """Jobs as objects of a bucket: each request is kept once, and each result is written once.
 
 `<id>/request.json` is what the client sent. `<id>/attempts/<n>` is created before each run.
-`<id>/result.json` is the reply to a poll, byte for byte. Creating it finishes the job; only the first
+`<id>/result.json` is the reply to a poll: a line `{"headers": {...}}` with its response headers, which
+older versions did not write, and then the body, byte for byte. Creating it finishes the job; only the first
 creation succeeds, so the outcome never changes. No object is ever overwritten.
 """
 
@@ -13,7 +14,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -22,6 +23,27 @@ from clip_embeddings.storage.types import JSON, Bucket, NotFoundError, Stat, Sto
 
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 REQUEST_NAME = re.compile(rf"({UUID4})/request\.json")
+# How the line with the headers begins. A body never begins like this.
+HEADERS_LINE = b'{"headers":'
+
+
+@dataclass(frozen=True)
+class JobOutput:
+    """What a job made."""
+
+    # JSON values and numpy arrays.
+    result: object
+    # Response headers of every poll that returns the result.
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobReply:
+    """The reply to a poll."""
+
+    # A JSON document: `status`, `result` if the job is complete, `error` if it failed.
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,8 +69,8 @@ class JobStore:
             raise StorageError("A new job's id is taken.")
         return job_id
 
-    def reply(self, job_id: str) -> bytes | None:
-        """The JSON document of a job's state: `status`, `result`, and `error` if it failed; None if unknown.
+    def reply(self, job_id: str) -> JobReply | None:
+        """The reply to a poll of a job; None if it is unknown.
 
         Neither reads the request nor parses the result. Can be called any number of times. A job past its
         deadline is finished as failed by this call.
@@ -60,7 +82,8 @@ class JobStore:
         if not self._is_open(job_id):
             return self._result(job_id)
         running = self.bucket.stat(f"{job_id}/attempts/1") is not None
-        return orjson.dumps({"status": "running" if running else "starting", "result": None})
+        # Without `result`: clients that were generated from the original's OpenAPI document fail on null.
+        return JobReply(orjson.dumps({"status": "running" if running else "starting"}))
 
     def pending(self, job_id: str) -> bool:
         """Whether the job can still be finished. Finishes a job past its deadline as failed."""
@@ -81,18 +104,14 @@ class JobStore:
             self.bucket.create(f"{job_id}/attempts/{number}", b"") for number in range(1, self.attempts + 1)
         )
 
-    def finish(self, job_id: str, result: object) -> bool:
-        """Finish a job as complete; False if it was finished already, which is not changed.
-
-        Args:
-            result: JSON values and numpy arrays.
-        """
-        return self._finish(job_id, {"status": "complete", "result": result})
+    def finish(self, job_id: str, output: JobOutput) -> bool:
+        """Finish a job as complete; False if it was finished already, which is not changed."""
+        return self._finish(job_id, {"status": "complete", "result": output.result}, output.headers)
 
     def fail(self, job_id: str, code: str, message: str) -> bool:
         """Finish a job as failed; False if it was finished already, which is not changed."""
         error = {"code": code, "message": message}
-        return self._finish(job_id, {"status": "failed", "result": None, "error": error})
+        return self._finish(job_id, {"status": "failed", "error": error})
 
     def try_lock(self, job_id: str) -> AbstractContextManager[bool]:
         """Try to lock a job for the block, within this machine. Always True in the cloud. See Bucket."""
@@ -136,15 +155,20 @@ class JobStore:
             return False
         return True
 
-    def _result(self, job_id: str) -> bytes | None:
+    def _result(self, job_id: str) -> JobReply | None:
         try:
-            return self.bucket.read(f"{job_id}/result.json")[0]
+            data = self.bucket.read(f"{job_id}/result.json")[0]
         except NotFoundError:
             return None
+        if not data.startswith(HEADERS_LINE):
+            return JobReply(data)
+        line, _, body = data.partition(b"\n")
+        return JobReply(body, orjson.loads(line)["headers"])
 
-    def _finish(self, job_id: str, reply: Mapping[str, Any]) -> bool:
-        document = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-        return self.bucket.create(f"{job_id}/result.json", document, JSON)
+    def _finish(self, job_id: str, body: Mapping[str, Any], headers: Mapping[str, str] = {}) -> bool:
+        line = orjson.dumps({"headers": headers}, option=orjson.OPT_APPEND_NEWLINE)
+        document = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+        return self.bucket.create(f"{job_id}/result.json", line + document, JSON)
 
     def _is_expired(self, names: list[str]) -> bool:
         # The newest object decides. Objects that were removed meanwhile do not count.

@@ -14,9 +14,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from clip_embeddings.config import Limits
-from clip_embeddings.embedding import EmbedRequest, EmbedResult, TowerResult
+from clip_embeddings.config import Limits, Settings
+from clip_embeddings.embedding import EmbedRequest, EmbedResult
 from clip_embeddings.errors import ApiError
+from clip_embeddings.images.sources import Source
+from clip_embeddings.logs import Timings
+from clip_embeddings.runtime import Runtime
 
 T = TypeVar("T")
 
@@ -75,7 +78,14 @@ class Options(msgspec.Struct, kw_only=True):
     """Options that accompany the items."""
 
     model: str | None = None
-    normalize: bool = True
+    normalize: bool | msgspec.UnsetType = msgspec.UNSET
+
+    def request(
+        self, texts: Sequence[str | ApiError] = (), images: Sequence[Source | ApiError] = ()
+    ) -> EmbedRequest:
+        """A request for these items, with the options."""
+        normalize = self.normalize if isinstance(self.normalize, bool) else None
+        return EmbedRequest(texts, images, model=self.model, normalize=normalize)
 
 
 class ErrorDetail(msgspec.Struct):
@@ -99,6 +109,16 @@ class ErrorFormat:
     schema: Callable[[int], Any]
 
 
+class PlainErrorReply(msgspec.Struct):
+    """What went wrong, as a sentence."""
+
+    error: str
+
+
+# For clients that print `error`.
+PLAIN_ERRORS = ErrorFormat(
+    write=lambda error: {"error": error.message}, schema=lambda status: PlainErrorReply
+)
 NATIVE_ERRORS = ErrorFormat(
     write=lambda error: {"error": {"code": error.code, "message": error.message}},
     schema=lambda status: ErrorReply,
@@ -110,16 +130,17 @@ class Body:
     """A request body: how it is read, the content types that select it, and what it must look like.
 
     `kind` decides what `Endpoint.parse` is given: `json` and `form` an instance of `schema`, which is a
-    msgspec struct; `file` an `UploadedFile`; `bytes` the bytes. For the last two `schema` is JSON Schema.
+    msgspec struct; `file` an `UploadedFile`; `multipart` a `MultipartForm`; `bytes` the bytes. For the last
+    three `schema` is JSON Schema.
     """
 
-    kind: Literal["json", "form", "file", "bytes"]
+    kind: Literal["json", "form", "file", "multipart", "bytes"]
     media: tuple[str, ...]
     schema: Any
-    # Ends the error message where a field is missing.
+    # Appended to the error message if a field is missing.
     hint: str = ""
-    # The file's field in a multipart form.
-    file_field: str = ""
+    # The fields of a multipart form that may hold the file.
+    file_fields: tuple[str, ...] = ()
     # HTTP status for a body that does not match the schema.
     invalid_status: int = 400
 
@@ -139,11 +160,32 @@ def form_body(schema: Any) -> Body:
 
 
 @dataclass(frozen=True)
+class RequestInfo:
+    """What an endpoint is told of a request beside its body."""
+
+    limits: Limits
+    # The values of the path's `{names}`.
+    path_params: Mapping[str, str]
+    # Milliseconds by stage, so far.
+    timings: Timings
+    # The towers that the function holds.
+    towers: tuple[str, ...] = ("text", "image")
+
+
+@dataclass(frozen=True)
 class UploadedFile:
     """A file of a multipart form. `filename` is the client's claim, empty if there was none."""
 
     filename: str
     data: bytes
+
+
+@dataclass(frozen=True)
+class MultipartForm:
+    """The text fields and the files of a multipart form, by the names of their fields."""
+
+    fields: Mapping[str, str]
+    files: Mapping[str, UploadedFile]
 
 
 @dataclass(frozen=True)
@@ -157,93 +199,56 @@ class Endpoint:
     body: Body
     # Struct that documents the reply.
     reply: Any
-    # Body, as `Body.kind` says, to request. Raises ApiError; an invalid item is represented by its ApiError.
-    parse: Callable[[Any, Limits], EmbedRequest]
-    # The same body, and the vectors, to the reply. Raises the ApiError of an only item that failed.
-    write: Callable[[Any, EmbedResult], Mapping[str, Any]]
+    # Turns the body, see `Body.kind`, into a request. Raises ApiError; an invalid item is represented by its
+    # ApiError.
+    parse: Callable[[Any, RequestInfo], EmbedRequest]
+    # Turns the same body and the result into the reply. Raises the ApiError of an only item that failed.
+    write: Callable[[Any, EmbedResult, RequestInfo], Any]
     # Functions that serve it, by name, beside the gateway, which serves every endpoint.
     functions: tuple[str, ...]
-    # A JSON value or form fields that are answered with status 200. None for a file and for bytes.
+    # Fields of a JSON body, any of which selects this endpoint where several share a path and a content type.
+    keys: tuple[str, ...] = ()
+    # Whether the functions named above answer it at POST / too.
+    at_root: bool = False
+    # A further path, if a setting names one.
+    setting_path: Callable[[Settings], str | None] | None = None
+    # How errors are written, if not as by the protocol's other endpoints.
+    errors: ErrorFormat | None = None
+    # A JSON value, form fields or a multipart form that is answered with status 200. None for a file and for
+    # bytes.
     example: Any = None
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One path of a protocol that a GET request reads: what is served, and whether it is ready."""
+
+    operation_id: str
+    summary: str
+    path: str
+    # Type or JSON Schema that documents the reply.
+    reply: Any
+    # The served models and the values of the path's `{names}` to the reply. Raises ApiError.
+    handler: Callable[[Runtime, Mapping[str, str]], Any]
+    functions: tuple[str, ...]
+    # Statuses of the caller's errors.
+    error_statuses: tuple[int, ...] = ()
+    # Status of the reply; 204 has no body.
+    status: int = 200
+    # Whether it is answered without the API key.
+    public: bool = False
+    # Content type of the reply.
+    reply_media: str = "application/json"
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How one family of clients asks for vectors."""
 
-    # As the setting PROTOCOL_MODELS spells it.
+    # As the settings PROTOCOL_MODELS, ANY_MODEL_PROTOCOLS and RAW_PROTOCOLS spell it.
     name: str
     endpoints: tuple[Endpoint, ...] = field(repr=False)
+    lookups: tuple[Lookup, ...] = field(default=(), repr=False)
     errors: ErrorFormat = NATIVE_ERRORS
-
-
-def validate(value: object, struct: type[T], hint: str = "", *, where: str = "body") -> T:
-    """`value`, read from JSON or a form, as `struct`. In a query string every value is text.
-
-    Raises:
-        ApiError: 400; the message says what is wrong and where, and ends with `hint` where a field is
-            missing.
-    """
-    try:
-        return msgspec.convert(value, struct, strict=where == "body")
-    except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at ")
-        path = path.strip("`") or "$"
-        place = f" at {path}" if path != "$" else ""
-        if (missing := reason.removeprefix("Object missing required field ")) != reason:
-            message = f"The {where}{place} has no field {missing}.{hint}"
-            raise ApiError(400, "field_missing", message, where=path) from None
-        message = f"The {where} does not fit{place}: {reason}."
-        raise ApiError(400, f"{where.partition(' ')[0]}_invalid", message, where=path) from None
-
-
-def parse_text(value: object, limits: Limits) -> str:
-    """A text to embed; the empty string is a valid one. Raises ApiError 400 or 413."""
-    if not isinstance(value, str):
-        raise ApiError(400, "text_not_a_string", "A text must be a string.")
-    if len(value) > limits.text_chars:
-        raise ApiError(
-            413,
-            "text_too_long",
-            f"The text has {len(value):,} characters; {limits.text_chars:,} are allowed.",
-        )
-    return value
-
-
-def parse_each(values: Sequence[object], parse: Callable[[object], T]) -> list[T | ApiError]:
-    """`parse` of each value, or the ApiError that it raises."""
-    parsed: list[T | ApiError] = []
-    for value in values:
-        try:
-            parsed.append(parse(value))
-        except ApiError as error:
-            parsed.append(error.without_traceback())
-    return parsed
-
-
-def provenance(result: EmbedResult) -> dict[str, Any]:
-    """The fields of `Provenance`. With two towers, `fingerprint` has one for each."""
-    fingerprints = {
-        tower: part.fingerprint
-        for tower, part in (("text", result.texts), ("image", result.images))
-        if part is not None
-    }
-    return {
-        "model": result.model,
-        "dimensions": result.dimensions,
-        "space": result.space,
-        "fingerprint": fingerprints if len(fingerprints) > 1 else next(iter(fingerprints.values())),
-    }
-
-
-def vectors_and_errors(part: TowerResult, field: str) -> tuple[list[Any], list[dict[str, Any]]]:
-    """A row per item, `[]` where it failed, and the entries of `errors`, which name the list `field`."""
-    rows: list[Any] = []
-    errors: list[dict[str, Any]] = []
-    for index, result in enumerate(part.results):
-        if isinstance(result, ApiError):
-            rows.append([])
-            errors.append({"input": field, "index": index, "code": result.code, "message": result.message})
-        else:
-            rows.append(result)
-    return rows, errors
+    # Heading in the OpenAPI document.
+    tag: str = "embeddings"

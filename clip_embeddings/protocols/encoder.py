@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from clip_embeddings.config import Limits
+import msgspec
+
 from clip_embeddings.embedding import EmbedRequest, EmbedResult, only_vector
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import parse_image, parse_url
 from clip_embeddings.protocols.base import (
     EXAMPLE_IMAGE,
+    PLAIN_ERRORS,
     Endpoint,
     Options,
     Protocol,
-    VectorReply,
+    RequestInfo,
+    Vector,
     json_body,
-    parse_text,
-    provenance,
 )
+from clip_embeddings.protocols.items import parse_text
 
 
 class TextBody(Options, kw_only=True):
@@ -34,29 +36,38 @@ class ImageBody(Options, kw_only=True):
     image_b64: str | None = None
 
 
-def parse_text_body(body: TextBody, limits: Limits) -> EmbedRequest:
+class VectorReply(msgspec.Struct):
+    """The vector."""
+
+    success: bool
+    embedding: Vector
+    dimensions: int
+
+
+def parse_text_body(body: TextBody, info: RequestInfo) -> EmbedRequest:
     """`{"text": str}`."""
-    return EmbedRequest(texts=[parse_text(body.text, limits)], model=body.model, normalize=body.normalize)
+    text = parse_text(body.text, info.limits)
+    return body.request(texts=[text])
 
 
-def parse_image_body(body: ImageBody, limits: Limits) -> EmbedRequest:
-    """`{"image_url": str}` or `{"image_b64": str}`."""
-    if body.image_url is None and body.image_b64 is None:
-        raise ApiError(400, "image_missing", "Send either `image_url` or `image_b64`.")
-    if body.image_url is not None and body.image_b64 is not None:
-        raise ApiError(400, "image_ambiguous", "Send either `image_url` or `image_b64`, not both.")
-    if body.image_url is not None:
-        image = parse_url(body.image_url, limits.image_bytes)
+def parse_image_body(body: ImageBody, info: RequestInfo) -> EmbedRequest:
+    """`{"image_b64": str}`, or `{"image_url": str}`, which counts where the first is missing or empty."""
+    limit = info.limits.image_bytes
+    if body.image_b64:
+        image = parse_image(body.image_b64, limit)
+    elif body.image_url:
+        image = parse_url(body.image_url, limit)
     else:
-        image = parse_image(body.image_b64, limits.image_bytes)
-    return EmbedRequest(images=[image], model=body.model, normalize=body.normalize)
+        raise ApiError(400, "image_missing", "Send either `image_url` or `image_b64`.")
+    return body.request(images=[image])
 
 
-def write(body: TextBody | ImageBody, result: EmbedResult) -> Mapping[str, Any]:
-    """`{"embedding": [f]}`."""
+def write(body: TextBody | ImageBody, result: EmbedResult, info: RequestInfo) -> Mapping[str, Any]:
+    """`{"success": true, "embedding": [f], "dimensions": n}`."""
     part = result.texts or result.images
     assert part is not None
-    return {"embedding": only_vector(part), **provenance(result)}
+    vector = only_vector(part)
+    return {"success": True, "embedding": vector, "dimensions": len(vector)}
 
 
 PROTOCOL = Protocol(
@@ -85,4 +96,6 @@ PROTOCOL = Protocol(
             example={"image_b64": EXAMPLE_IMAGE},
         ),
     ),
+    errors=PLAIN_ERRORS,
+    tag="encoder",
 )

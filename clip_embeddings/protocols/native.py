@@ -20,10 +20,15 @@ from clip_embeddings.protocols.base import (
     Options,
     Protocol,
     Provenance,
+    RequestInfo,
     Texts,
     VectorReply,
     Vectors,
     json_body,
+)
+from clip_embeddings.protocols.items import (
+    check_count,
+    fingerprints,
     parse_each,
     parse_text,
     provenance,
@@ -45,9 +50,9 @@ class ImagesBody(Options, kw_only=True):
 
 
 class MixedBody(ImagesBody, kw_only=True):
-    """Texts and pictures to embed."""
+    """Texts, pictures or both to embed."""
 
-    texts: Texts
+    texts: Texts | None = None
 
 
 class TextsReply(Provenance, kw_only=True):
@@ -68,8 +73,8 @@ class ImagesReply(Provenance, kw_only=True):
 class MixedReply(msgspec.Struct, kw_only=True):
     """A vector per text and per picture."""
 
-    text_embeddings: Vectors
-    image_embeddings: Vectors
+    text_embeddings: Vectors | None
+    image_embeddings: Vectors | None
     errors: list[ItemError]
     truncated: list[int]
     model: str
@@ -78,41 +83,43 @@ class MixedReply(msgspec.Struct, kw_only=True):
     fingerprint: dict[str, str]
 
 
-def parse_texts(body: TextsBody, limits: Limits) -> EmbedRequest:
+def parse_texts(body: TextsBody, info: RequestInfo) -> EmbedRequest:
     """`{"texts": [str]}`."""
-    _check_count(limits, body.texts)
-    texts = parse_each(body.texts, lambda item: parse_text(item, limits))
-    return EmbedRequest(texts=texts, model=body.model, normalize=body.normalize)
+    check_count(len(body.texts), info.limits.items)
+    texts = parse_each(body.texts, lambda item: parse_text(item, info.limits))
+    return body.request(texts=texts)
 
 
-def parse_images(body: ImagesBody, limits: Limits) -> EmbedRequest:
+def parse_images(body: ImagesBody, info: RequestInfo) -> EmbedRequest:
     """`{"urls": [str]}`, or `images` in place of `urls`."""
     field, items = _image_list(body)
-    _check_count(limits, items)
-    images = _parse_image_list(field, items, limits)
-    return EmbedRequest(images=images, model=body.model, normalize=body.normalize)
+    check_count(len(items), info.limits.items)
+    images = _parse_image_list(field, items, info.limits)
+    return body.request(images=images)
 
 
-def parse_mixed(body: MixedBody, limits: Limits) -> EmbedRequest:
-    """`{"texts": [str], "urls": [str]}`, or `images` in place of `urls`."""
-    field, items = _image_list(body)
-    _check_count(limits, body.texts, items)
-    return EmbedRequest(
-        texts=parse_each(body.texts, lambda item: parse_text(item, limits)),
+def parse_mixed(body: MixedBody, info: RequestInfo) -> EmbedRequest:
+    """`{"texts": [str], "urls": [str]}`, or `images` in place of `urls`; either list may be missing."""
+    limits = info.limits
+    texts = body.texts or []
+    field, items = _image_list(body) if _has_images(body) else ("urls", ())
+    if not texts and not items:
+        raise ApiError(400, "list_missing", "The body has no list `texts`, `urls` or `images`.")
+    check_count(len(texts) + len(items), limits.items)
+    return body.request(
+        texts=parse_each(texts, lambda item: parse_text(item, limits)),
         images=_parse_image_list(field, items, limits),
-        model=body.model,
-        normalize=body.normalize,
     )
 
 
-def parse_raw(body: bytes, limits: Limits) -> EmbedRequest:
+def parse_raw(body: bytes, info: RequestInfo) -> EmbedRequest:
     """An image as the body itself."""
     if not body:
         raise ApiError(400, "image_empty", "The body is empty: send the picture's bytes.")
     return EmbedRequest(images=[ImageBytes(body)])
 
 
-def write_texts(body: TextsBody, result: EmbedResult) -> Mapping[str, Any]:
+def write_texts(body: TextsBody, result: EmbedResult, info: RequestInfo) -> Mapping[str, Any]:
     """`{"embeddings": [[f]]}`."""
     assert result.texts is not None
     rows, errors = vectors_and_errors(result.texts, "texts")
@@ -120,40 +127,37 @@ def write_texts(body: TextsBody, result: EmbedResult) -> Mapping[str, Any]:
     return {"embeddings": rows, **provenance(result), "errors": errors, "truncated": truncated}
 
 
-def write_images(body: ImagesBody, result: EmbedResult) -> Mapping[str, Any]:
+def write_images(body: ImagesBody, result: EmbedResult, info: RequestInfo) -> Mapping[str, Any]:
     """`{"embeddings": [[f]]}`."""
     assert result.images is not None
     rows, errors = vectors_and_errors(result.images, _image_list(body)[0])
     return {"embeddings": rows, **provenance(result), "errors": errors}
 
 
-def write_mixed(body: MixedBody, result: EmbedResult) -> Mapping[str, Any]:
-    """`{"text_embeddings": [[f]], "image_embeddings": [[f]]}`."""
-    assert result.texts is not None
-    assert result.images is not None
-    texts, text_errors = vectors_and_errors(result.texts, "texts")
-    images, image_errors = vectors_and_errors(result.images, _image_list(body)[0])
+def write_mixed(body: MixedBody, result: EmbedResult, info: RequestInfo) -> Mapping[str, Any]:
+    """`{"text_embeddings": [[f]], "image_embeddings": [[f]]}`; null for a list that the request lacks."""
+    texts, text_errors = vectors_and_errors(result.texts, "texts") if result.texts else (None, [])
+    images, image_errors = (
+        vectors_and_errors(result.images, _image_list(body)[0]) if result.images else (None, [])
+    )
     return {
         "text_embeddings": texts,
         "image_embeddings": images,
         **provenance(result),
+        "fingerprint": fingerprints(result),
         "errors": text_errors + image_errors,
-        "truncated": result.texts.truncated,
+        "truncated": result.texts.truncated if result.texts else [],
     }
 
 
-def write_raw(body: bytes, result: EmbedResult) -> Mapping[str, Any]:
+def write_raw(body: bytes, result: EmbedResult, info: RequestInfo) -> Mapping[str, Any]:
     """`{"embedding": [f]}`."""
     assert result.images is not None
     return {"embedding": only_vector(result.images), **provenance(result)}
 
 
-def _check_count(limits: Limits, *lists: Sequence[object]) -> None:
-    count = sum(map(len, lists))
-    if count > limits.items:
-        raise ApiError(
-            413, "too_many_items", f"The request has {count:,} items; {limits.items:,} are allowed."
-        )
+def _has_images(body: ImagesBody) -> bool:
+    return body.urls is not msgspec.UNSET or body.images is not msgspec.UNSET
 
 
 def _image_list(body: ImagesBody) -> tuple[str, Sequence[object]]:
@@ -182,6 +186,7 @@ PROTOCOL = Protocol(
             operation_id="embed_texts",
             summary="Texts to vectors",
             path="/embed/text",
+            keys=("texts",),
             body=json_body(TextsBody),
             reply=TextsReply,
             parse=parse_texts,
@@ -193,6 +198,7 @@ PROTOCOL = Protocol(
             operation_id="embed_images",
             summary="Pictures to vectors",
             path="/embed/image",
+            keys=("urls", "images"),
             body=json_body(ImagesBody),
             reply=ImagesReply,
             parse=parse_images,
@@ -204,6 +210,7 @@ PROTOCOL = Protocol(
             operation_id="embed_mixed",
             summary="Texts and pictures to vectors of one space",
             path="/embed/mixed",
+            keys=("texts", "urls", "images"),
             body=json_body(MixedBody),
             reply=MixedReply,
             parse=parse_mixed,

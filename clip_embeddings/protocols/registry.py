@@ -11,4 +11,13 @@ PROTOCOLS = {
     "notebook": "clip_embeddings.protocols.notebook",
     "photo-app": "clip_embeddings.protocols.photo_app",
     "encoder": "clip_embeddings.protocols.encoder",
+    "openai": "clip_embeddings.protocols.openai",
+    "ollama": "clip_embeddings.protocols.ollama",
+    "cohere": "clip_embeddings.protocols.cohere",
+    "vertex": "clip_embeddings.protocols.vertex",
+    "gemini": "clip_embeddings.protocols.gemini",
+    "bigquery": "clip_embeddings.protocols.bigquery",
+    "tei": "clip_embeddings.protocols.tei",
+    "weaviate": "clip_embeddings.protocols.weaviate",
+    "immich": "clip_embeddings.protocols.immich",
 }

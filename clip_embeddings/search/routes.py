@@ -9,7 +9,8 @@ from flask import Response
 
 from clip_embeddings.config import Limits
 from clip_embeddings.embedding import embed, only_vector
-from clip_embeddings.http.routing import RequestContext, Route
+from clip_embeddings.http.provenance import make_headers, provenance_headers
+from clip_embeddings.http.routing import Reply, RequestContext, Route
 from clip_embeddings.index.types import Entry
 from clip_embeddings.protocols.base import json_body
 from clip_embeddings.search import schema
@@ -45,6 +46,8 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             search_body,
             schema.SearchReply,
             body=json_body(schema.SearchBody),
+            keys=("text", "image"),
+            provenance=True,
             error_statuses=(400, 404, 408, 413, 415, 422, 429, 503),
             tag="search",
         ),
@@ -56,6 +59,7 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             search_link,
             schema.SearchReply,
             query=schema.TextQuery,
+            provenance=True,
             error_statuses=(400, 404, 413, 429, 503),
             page=search_page,
             tag="search",
@@ -68,6 +72,7 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             similar,
             schema.SearchReply,
             query=schema.SimilarQuery,
+            provenance=True,
             error_statuses=(400, 404, 503),
             page=search_page,
             tag="search",
@@ -103,7 +108,7 @@ def _search(
     with context.timings.measure("search"):
         hits = searcher.nearest(vector, result.space, query.nearest, query.nearest.k)
         notice = None if hits else searcher.empty_notice(result.space)
-    return schema.write(hits, result.model, result.space, notice)
+    return Reply(schema.write(hits, result.model, result.space, notice), provenance_headers(result))
 
 
 def _similar(context: RequestContext, searcher: Searcher) -> Any:
@@ -115,7 +120,13 @@ def _similar(context: RequestContext, searcher: Searcher) -> Any:
     others = [hit for hit in hits if hit.entry.uri != entry.uri]
     models = context.runtime.models.values()
     model = next((model.manifest.name for model in models if model.manifest.space == entry.space), None)
-    return schema.write(others[: query.k], model, entry.space, None)
+    headers = make_headers(
+        model=model,
+        dimensions=len(entry.vector),
+        space=entry.space,
+        fingerprint=entry.fingerprint,
+    )
+    return Reply(schema.write(others[: query.k], model, entry.space, None), headers)
 
 
 def _thumbnail(context: RequestContext, searcher: Searcher) -> Response:

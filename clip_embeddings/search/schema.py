@@ -15,7 +15,7 @@ from clip_embeddings.embedding import EmbedRequest
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import parse_image
 from clip_embeddings.index.types import Hit
-from clip_embeddings.protocols.base import parse_text
+from clip_embeddings.protocols.items import parse_text
 from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
 
 K = Annotated[int, Meta(ge=1, le=100, description="At most so many results.")]

@@ -63,9 +63,9 @@ def test_the_gateway_runs_unprivileged_on_a_read_only_file_system(tmp_path: Path
     variables |= {"MODEL": "demo", "PORT": str(port), "DATA": str(data)}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["unshare", "--net", "--mount", "bash", "-c", CONFINED, "bash", sys.executable, *command()[1:]],
+            ["unshare", "--net", "--mount", "bash", "-c", CONFINED, "bash", *command()],
             cwd=tmp_path / "out" / "gateway",
-            env=environment(variables),
+            env=environment(variables | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}),
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -105,6 +105,25 @@ def test_the_gateway_runs_unprivileged_on_a_read_only_file_system(tmp_path: Path
         process.wait(20)
     assert inside == "65532"
     assert (data / "jobs" / job["id"] / "result.json").is_file()
+
+
+@pytest.mark.parametrize("variables", [{"PORT": "9001"}, {"PORT": "8080", "AIP_HTTP_PORT": "9001"}])
+def test_the_port_is_the_one_that_cloud_run_or_vertex_ai_names(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+
+    printed = subprocess.run(
+        command(),
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert printed.endswith("--port 9001\n")
 
 
 def test_it_has_the_same_model_and_python_as_a_deployment() -> None:

@@ -35,7 +35,7 @@ def logged_in(apis: GoogleApis, folder: Path) -> dict[str, str]:
 def run(apis: GoogleApis, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """deploy.sh with the real gcloud, artifacts below `folder`."""
     options = (f"--project={PROJECT}", "--model=demo", f"--build-dir={folder / 'build'}")
-    return deploy_sh(*options, *arguments, folder=folder, **logged_in(apis, folder))
+    return deploy_sh(*options, *arguments, folder=folder, **logged_in(apis, folder))  # type: ignore[arg-type]
 
 
 def deployed(name: str, **labels: str) -> Any:
@@ -220,7 +220,7 @@ def test_what_is_missing_is_told_before_anything_is_changed(apis: GoogleApis, tm
 
 
 def test_without_a_login_it_says_so(tmp_path: Path) -> None:
-    ended = deploy_sh("status", folder=tmp_path, **gcloud_environment(tmp_path))
+    ended = deploy_sh("status", folder=tmp_path, **gcloud_environment(tmp_path))  # type: ignore[arg-type]
 
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "deploy.sh: gcloud is not logged in, or no longer: run gcloud auth login.\n"

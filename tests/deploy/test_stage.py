@@ -36,7 +36,12 @@ def stage(
 ) -> subprocess.CompletedProcess[str]:
     """Stage functions below `folder`/build."""
     return deploy_sh(
-        f"--model={model}", f"--build-dir={folder / 'build'}", "stage", *names, folder=folder, **settings
+        f"--model={model}",
+        f"--build-dir={folder / 'build'}",
+        "stage",
+        *names,
+        folder=folder,
+        **settings,  # type: ignore[arg-type]
     )
 
 
@@ -311,7 +316,15 @@ def install(folder: Path, at: Path) -> Path:
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", at], check=True)
         # Compiled below, as the buildpack does, so that broken files are found once.
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-compile",
+        ]
         subprocess.run([*pip, "-r", folder / "requirements.txt"], check=True)
         subprocess.run([python, "-m", "pip", "check", "--disable-pip-version-check"], check=True)
     return python

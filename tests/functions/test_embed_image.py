@@ -12,7 +12,7 @@ import requests
 from clip_embeddings.engine.manifest import fingerprint
 from tests.support.photographs import photos
 from tests.support.pictures import FORMATS, data_uri, in_base64, picture, web
-from tests.support.serving import Server, serving
+from tests.support.serving import Server, error_code, error_message, provenance, serving
 from tests.support.vectors import assert_images, model, raw_images
 
 Send = Callable[..., requests.Response]
@@ -79,22 +79,29 @@ def test_every_way_to_send_the_same_picture_gives_the_same_vector(ask: Send, sit
     vectors += [ask(json={field: [url]}).json()["embeddings"][0] for field in ("urls", "images")]
     vectors += [ask(json={"urls": [data_uri(data)]}).json()["embeddings"][0]]
     vectors += [raw(ask, data, media_type=media).json()["embedding"] for media in ("image/jpeg", "image/x")]
-    vectors += [ask(files={"file": ("a", data, media)}).json()["embedding"] for media in (None, "text/html")]
+    vectors += [
+        ask(files={field: ("a", data, media)}).json()["embedding"]
+        for field in ("file", "image")
+        for media in (None, "text/html")
+    ]
 
     assert_images(vectors[:1], data)
     assert all(vector == vectors[0] for vector in vectors)
 
 
 @pytest.mark.parametrize("filename", ["cat.jpg", "Größe 猫.jpeg", "../../etc/passwd", 'a"b;c.png', ""])
-def test_an_uploaded_file(ask: Send, filename: str) -> None:
-    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n\r\n%b\r\n--x--\r\n' % (
+@pytest.mark.parametrize("field", ["file", "image"])
+def test_an_uploaded_file(ask: Send, field: str, filename: str) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="%b"; filename="%b"\r\n\r\n%b\r\n--x--\r\n' % (
+        field.encode(),
         filename.replace('"', '\\"').encode(),
         picture(),
     )
     reply = ask(data=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
 
     assert reply.status_code == 200
-    assert reply.json()["filename"] == filename
+    assert set(reply.json()) == {"filename", "image_filename", "embedding"}
+    assert reply.json()["filename"] == reply.json()["image_filename"] == filename
     assert_images([reply.json()["embedding"]], picture())
 
 
@@ -105,11 +112,19 @@ def test_a_reply_says_what_made_it(ask: Send) -> None:
         ask(files={"file": picture()}),
         raw(ask, picture()),
     ]
-    for body in (reply.json() for reply in replies):
+    expected = fingerprint(manifest.towers["image"].fingerprint, True, False)
+    for reply in replies:
+        assert provenance(reply) == {
+            "model": manifest.name,
+            "dimensions": str(manifest.dimensions),
+            "space": manifest.space,
+            "fingerprint": expected,
+        }
+    for body in (replies[0].json(), replies[2].json()):
         assert body["model"] == manifest.name
         assert body["dimensions"] == manifest.dimensions
         assert body["space"] == manifest.space
-        assert body["fingerprint"] == fingerprint(manifest.towers["image"].fingerprint, True, False)
+        assert body["fingerprint"] == expected
 
 
 def test_the_raw_projection(ask: Send) -> None:
@@ -210,8 +225,8 @@ def test_nothing_but_bad_items(ask: Send) -> None:
 def test_json_that_is_refused(ask: Send, body: dict[str, Any], code: str, says: str) -> None:
     reply = ask(json=body)
 
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
-    assert says in reply.json()["error"]["message"]
+    assert (reply.status_code, error_code(reply)) == (400, code)
+    assert says in error_message(reply)
 
 
 @pytest.mark.parametrize(
@@ -225,15 +240,18 @@ def test_json_that_is_refused(ask: Send, body: dict[str, Any], code: str, says: 
 )
 def test_a_single_picture_that_is_refused(ask: Send, data: bytes, status: int, code: str) -> None:
     for reply in (raw(ask, data), ask(files={"file": ("cat.jpg", data)})):
-        assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+        assert (reply.status_code, error_code(reply)) == (status, code)
 
 
-@pytest.mark.parametrize("files", [{"image": ("cat.jpg", picture())}, {"file": (None, "cat.jpg")}])
+@pytest.mark.parametrize(
+    "files",
+    [{"picture": ("cat.jpg", picture())}, {"file": (None, "cat.jpg")}, {"image": (None, "cat.jpg")}],
+)
 def test_a_form_without_the_file(ask: Send, files: dict[str, Any]) -> None:
     reply = ask(files=files)
 
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "field_missing")
-    assert "file=@" in reply.json()["error"]["message"]
+    assert (reply.status_code, error_code(reply)) == (400, "field_missing")
+    assert "file=@" in error_message(reply)
 
 
 @pytest.mark.parametrize(
@@ -242,9 +260,9 @@ def test_a_form_without_the_file(ask: Send, files: dict[str, Any]) -> None:
 def test_other_content_types(ask: Send, media_type: str) -> None:
     reply = raw(ask, picture(), media_type=media_type)
 
-    assert (reply.status_code, reply.json()["error"]["code"]) == (415, "content_type_unsupported")
+    assert (reply.status_code, error_code(reply)) == (415, "content_type_unsupported")
     for accepted in ("application/json", "image/*", "multipart/form-data"):
-        assert accepted in reply.json()["error"]["message"]
+        assert accepted in error_message(reply)
 
 
 def test_an_unknown_model(ask: Send) -> None:
@@ -254,6 +272,4 @@ def test_an_unknown_model(ask: Send) -> None:
         raw(ask, picture(), "?model=x"),
     ]
 
-    assert [(reply.status_code, reply.json()["error"]["code"]) for reply in replies] == [
-        (404, "model_unknown")
-    ] * 3
+    assert [(reply.status_code, error_code(reply)) for reply in replies] == [(404, "model_unknown")] * 3

@@ -8,7 +8,7 @@ import requests
 
 from clip_embeddings.engine.manifest import fingerprint
 from tests.support.pictures import data_uri, in_base64, picture, web
-from tests.support.serving import Server, serving
+from tests.support.serving import Server, error_code, error_message, provenance, serving
 from tests.support.vectors import assert_images, assert_texts, model, raw_images, raw_texts
 
 Send = Callable[..., requests.Response]
@@ -50,8 +50,16 @@ def test_texts_and_images(ask: Send) -> None:
 
 def test_a_reply_says_what_made_it(ask: Send) -> None:
     manifest = model().manifest
-    body = ask(json={"texts": ["a"], "images": [in_base64(picture())]}).json()
+    reply = ask(json={"texts": ["a"], "images": [in_base64(picture())]})
+    body = reply.json()
 
+    text, image = manifest.towers["text"], manifest.towers["image"]
+    assert provenance(reply) == {
+        "model": manifest.name,
+        "dimensions": str(manifest.dimensions),
+        "space": manifest.space,
+        "fingerprint": f"text={text.fingerprint},image={fingerprint(image.fingerprint, True, False)}",
+    }
     assert body["model"] == manifest.name
     assert body["dimensions"] == manifest.dimensions
     assert body["space"] == manifest.space
@@ -82,11 +90,32 @@ def test_bad_items_of_both_kinds(ask: Send) -> None:
     assert_images(body["image_embeddings"][1:2], picture())
 
 
+def test_texts_alone(ask: Send) -> None:
+    body = ask(json={"texts": ["a cat", 5]}).json()
+
+    assert body["image_embeddings"] is None
+    assert_texts(body["text_embeddings"][:1], "a cat")
+    assert [(error["input"], error["index"]) for error in body["errors"]] == [("texts", 1)]
+    assert set(body["fingerprint"]) == {"text"}
+
+
+@pytest.mark.parametrize("field", ["urls", "images"])
+def test_pictures_alone(ask: Send, field: str) -> None:
+    body = ask(json={field: [data_uri(picture()), "?"]}).json()
+
+    assert body["text_embeddings"] is None
+    assert_images(body["image_embeddings"][:1], picture())
+    assert [(error["input"], error["index"]) for error in body["errors"]] == [(field, 1)]
+    assert body["truncated"] == []
+    assert set(body["fingerprint"]) == {"image"}
+
+
 @pytest.mark.parametrize(
     ("body", "code", "says"),
     [
-        ({"texts": ["a"]}, "list_missing", "`urls` or `images`"),
-        ({"urls": ["a"]}, "field_missing", "`texts`"),
+        ({}, "list_missing", "`texts`, `urls` or `images`"),
+        ({"texts": None}, "list_missing", "`texts`, `urls` or `images`"),
+        ({"text": ["a"]}, "list_missing", "`texts`, `urls` or `images`"),
         ({"texts": ["a"], "urls": []}, "body_invalid", "$.urls: Expected `array` of length >= 1"),
         ({"texts": [], "images": ["a"]}, "body_invalid", "$.texts: Expected `array` of length >= 1"),
         ({"texts": ["a"], "urls": ["a"], "images": ["a"]}, "list_ambiguous", "not both"),
@@ -95,18 +124,18 @@ def test_bad_items_of_both_kinds(ask: Send) -> None:
 def test_json_that_is_refused(ask: Send, body: dict[str, Any], code: str, says: str) -> None:
     reply = ask(json=body)
 
-    assert (reply.status_code, reply.json()["error"]["code"]) == (400, code)
-    assert says in reply.json()["error"]["message"]
+    assert (reply.status_code, error_code(reply)) == (400, code)
+    assert says in error_message(reply)
 
 
 def test_only_json_is_taken(ask: Send) -> None:
     for form in ({"data": {"text": "a"}}, {"files": {"file": picture()}}):
         reply = ask(**form)
-        assert (reply.status_code, reply.json()["error"]["code"]) == (415, "content_type_unsupported")
+        assert (reply.status_code, error_code(reply)) == (415, "content_type_unsupported")
 
 
 def test_texts_and_images_count_together(ask: Send) -> None:
     reply = ask(json={"texts": ["a"] * 200, "images": ["a"] * 57})
 
-    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "too_many_items")
-    assert reply.json()["error"]["message"] == "The request has 257 items; 256 are allowed."
+    assert (reply.status_code, error_code(reply)) == (413, "too_many_items")
+    assert error_message(reply) == "The request has 257 items; 256 are allowed."

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from tests.support.serving import KEY, Server, serving
+from tests.support.serving import KEY, Server, error_code, serving
 
 ORIGIN = "https://photos.example"
+# Checks that say nothing but whether the service lives.
+PUBLIC = ("/health", "/ping", "/.well-known/live", "/.well-known/ready")
+# Of a service account, as Cloud Run's callers send it; the signature is not ours to check.
+IDENTITY_TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJhY2NvdW50cyJ9.c2lnbmF0dXJl"  # noqa: S105
+PROVENANCE = ("Model", "Dimensions", "Space", "Fingerprint", "Truncated")
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +29,36 @@ def _operations(server: Server) -> list[tuple[str, str]]:
     return [(method, path) for path, found in document["paths"].items() for method in found]
 
 
-def test_without_the_key_only_health_answers(closed: Server) -> None:
+def test_without_the_key_only_checks_answer(closed: Server) -> None:
     operations = _operations(closed)
     assert len(operations) > 8
 
     for method, path in operations:
         reply = closed.ask(method.upper(), path.replace("{", "").replace("}", ""))
-        if path == "/health":
-            assert reply.status_code == 200
+        if path in PUBLIC:
+            assert reply.status_code in (200, 204, 503)
         else:
             assert reply.status_code == 401, path
-            assert reply.json().keys() <= {"error", "detail"}
+            assert reply.json().keys() <= {"error", "error_type", "detail", "errorMessage", "message"}
+            assert error_code(reply) == "api_key_required"
             assert reply.headers["WWW-Authenticate"] == "Bearer"
     methods = closed.ask("OPTIONS", "/embed/text")
     assert (methods.status_code, "Allow" in methods.headers) == (401, False)
+
+
+def test_the_refusal_has_the_protocols_form(closed: Server) -> None:
+    message = "Send the API key as Authorization: Bearer KEY or X-API-Key: KEY."
+    native = {"error": {"code": "api_key_required", "message": message}}
+
+    assert closed.post("/embed/text", json={"texts": ["a"]}).json() == native
+    assert closed.post("/search", json={"text": "a"}).json() == native
+    for path, arguments in (
+        ("/embed/text", {"data": {"text": "a"}}),
+        ("/encode_text", {"json": {"text": "a"}}),
+        ("/upload", {"json": {"imageUrl": "a"}}),
+    ):
+        assert closed.ask("POST", path, **arguments).json() == {"error": message}
+    assert closed.get("/api/models").json() == {"detail": message}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +68,13 @@ def test_without_the_key_only_health_answers(closed: Server) -> None:
         {"x-api-key": KEY},
         {"Authorization": f"Bearer {KEY}"},
         {"Authorization": f"bearer  {KEY} "},
+        {"x-goog-api-key": KEY},
+        {"api-key": KEY},
+        # Cloud Run and BigQuery send an identity token, which must not hide the key.
+        {"Authorization": f"Bearer {IDENTITY_TOKEN}", "X-API-Key": KEY},
+        {"Authorization": f"Bearer {IDENTITY_TOKEN}", "x-goog-api-key": KEY},
+        {"Authorization": f"Bearer {IDENTITY_TOKEN}", "api-key": KEY},
+        {"Authorization": f"Bearer {KEY}", "X-API-Key": "none", "x-goog-api-key": "", "api-key": "x"},
     ],
 )
 def test_the_key_opens(closed: Server, headers: dict[str, str]) -> None:
@@ -63,6 +91,10 @@ def test_the_key_opens(closed: Server, headers: dict[str, str]) -> None:
         {"Authorization": KEY},
         {"Authorization": f"Basic {KEY}"},
         {"Authorization": "Bearer"},
+        {"Authorization": f"Bearer {IDENTITY_TOKEN}"},
+        {"Authorization": f"Bearer {IDENTITY_TOKEN}", "X-API-Key": KEY[1:]},
+        {"x-goog-api-key": KEY[:-1], "api-key": KEY.upper()},
+        {"X-Goog-Key": KEY},
     ],
 )
 def test_anything_else_does_not(closed: Server, headers: dict[str, str]) -> None:
@@ -95,6 +127,30 @@ def test_a_preflight_needs_no_key_and_may_be_kept(closed: Server) -> None:
     assert "Origin" in reply.headers["Vary"]
 
 
+def test_a_preflight_allows_the_headers_of_every_client(closed: Server) -> None:
+    asked = ["x-stainless-os", "x-stainless-retry-count", "x-evil", "content-type"]
+    reply = _preflight(closed, ORIGIN, ",".join(asked))
+
+    allowed = reply.headers["Access-Control-Allow-Headers"].lower().split(", ")
+    assert {"authorization", "content-type", "x-api-key", "x-goog-api-key", "api-key"} <= set(allowed)
+    assert {"x-stainless-os", "x-stainless-retry-count"} <= set(allowed)
+    assert "x-evil" not in allowed
+
+
+def test_a_page_may_read_where_vectors_come_from(closed: Server) -> None:
+    headers = {"Origin": ORIGIN, "api-key": KEY}
+    good = closed.post("/embed/text", data={"text": "a"}, headers=headers)
+    bad = closed.post("/embed/text", data={}, headers=headers)
+
+    for reply in (good, bad):
+        exposed = reply.headers["Access-Control-Expose-Headers"].split(", ")
+        assert {f"Embedding-{name}" for name in PROVENANCE} <= set(exposed)
+        assert {"Embedding-Error-Code", "Retry-After", "Server-Timing"} <= set(exposed)
+    assert {name for name in good.headers if name.startswith("Embedding-")} == {
+        f"Embedding-{name}" for name in PROVENANCE if name != "Truncated"
+    }
+
+
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", f"{ORIGIN}.evil.example", "http://photos.example", "null"]
 )
@@ -124,6 +180,10 @@ def test_any_origin_may_be_allowed(log: object) -> None:
         assert _preflight(server, "https://any.example").headers["Access-Control-Allow-Origin"] == "*"
 
 
-def _preflight(server: Server, origin: str) -> requests.Response:
-    headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+def _preflight(server: Server, origin: str, names: str = "content-type") -> requests.Response:
+    headers = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": names,
+    }
     return server.ask("OPTIONS", "/upload", headers=headers)

@@ -55,6 +55,10 @@ def post(name: str, path: str, media_type: str, body: Callable[[], bytes] | byte
     return Case(f"{name} {path}", lambda: http(path, media_type, body if isinstance(body, bytes) else body()))
 
 
+def _endless(part: bytes, name: bytes) -> Callable[[], bytes]:
+    return lambda: part % name + b"\r\n--" * 7 * MiB
+
+
 def raw(name: str, data: bytes) -> Case:
     return Case(name, lambda: data, silent=True)
 
@@ -182,7 +186,7 @@ def forms() -> Iterator[Case]:
         )
         yield post("endless part header", path, MULTIPART, lambda: b"--x\r\nX: " + b"x" * 30 * MiB)
         yield post("endless preamble", path, MULTIPART, lambda: b"\r\n--" * 7 * MiB)
-        yield post("endless part", path, MULTIPART, lambda name=name: part % name + b"\r\n--" * 7 * MiB)
+        yield post("endless part", path, MULTIPART, _endless(part, name))
         yield post(
             "nested",
             path,
@@ -222,10 +226,10 @@ def on_the_wire() -> Iterator[Case]:
         yield raw(f"picture length {length}", http(IMAGE, "image/jpeg", picture()[:1000], length=length))
         yield raw(f"upload length {length}", http(IMAGE, MULTIPART, b"--x\r\n", length=length))
     simple = http(TEXT, JSON, body)
-    for number, length in enumerate(
+    for number, text in enumerate(
         [b"-1", b"a", b"", b"1 1", b"0x10", b"+16", b"16, 17", b"\xd9\xa1\xd9\xa6", b"1e1"]
     ):
-        yield raw(f"length text {number}", simple.replace(b"Length: 16", b"Length: " + length))
+        yield raw(f"length text {number}", simple.replace(b"Length: 16", b"Length: " + text))
     yield raw("two lengths", simple.replace(b"Host", b"Content-Length: 3\r\nHost"))
     chunked = simple.replace(b"Content-Length: 16", b"Transfer-Encoding: chunked").removesuffix(body)
     for number, chunks in enumerate(
@@ -406,9 +410,10 @@ def pictures() -> Iterator[Case]:
         "zeros": bytes(10_000),
         "zip": b"PK\x03\x04" + bytes(1000),
     }
-    for name, data in bombs.items():
-        yield post(name, IMAGE, "image/png", data)
-        yield post(f"{name} in base64", IMAGE, JSON, json.dumps({"images": [in_base64(data)]}).encode())
+    for name, bomb in bombs.items():
+        yield post(name, IMAGE, "image/png", bytes(bomb))
+        body = json.dumps({"images": [in_base64(bytes(bomb))]}).encode()
+        yield post(f"{name} in base64", IMAGE, JSON, body)
     urls = [
         "http://",
         "http:///",
@@ -458,8 +463,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def exchange(server: Server, request: bytes) -> tuple[int, str, bytes] | None:
-    """Status, content type and body of the reply to `request`, after which the client stops sending."""
+def exchange(server: Server, request: bytes) -> tuple[HTTPResponse, bytes] | None:
+    """The reply to `request`, after which the client stops sending, and its body."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
         # A request that is refused early may not be read to its end.
@@ -470,7 +475,7 @@ def exchange(server: Server, request: bytes) -> tuple[int, str, bytes] | None:
         reply = HTTPResponse(client)
         try:
             reply.begin()
-            return reply.status, reply.headers.get_content_type(), reply.read()
+            return reply, reply.read()
         except (ConnectionError, BadStatusLine):
             return None
 
@@ -486,10 +491,17 @@ def test_nonsense_is_refused_and_harms_nobody(target: Server, case: Case) -> Non
 
     assert reply or case.silent
     if reply:
-        status, media_type, body = reply
-        assert status == 200 or 400 <= status < 500, body
-        if media_type == JSON and body:
-            assert status == 200 or set(json.loads(body)["error"]) == {"code", "message"}
+        response, body = reply
+        assert response.status == 200 or 400 <= response.status < 500, body
+        if response.headers.get_content_type() == JSON and body and response.status != 200:
+            error, code = json.loads(body)["error"], response.headers["Embedding-Error-Code"]
+            assert re.fullmatch("[a-z_]+", code)
+            if isinstance(error, str):
+                # The protocols of forms have a sentence.
+                assert error
+            else:
+                assert set(error) == {"code", "message"}
+                assert error["code"] == code
     assert_texts(target.post(TEXT, json={"texts": ["a cat"]}).json()["embeddings"], "a cat")
 
 

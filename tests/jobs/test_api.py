@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from clip_embeddings.engine.manifest import fingerprint
 from tests.support.gcs_server import BUCKET, GcsServer
 from tests.support.gcs_server import serving as storing
 from tests.support.pictures import data_uri, in_base64, picture
-from tests.support.serving import Server, serving, worker
-from tests.support.vectors import assert_images, assert_texts
+from tests.support.serving import Server, error_code, provenance, serving, worker
+from tests.support.vectors import assert_images, assert_texts, model
 
 CAT, COFFEE = picture("chelsea"), picture("coffee", "WebP")
 IMAGES, TEXTS = "/api/tasks/image-embedding", "/api/tasks/text-embedding"
@@ -75,9 +76,9 @@ def test_jobs_survive_the_gateway(tmp_path: Path) -> None:
 
     batches = [result for result in results if isinstance(result, list)]
     assert len(batches) == 2
-    for batch in batches:
-        assert_images([entry["embedding"] for entry in batch[0::2]], *[CAT] * 60)
-        assert {entry["error"]["code"] for entry in batch[1::2]} == {"image_reference_invalid"}
+    for outputs in batches:
+        assert_images([entry["embedding"] for entry in outputs[0::2]], *[CAT] * 60)
+        assert {entry["error"]["code"] for entry in outputs[1::2]} == {"image_reference_invalid"}
     single = [result["embedding"] for result in results if isinstance(result, dict)]
     for text, vector in zip(texts, single, strict=True):
         assert_texts([vector], text)
@@ -113,7 +114,8 @@ def test_a_job_past_its_deadline_has_failed_for_good(tmp_path: Path) -> None:
         assert server.get(f"{TEXTS}/jobs/{forgotten}").json()["status"] == "starting"
         time.sleep(2)
         state = server.get(f"{TEXTS}/jobs/{forgotten}").json()
-        assert (state["status"], state["result"]) == ("failed", None)
+        assert set(state) == {"status", "error"}
+        assert state["status"] == "failed"
         assert state["error"]["code"] == "job_timeout"
         assert server.get(f"{TEXTS}/jobs/{forgotten}").json() == state
 
@@ -185,11 +187,18 @@ def test_a_job_whose_event_comes_twice_at_once_has_one_result(
     images = [in_base64(CAT), f"gs://{BUCKET}/pictures/coffee.webp", "gs://another/cat.jpg", data_uri(CAT)]
     job = _submit(jobs, f"{IMAGES}/batched/demo/jobs", {"image": images})
     path = f"{IMAGES}/batched/jobs/{job}"
-    assert jobs.get(path).json() == {"status": "starting", "result": None}
+    unfinished = jobs.get(path)
+    assert (unfinished.json(), provenance(unfinished)) == ({"status": "starting"}, {})
 
     assert _twice(runner, f"some/prefix/{job}/request.json") == [200, 200]
 
     result = _result(jobs, path)
+    assert provenance(jobs.get(path)) == {
+        "model": model().manifest.name,
+        "dimensions": str(model().manifest.dimensions),
+        "space": model().manifest.space,
+        "fingerprint": fingerprint(model().manifest.towers["image"].fingerprint, True, False),
+    }
     assert_images([result[0]["embedding"], result[1]["embedding"], result[3]["embedding"]], CAT, COFFEE, CAT)
     assert result[2] == {
         "embedding": [],
@@ -212,7 +221,8 @@ def test_a_poison_picture_fails_its_job_only(cloud: tuple[Server, Server]) -> No
         assert _deliver(runner, f"some/prefix/{job}/request.json") == 200
 
     failed = jobs.get(f"{IMAGES}/jobs/{bad}").json()
-    assert (failed["status"], failed["result"]) == ("failed", None)
+    assert set(failed) == {"status", "error"}
+    assert failed["status"] == "failed"
     assert failed["error"]["code"] == "image_unsupported"
     assert_texts([_result(jobs, f"{TEXTS}/jobs/{good}")["embedding"]], "a cat")
 
@@ -255,7 +265,7 @@ def test_pictures_in_buckets_on_the_embedding_routes(storage: GcsServer, tmp_pat
 
     assert_images([found["embeddings"][0], mixed["embeddings"][1], single["embedding"]], CAT, CAT, CAT)
     assert [error["code"] for error in found["errors"]] == ["object_not_found", "image_too_large"]
-    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bucket_forbidden")
+    assert (refused.status_code, error_code(refused)) == (400, "bucket_forbidden")
 
 
 @pytest.mark.full

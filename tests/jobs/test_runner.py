@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from clip_embeddings.jobs.runner import LocalRunner, handle_event, run_job
-from clip_embeddings.jobs.store import JobStore
+from clip_embeddings.jobs.store import JobOutput, JobStore
 from clip_embeddings.storage.file import FileBucket
 from tests.support.buckets import write_object
 from tests.support.gcs_server import Fault, GcsServer, connected, serving
@@ -42,14 +42,14 @@ def server() -> Iterator[GcsServer]:
 
 
 def _expected(text: str) -> JobState:
-    return JobState("complete", compute({"text": text}))
+    return JobState("complete", compute({"text": text}).result)
 
 
-def _broken(request: dict[str, Any]) -> object:
+def _broken(request: dict[str, Any]) -> JobOutput:
     raise RuntimeError("the disk is on fire")
 
 
-def _unused(request: dict[str, Any]) -> object:
+def _unused(request: dict[str, Any]) -> JobOutput:
     raise AssertionError("nothing is to be computed")
 
 
@@ -84,7 +84,7 @@ def test_a_request_that_is_not_a_json_object_fails(store: JobStore, request_: by
     assert state.error == {"code": "request_unreadable", "message": "The request is not a JSON object."}
 
 
-@pytest.mark.parametrize("broken", [_broken, lambda request: object()], ids=["raises", "not JSON"])
+@pytest.mark.parametrize("broken", [_broken, lambda request: JobOutput(object())], ids=["raises", "not JSON"])
 def test_other_errors_are_raised_and_retried_up_to_a_limit(store: JobStore, broken: Any) -> None:
     store = JobStore(store.bucket, attempts=3)
     job, other = store.submit({"text": "a"}), store.submit({"text": "a"})
@@ -130,7 +130,7 @@ def test_a_late_runner_does_not_change_the_outcome_that_a_poll_decided(tmp_path:
     job = store.submit({"text": "a"})
     states: list[JobState | None] = []
 
-    def slow(request: dict[str, Any]) -> object:
+    def slow(request: dict[str, Any]) -> JobOutput:
         time.sleep(0.4)
         states.append(read_state(store, job))
         return compute(request)
@@ -147,7 +147,7 @@ def test_two_runners_at_once_on_one_machine_compute_once(store: JobStore) -> Non
     job = store.submit({"text": "a"})
     requests: list[dict[str, Any]] = []
 
-    def counted(request: dict[str, Any]) -> object:
+    def counted(request: dict[str, Any]) -> JobOutput:
         requests.append(request)
         time.sleep(0.2)
         return compute(request)
@@ -164,7 +164,7 @@ def test_two_runners_at_once_in_the_cloud_finish_once(server: GcsServer) -> None
         job = store.submit({"text": "a"})
         barrier = threading.Barrier(3)
 
-        def compute_together(request: dict[str, Any]) -> object:
+        def compute_together(request: dict[str, Any]) -> JobOutput:
             barrier.wait(20)
             return compute(request)
 
@@ -227,7 +227,7 @@ def test_ids_are_never_logged_in_full(store: JobStore, caplog: pytest.LogCapture
 def test_the_local_runner_takes_stored_jobs_then_new_ones_in_order(store: JobStore) -> None:
     order: list[str] = []
 
-    def recorded(request: dict[str, Any]) -> object:
+    def recorded(request: dict[str, Any]) -> JobOutput:
         order.append(request["text"])
         return compute(request)
 
@@ -245,7 +245,7 @@ def test_the_local_runner_takes_stored_jobs_then_new_ones_in_order(store: JobSto
 def test_jobs_that_do_not_fit_the_queue_or_failed_once_are_run_later(store: JobStore) -> None:
     failures = iter([True, True])
 
-    def fail_twice(request: dict[str, Any]) -> object:
+    def fail_twice(request: dict[str, Any]) -> JobOutput:
         if next(failures, False):
             raise RuntimeError
         return compute(request)
@@ -271,7 +271,7 @@ def test_the_local_runner_removes_expired_jobs(tmp_path: Path) -> None:
 def test_stopping_finishes_the_present_job_and_no_other(store: JobStore) -> None:
     began = threading.Event()
 
-    def slow(request: dict[str, Any]) -> object:
+    def slow(request: dict[str, Any]) -> JobOutput:
         began.set()
         time.sleep(0.2)
         return compute(request)
@@ -296,10 +296,10 @@ def test_a_runner_made_before_a_fork_works_after_it(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from clip_embeddings.jobs.runner import LocalRunner\n"
         "from clip_embeddings.storage.file import FileBucket\n"
-        "from clip_embeddings.jobs.store import JobStore\n"
+        "from clip_embeddings.jobs.store import JobOutput, JobStore\n"
         "from tests.support.job_states import read_state\n"
         "store = JobStore(FileBucket(Path(sys.argv[1])))\n"
-        "runner = LocalRunner(store, lambda request: os.getpid())\n"
+        "runner = LocalRunner(store, lambda request: JobOutput(os.getpid()))\n"
         "runner.start(); first = store.submit({}); runner.add(first)\n"
         "while store.pending(first): time.sleep(0.01)\n"
         "if child := os.fork(): os.waitpid(child, 0); sys.exit()\n"
@@ -412,13 +412,13 @@ def test_a_crash_at_any_line_loses_no_job_and_leaves_no_files(tmp_path: Path, st
 def test_posts_and_polls_stay_quick_beside_a_large_batch(store: JobStore, tmp_path: Path) -> None:
     done = threading.Event()
 
-    def work(request: dict[str, Any]) -> object:
+    def work(request: dict[str, Any]) -> JobOutput:
         rows: list[list[float]] = []
         while not done.is_set():
             # Native code, during which other threads run, and Python code, during which they do not.
             hashlib.sha256(bytes(4_000_000))
             rows = [*rows[-999:], [float(number) for number in range(512)]]
-        return rows
+        return JobOutput(rows)
 
     batch = store.submit({"image": ["x" * 30_000] * 1000})
     rounds = []

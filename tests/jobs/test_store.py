@@ -4,10 +4,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pytest
 
-from clip_embeddings.jobs.store import JobStore, is_job_id, job_id_of
+from clip_embeddings.jobs.store import JobOutput, JobReply, JobStore, is_job_id, job_id_of
 from clip_embeddings.storage.file import FileBucket
 from clip_embeddings.storage.types import Bucket
 from tests.support.buckets import write_object
@@ -30,16 +29,19 @@ def _later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 def test_the_states_of_a_job(store: JobStore) -> None:
     job = store.submit({"text": "günther"})
     assert read_state(store, job) == JobState("starting")
+    assert store.reply(job) == JobReply(b'{"status":"starting"}')
     assert store.pending(job)
 
     assert store.record_attempt(job)
     assert read_state(store, job) == JobState("running")
     assert store.read_request(job) == {"text": "günther"}
 
-    assert store.finish(job, {"embedding": np.array([0.1, 1], np.float32)})
+    output = JobOutput({"embedding": np.array([0.1, 1], np.float32)}, {"Embedding-Model": "demo"})
+    assert store.finish(job, output)
     for _ in range(2):
         assert read_state(store, job) == JobState("complete", {"embedding": [0.1, 1.0]})
-    assert store.reply(job) == b'{"status":"complete","result":{"embedding":[0.1,1.0]}}'
+    body = b'{"status":"complete","result":{"embedding":[0.1,1.0]}}'
+    assert store.reply(job) == JobReply(body, {"Embedding-Model": "demo"})
     assert not store.pending(job)
 
 
@@ -50,16 +52,17 @@ def test_a_failed_job_has_an_error(store: JobStore) -> None:
 
     error = {"code": "image_empty", "message": "The image has no bytes."}
     assert read_state(store, job) == JobState("failed", None, error)
-    assert orjson.loads(store.reply(job) or b"") == {"status": "failed", "result": None, "error": error}
+    body = b'{"status":"failed","error":{"code":"image_empty","message":"The image has no bytes."}}'
+    assert store.reply(job) == JobReply(body)
 
 
 def test_a_finished_job_never_changes(store: JobStore) -> None:
     first, second = store.submit({}), store.submit({})
-    store.finish(first, 1)
+    store.finish(first, JobOutput(1))
     store.fail(second, "code", "message")
 
     assert not store.fail(first, "late", "late")
-    assert not store.finish(second, 2)
+    assert not store.finish(second, JobOutput(2))
     assert read_state(store, first) == JobState("complete", 1)
     assert read_state(store, second) == JobState("failed", None, {"code": "code", "message": "message"})
 
@@ -116,7 +119,7 @@ def test_a_poll_past_the_deadline_finishes_the_job(store: JobStore, monkeypatch:
 
     assert state is not None
     assert state.error == {"code": "job_timeout", "message": "Nobody finished the job within 3,600 seconds."}
-    assert not store.finish(job, "late")
+    assert not store.finish(job, JobOutput("late"))
     monkeypatch.undo()
     assert read_state(store, job) == state
 
@@ -130,7 +133,7 @@ def test_readers_and_a_runner_at_the_deadline_agree(store: JobStore, monkeypatch
         states.append(read_state(store, job))
 
     def finish() -> None:
-        store.finish(job, 1)
+        store.finish(job, JobOutput(1))
 
     run_threads([read] * 6 + [finish] * 2)
 
@@ -153,7 +156,7 @@ def test_a_lifecycle_rule_may_remove_either_object_first(
 ) -> None:
     request_first, result_first = store.submit({}), store.submit({})
     for job in (request_first, result_first):
-        store.finish(job, 1)
+        store.finish(job, JobOutput(1))
     _later(monkeypatch, 25 * HOUR)
     store.bucket.delete(f"{request_first}/request.json")
     store.bucket.delete(f"{result_first}/result.json")
@@ -185,7 +188,7 @@ def test_unfinished_jobs_come_untried_ones_first_then_by_age(store: JobStore) ->
         jobs.append(store.submit({}))
         time.sleep(0.01)
     store.record_attempt(jobs[0])
-    store.finish(jobs[1], 1)
+    store.finish(jobs[1], JobOutput(1))
     store.bucket.create("unrelated", b"")
     store.bucket.create("x/request.json", b"")
 
@@ -196,12 +199,12 @@ def test_the_sweep_removes_a_job_once_all_its_objects_are_old(bucket: Bucket) ->
     store = JobStore(bucket, ttl=1.5, deadline=1)
     finished, never = store.submit({}), store.submit({})
     store.record_attempt(finished)
-    store.finish(finished, 1)
+    store.finish(finished, JobOutput(1))
     bucket.create("unrelated", b"")
     time.sleep(1.6)
     young, late = store.submit({}), store.submit({})
     bucket.create(f"{finished}/attempts/2", b"")
-    store.finish(late, 1)
+    store.finish(late, JobOutput(1))
 
     assert store.sweep() == 1
     assert read_state(store, never) is None
@@ -217,7 +220,7 @@ def test_an_interrupted_sweep_leaves_no_job_to_run_again(
     store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = store.submit({})
-    store.finish(job, 1)
+    store.finish(job, JobOutput(1))
     _later(monkeypatch, 24 * HOUR + 5)
     deleted: list[str] = []
     real = type(store.bucket).delete
@@ -237,6 +240,14 @@ def test_an_interrupted_sweep_leaves_no_job_to_run_again(
     assert store.unfinished() == []
     assert store.sweep() == 1
     assert list(store.bucket.names()) == []
+
+
+def test_results_of_an_older_version_are_read(store: JobStore) -> None:
+    job = store.submit({})
+    body = b'{"status":"complete","result":1}'
+    store.bucket.create(f"{job}/result.json", body)
+
+    assert store.reply(job) == JobReply(body)
 
 
 def test_results_of_a_newer_version_are_read(store: JobStore) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from clip_embeddings.functions import FUNCTIONS
 from clip_embeddings.http.endpoints import load_protocols
 from clip_embeddings.protocols.base import EXAMPLE_IMAGE, Endpoint, Protocol
 from clip_embeddings.protocols.registry import PROTOCOLS
-from tests.support.serving import Server
+from tests.support.serving import Server, error_code, provenance
+from tests.support.vectors import model
 
 ENDPOINTS = [(protocol, endpoint) for protocol in load_protocols() for endpoint in protocol.endpoints]
 IMAGE = base64.b64decode(EXAMPLE_IMAGE.partition(",")[2])
@@ -29,14 +32,27 @@ def _example(endpoint: Endpoint) -> dict[str, Any]:
         case "form":
             return {"data": endpoint.example}
         case "file":
-            return {"files": {endpoint.body.file_field: IMAGE}}
+            return {"files": {endpoint.body.file_fields[0]: IMAGE}}
+        case "multipart":
+            return {"files": {name: (None, value) for name, value in endpoint.example.items()}}
         case "bytes":
             return {"data": IMAGE, "headers": {"Content-Type": "image/png"}}
 
 
 def _matches(value: Any, schema: Any) -> None:
-    """Assert that a reply has the fields of the struct that documents it, and no others."""
-    assert set(value) == set(schema.__struct_fields__)
+    """Assert that a reply is as documented: it has the fields of a struct, and no others."""
+    if isinstance(schema, dict):
+        return
+    msgspec.convert(value, schema)
+    if isinstance(schema, type) and issubclass(schema, msgspec.Struct):
+        fields = msgspec.structs.fields(schema)
+        assert {field.encode_name for field in fields if field.required} <= set(value)
+        assert set(value) <= {field.encode_name for field in fields}
+
+
+def _path(endpoint: Endpoint) -> str:
+    """The path with the served model for every `{name}`."""
+    return re.sub(r"\{\w+(:\w+)?\}", "demo", endpoint.path)
 
 
 def test_the_registry_names_each_protocol_as_it_names_itself() -> None:
@@ -47,19 +63,37 @@ def test_the_registry_names_each_protocol_as_it_names_itself() -> None:
 def test_an_example_request_is_answered_as_documented(
     gateway: Server, protocol: Protocol, endpoint: Endpoint
 ) -> None:
-    reply = gateway.post(endpoint.path, **_example(endpoint))
+    reply = gateway.post(_path(endpoint), **_example(endpoint))
 
     assert reply.status_code == 200, reply.text
     _matches(reply.json(), endpoint.reply)
+    made_by = provenance(reply)
+    assert made_by["model"] == model().manifest.name
+    assert made_by["dimensions"] == str(model().manifest.dimensions)
+    assert made_by["space"] == model().manifest.space
+    assert made_by["fingerprint"]
 
 
 @every_endpoint
 def test_an_endpoint_is_in_the_openapi_document(
     gateway: Server, protocol: Protocol, endpoint: Endpoint
 ) -> None:
-    operation = gateway.get("/openapi.json").json()["paths"][endpoint.path]["post"]
+    path = re.sub(r":\w+\}", "}", endpoint.path)
+    operation = gateway.get("/openapi.json").json()["paths"][path]["post"]
 
-    assert set(endpoint.body.media) <= set(operation["requestBody"]["content"])
+    # A body without Content-Type is accepted by some protocols, but cannot be documented.
+    assert set(endpoint.body.media) - {""} <= set(operation["requestBody"]["content"])
+    assert protocol.tag in operation["tags"]
+
+
+@every_endpoint
+def test_an_error_has_the_protocols_form_and_a_code(
+    gateway: Server, protocol: Protocol, endpoint: Endpoint
+) -> None:
+    reply = gateway.post(_path(endpoint) + "?normalize=perhaps", **_example(endpoint))
+
+    assert (reply.status_code, error_code(reply)) == (400, "normalize_invalid")
+    _matches(reply.json(), (endpoint.errors or protocol.errors).schema(400))
 
 
 @every_endpoint

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from clip_embeddings.jobs.runner import run_job
-from clip_embeddings.jobs.store import JobStore
+from clip_embeddings.jobs.store import JobOutput, JobStore
 from clip_embeddings.storage.file import FileBucket
 from tests.support.job_states import JobState, read_state
 
@@ -21,9 +21,9 @@ from tests.support.job_states import JobState, read_state
 PRODUCT = str(Path(run_job.__code__.co_filename).parents[1])
 
 
-def compute(request: dict[str, Any]) -> object:
+def compute(request: dict[str, Any]) -> JobOutput:
     """The result of a job."""
-    return request["question"] * 2
+    return JobOutput(request["question"] * 2)
 
 
 def crashes_at(line: int, step: Callable[[], object]) -> bool:

@@ -9,6 +9,7 @@ A marker is an HTML comment on the line above a fence. It says how a block is te
                                         REASON says why it cannot run for real
     <!-- reply -->                      a JSON block: what the block before it prints has exactly these keys
     <!-- output -->                     a text block: the block before it prints exactly this
+    <!-- client: NAME -->               run by `make test-clients` in the environment of that client
 """
 
 from __future__ import annotations
@@ -56,8 +57,15 @@ class Block:
 
     @property
     def runner(self) -> str:
-        """How it is tested: `gateway`, `server`, `recorded`, `reply`, `output`, or nothing."""
+        """How it is tested: `gateway`, `server`, `recorded`, `reply`, `output`, `client`, or nothing."""
+        if self.client:
+            return "client"
         return self.marker.removeprefix("runs: ").partition(",")[0].strip()
+
+    @property
+    def client(self) -> str:
+        """The client whose environment it is run in, or the empty string."""
+        return self.marker.removeprefix("client: ") if self.marker.startswith("client: ") else ""
 
     @property
     def argument(self) -> str:

@@ -25,5 +25,5 @@ def read_state(store: JobStore, job_id: str) -> JobState | None:
     """The state in the reply to a poll; None if the job is unknown."""
     if (reply := store.reply(job_id)) is None:
         return None
-    document = orjson.loads(reply)
+    document = orjson.loads(reply.body)
     return JobState(document["status"], document.get("result"), document.get("error"))

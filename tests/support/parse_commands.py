@@ -11,7 +11,7 @@ import sys
 
 sys.path[:0] = [f"{sys.argv[1]}/lib", f"{sys.argv[1]}/lib/third_party"]
 
-from googlecloudsdk import gcloud_main  # noqa: E402
+from googlecloudsdk import gcloud_main  # type: ignore[import-not-found] # noqa: E402
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
             try:
                 cli.Execute(arguments)
             except SystemExit as end:
-                status = end.code
+                status = int(end.code or 0)
         statuses.append(status)
     json.dump(statuses, sys.stdout)
 

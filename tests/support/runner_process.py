@@ -17,11 +17,11 @@ from typing import Any
 
 from clip_embeddings.errors import ApiError
 from clip_embeddings.jobs.runner import LocalRunner, handle_event
-from clip_embeddings.jobs.store import JobStore
+from clip_embeddings.jobs.store import JobOutput, JobStore
 from clip_embeddings.storage.factory import open_bucket
 
 
-def compute(request: dict[str, Any]) -> dict[str, Any]:
+def compute(request: dict[str, Any]) -> JobOutput:
     """Numbers that differ for each text. The text "poison" ends the process, "bad" is invalid."""
     text = request["text"]
     if text == "poison":
@@ -29,14 +29,14 @@ def compute(request: dict[str, Any]) -> dict[str, Any]:
     if text == "bad":
         raise ApiError(422, "text_bad", "This text is bad.")
     time.sleep(0.005)
-    return {"embedding": list(hashlib.sha256(text.encode()).digest()[:4])}
+    return JobOutput({"embedding": list(hashlib.sha256(text.encode()).digest()[:4])})
 
 
 class LoggingStore(JobStore):
     """Logs the jobs that it finished."""
 
-    def finish(self, job_id: str, result: object) -> bool:
-        finished = super().finish(job_id, result)
+    def finish(self, job_id: str, output: JobOutput) -> bool:
+        finished = super().finish(job_id, output)
         if finished:
             with open(sys.argv[3], "a") as log:
                 log.write(f"{job_id}\n")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import requests
 
@@ -118,3 +119,23 @@ def worker(server: Server) -> int:
     pid = server.process.pid
     (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(child)
+
+
+def error_code(reply: requests.Response) -> str:
+    """The stable code of an error reply, of any protocol."""
+    return reply.headers["Embedding-Error-Code"]
+
+
+def error_message(reply: requests.Response) -> str:
+    """The sentence of an error reply: of a native one, or of one whose `error` is text."""
+    error = reply.json()["error"]
+    return str(error if isinstance(error, str) else error["message"])
+
+
+def provenance(reply: requests.Response) -> dict[str, str]:
+    """The headers that say where a reply's vectors come from, decoded: `Embedding-Model` as `model`, ..."""
+    return {
+        name.lower().removeprefix("embedding-"): unquote(value)
+        for name, value in reply.headers.items()
+        if name.lower().startswith("embedding-")
+    }

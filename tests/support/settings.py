@@ -17,12 +17,17 @@ INVALID_VALUES = [
     ("FETCH_PORTS", ["0", "80,", "65536", "http", "80;443"], "ports from 1 to 65535, separated by commas"),
     ("FETCH_PRIVATE_HOSTS", ["http://localhost", "localhost:80", "a/b", "a b"], "host names or addresses"),
     ("FETCH_PARALLEL", ["0", "65"], "a whole number from 1 to 64"),
-    ("PROTOCOL_MODELS", ["weaviate=demo", "=demo", "demo", "encoder", "encoder="], "PROTOCOL=MODEL"),
+    ("PROTOCOL_MODELS", ["nobody=demo", "=demo", "demo", "encoder", "encoder="], "PROTOCOL=MODEL"),
+    ("MODEL_ALIASES", ["clip", "=demo", "clip=", "a=demo,b"], "ALIAS=MODEL"),
+    ("ANY_MODEL_PROTOCOLS", ["nobody", "encoder=demo", "Encoder", "*"], "names of protocols"),
+    ("RAW_PROTOCOLS", ["nobody", "encoder;notebook", "true"], "names of protocols"),
     (
         "ALLOWED_ORIGINS",
         ["photos.example", "https://photos.example/", "https://*.example", "null", "ftp://photos.example"],
         "*, or origins like https://photos.example",
     ),
+    ("AIP_PREDICT_ROUTE", ["predict", "/a b", "/{model}", "/<model>", "/a?b"], "a path that starts with /"),
+    ("AIP_HEALTH_ROUTE", ["health", "https://host/health"], "a path that starts with /"),
     ("ALLOWED_BUCKETS", ["gs://photos", "photos/cats", "Photos", "*"], "names of buckets"),
     (
         "JOBS_URL",
