@@ -157,7 +157,8 @@ class Settings:
     queue: int = 64
     # Origins whose pages may read replies (CORS), or `*`.
     origins: frozenset[str] = frozenset()
-    # Required of every request except /health; None means no authentication.
+    # Required of every request but those of public routes, see docs/http-api.md; None means no
+    # authentication.
     api_key: str | None = field(default=None, repr=False)
     # Buckets that gs:// references in requests may name.
     buckets: frozenset[str] = frozenset()

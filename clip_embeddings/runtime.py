@@ -16,6 +16,8 @@ from clip_embeddings.lazy import Lazy
 from clip_embeddings.semaphore import FairSemaphore
 
 DEMO = "demo"
+# Longer names are unknown: comparing one takes time in proportion to its length.
+MAX_NAME_CHARS = 256
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,21 @@ class Runtime:
         default = self.models[protocol_model] if protocol_model else self.default_model()
         if name is None:
             return default
-        for served, model in self.models.items():
-            if model.manifest.is_called(name) or self.aliases.get(name) == served:
-                return model
-        # A model that is called so itself comes first: one checkpoint may be baked under several names.
-        for model in self.models.values():
-            if model.manifest.is_checkpoint(name):
-                return model
+        if len(name) <= MAX_NAME_CHARS and (named := self._named(name)):
+            return named
         if protocol in self.settings.any_model_protocols:
             return default
         names = ", ".join(self.models)
         message = f"The model {name[:100]!r} is not served here; there is {names}."
         raise ApiError(404, "model_unknown", message)
+
+    def _named(self, name: str) -> Model | None:
+        """The model of that name, alias or checkpoint."""
+        for served, model in self.models.items():
+            if model.manifest.is_called(name) or self.aliases.get(name) == served:
+                return model
+        # The models' own names come first, because one checkpoint may be baked under several names.
+        return next((model for model in self.models.values() if model.manifest.is_checkpoint(name)), None)
 
     def image_fingerprint(self, model: Model) -> str:
         """Identifies what makes the vectors of pictures: the tower, and how pictures are decoded."""

@@ -14,6 +14,7 @@ from flask import request as current_request
 
 from clip_embeddings.errors import ApiError
 from clip_embeddings.functions import find_function
+from clip_embeddings.http import provenance
 from clip_embeddings.http.auth import carries_key, key_required
 from clip_embeddings.http.bodies import JsonReader, drain_body, set_read_timeout
 from clip_embeddings.http.cors import allow_origin, is_preflight, preflight
@@ -42,8 +43,6 @@ class Worker(Protocol):
         """Begin. Repeated calls are cheap."""
 
 
-# The stable code of an error, in every protocol.
-ERROR_CODE = "Embedding-Error-Code"
 # Protocols that are imported at start; the others are imported by the first request that needs one.
 EAGER = ("native",)
 # Paths that are requested often, and of no interest in the log while they succeed.
@@ -95,7 +94,7 @@ def serve(request: Request, app: App) -> Response:
     request.max_content_length = settings.limits.request_bytes
     set_read_timeout(request, settings.limits.body_timeout)
     path = request.path.rstrip("/") or "/"
-    subject = f"{app.runtime.name} {quote(request.path[:200])}"
+    subject = f"{app.runtime.name} {quote(_loggable_path(request))}"
     try:
         response = _respond(request, app, path, timings, subject)
     except Exception as error:
@@ -149,7 +148,7 @@ def _response(reply: Reply) -> Response:
 
 def _error_response(error: ApiError, errors: ErrorFormat) -> Response:
     response = _response(Reply(errors.write(error), status=error.status))
-    response.headers[ERROR_CODE] = error.code
+    response.headers[provenance.ERROR_CODE] = error.code
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:

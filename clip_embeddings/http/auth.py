@@ -31,6 +31,5 @@ def carries_key(request: Request, api_key: str | None) -> bool:
 
 def key_required() -> ApiError:
     """The error for a request without the key."""
-    return ApiError(
-        401, "api_key_required", "Send the API key as Authorization: Bearer KEY or X-API-Key: KEY."
-    )
+    message = f"Send the API key as Authorization: Bearer KEY, or as the header {' or '.join(KEY_HEADERS)}."
+    return ApiError(401, "api_key_required", message)

@@ -13,7 +13,7 @@ from clip_embeddings.http.auth import KEY_HEADERS
 ALLOWED_HEADERS = ("Content-Type", "Authorization", *KEY_HEADERS)
 # Headers that OpenAI's clients add; there are many, and new ones with every version.
 ALLOWED_PREFIX = "x-stainless-"
-EXPOSED_HEADERS = ", ".join(("Server-Timing", "Retry-After", "Embedding-Error-Code", *provenance.HEADERS))
+EXPOSED_HEADERS = ", ".join(("Server-Timing", "Retry-After", provenance.ERROR_CODE, *provenance.HEADERS))
 # Seconds for which a browser may cache the answer to a preflight; Chromium's maximum.
 PREFLIGHT_AGE = "7200"
 

@@ -44,7 +44,8 @@ def protocol_routes(
                     routes.append(root_route(route))
                 path = endpoint.setting_path(settings) if endpoint.setting_path else None
                 if path and path not in [known.path for known in routes if known.keys == route.keys]:
-                    routes.append(replace(route, path=path, operation_id=f"{route.operation_id}_setting"))
+                    # First, so that its key decides before a route at the same path that needs no key.
+                    routes.insert(0, replace(route, path=path, operation_id=f"{route.operation_id}_setting"))
     return routes
 
 

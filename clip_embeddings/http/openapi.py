@@ -37,14 +37,13 @@ EMBEDDING_OPTIONS = (
         "description": "Whether vectors have length 1.",
     },
 )
-ERROR_CODE = "Embedding-Error-Code"
 HEADER_DESCRIPTIONS = {
     "Embedding-Model": "The model that made the vectors.",
     "Embedding-Dimensions": "Numbers of a vector.",
     "Embedding-Space": "Vectors are comparable only inside one space.",
     "Embedding-Fingerprint": "Changes with anything that may change a vector.",
     "Embedding-Truncated": "Indices of the texts that were cut at the model's context length.",
-    ERROR_CODE: "A stable code for the error.",
+    provenance.ERROR_CODE: "A stable code for the error.",
 }
 SCHEMA_REFERENCE = "#/components/schemas/"
 # Modules whose structs keep their names, where another module has one of the same name. Clients are generated
@@ -145,7 +144,7 @@ def _operation(route: Route, schemas: Mapping[int, Any], *, secured: bool) -> di
             continue
         responses[str(status)] = {
             "description": ERROR_DESCRIPTIONS.get(status, "The request cannot be answered."),
-            "headers": _header_references([ERROR_CODE]),
+            "headers": _header_references([provenance.ERROR_CODE]),
             "content": {"application/json": {"schema": schema(kind)}},
         }
     if route.path == "/ready":

@@ -14,6 +14,8 @@ HEADERS = (
     "Embedding-Fingerprint",
     "Embedding-Truncated",
 )
+# The header with the stable code of an error, in every protocol.
+ERROR_CODE = "Embedding-Error-Code"
 # A proxy may refuse a response with long headers.
 MAX_INDICES = 100
 

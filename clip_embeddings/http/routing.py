@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from flask import Request, Response
@@ -176,8 +177,8 @@ class Router:
     def error_format(self, request: Request, path: str) -> ErrorFormat:
         """How errors are written where no route was selected.
 
-        As by the routes at `path`, those that accept the content type first. At an unknown path, as by most
-        of the routes that share its first segment.
+        As by the routes at `path`, those that accept the content type first. At an unknown path, as by the
+        route that shares most segments with it, and if possible the method.
         """
         for method in (request.method, *self.methods(path)):
             try:
@@ -186,9 +187,15 @@ class Router:
                 continue
             accepting = [route for route in alternatives if route.accepts(request.mimetype)]
             return (accepting or alternatives)[0].errors
-        head = path.split("/")[1]
-        sharing = [route.errors for route in self.routes if route.path.split("/")[1] == head]
-        return max(sharing, key=sharing.count, default=NATIVE_ERRORS)
+
+        def nearness(route: Route) -> tuple[int, bool, bool, int]:
+            shared, length = _shared_segments(route.path, path), route.path.count("/")
+            # A route in the same folder, else the shortest, which stands for most of what is below it.
+            sibling = length == path.count("/") == shared + 1
+            return shared, route.method == request.method, sibling, -length
+
+        nearest = max(self.routes, key=nearness)
+        return nearest.errors if _shared_segments(nearest.path, path) else NATIVE_ERRORS
 
     def _at(self, path: str, method: str) -> tuple[list[Route], Mapping[str, str]]:
         key, path_params = self._adapter.match(path, method)
@@ -207,6 +214,12 @@ def replace_routes(routes: Iterable[Route], replacements: Sequence[Route]) -> li
     """`replacements`, and those of `routes` whose path and method they leave free."""
     taken = {(route.path, route.method) for route in replacements}
     return [*replacements, *(route for route in routes if (route.path, route.method) not in taken)]
+
+
+def _shared_segments(one: str, other: str) -> int:
+    """How many segments two paths have in common from their start."""
+    pairs = zip(one.split("/")[1:], other.split("/")[1:], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _has_key(route: Route, body: JsonReader) -> bool:

@@ -47,7 +47,10 @@ def test_without_the_key_only_checks_answer(closed: Server) -> None:
 
 
 def test_the_refusal_has_the_protocols_form(closed: Server) -> None:
-    message = "Send the API key as Authorization: Bearer KEY or X-API-Key: KEY."
+    message = (
+        "Send the API key as Authorization: Bearer KEY, or as the header "
+        "X-API-Key or x-goog-api-key or api-key."
+    )
     native = {"error": {"code": "api_key_required", "message": message}}
 
     assert closed.post("/embed/text", json={"texts": ["a"]}).json() == native

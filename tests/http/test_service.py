@@ -331,3 +331,33 @@ def test_too_many_pixels(strict: Server, kind: str) -> None:
     reply = strict.post("/embed/image", files={"file": data})
     assert (reply.status_code, error_code(reply)) == (413, "image_too_many_pixels")
     assert "5,000" in error_message(reply)
+
+
+@pytest.mark.parametrize(
+    ("path", "keys"),
+    [
+        ("/v1/chat/completions", {"message", "type", "param", "code"}),
+        ("/v1/projects/p/nothing", {"code", "message", "status"}),
+        ("/embed/nothing", {"code", "message"}),
+    ],
+)
+def test_an_unknown_path_is_refused_in_the_words_of_the_nearest_protocol(
+    gateway: Server, path: str, keys: set[str]
+) -> None:
+    assert set(gateway.post(path, json={}).json()["error"]) == keys
+
+
+@pytest.mark.parametrize(("path", "keys"), [("/api/chat", {"error"}), ("/api/tasks/x/y/z", {"detail"})])
+def test_an_unknown_path_below_api_is_refused_as_by_ollama_or_the_job_server(
+    gateway: Server, path: str, keys: set[str]
+) -> None:
+    assert set(gateway.post(path, json={}).json()) == keys
+
+
+def test_a_very_long_name_of_a_model_is_refused_at_once(gateway: Server) -> None:
+    reply = gateway.post("/embed/text", json={"texts": ["a"], "model": "demo" + "_" * 5_000_000})
+
+    assert (reply.status_code, error_code(reply)) == (404, "model_unknown")
+    assert len(reply.content) < 1000
+    # Milliseconds; comparing the whole name took hundreds.
+    assert "total;dur=" in reply.headers["Server-Timing"]
