@@ -40,7 +40,6 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 16
 # What Immich asks for, which no random text is.
 ENTRIES = [json.dumps({"clip": {kind: {"modelName": "demo"}}}) for kind in ("visual", "textual")]
 PUBLIC = ("health", "immich_ping", "weaviate_live", "weaviate_ready")
@@ -305,7 +304,8 @@ def _with_pictures(references: st.SearchStrategy[str]) -> Any:
     return replaced
 
 
-def test_the_server_keeps_to_it(server: Server, document: Any, album: Album) -> None:
+@pytest.mark.parametrize("examples", [16, pytest.param(48, marks=pytest.mark.full)])
+def test_the_server_keeps_to_it(server: Server, document: Any, album: Album, examples: int) -> None:
     jobs = [
         server.post(f"/api/tasks/text-embedding/{path}", json={"text": text}).json()["id"]
         for path, text in (("demo/jobs", "a"), ("batched/demo/jobs", ["a", "b"]))
@@ -326,6 +326,7 @@ def test_the_server_keeps_to_it(server: Server, document: Any, album: Album) -> 
     schemathesis.openapi.format("binary", binary)
     schemathesis.openapi.media_type("image/*", binary)
     seen: dict[str, set[int]] = {}
+    count = 0
     with web({"/cat": picture(), "/text": b"hello"}) as site, requests.Session() as session:
         session.trust_env = False
         schema = schemathesis.openapi.from_dict(document)
@@ -334,6 +335,8 @@ def test_the_server_keeps_to_it(server: Server, document: Any, album: Album) -> 
         schema.hook("flatmap_query")(arguments)
 
         def call(case: schemathesis.Case[Any]) -> Any:
+            nonlocal count
+            count += 1
             return case.call(server.url, session)
 
         for result in schema.get_all_operations():
@@ -341,13 +344,14 @@ def test_the_server_keeps_to_it(server: Server, document: Any, album: Album) -> 
             operation = result.ok()
             statuses = seen.setdefault(operation.label, set())
             if operation.body:
-                _try(operation, GenerationMode.NEGATIVE, call, statuses)
+                _try(operation, GenerationMode.NEGATIVE, call, statuses, examples)
             # Until the examples have reached the work itself, not only the refusals.
             for number in range(5):
-                _try(operation, GenerationMode.POSITIVE, call, statuses, number)
+                _try(operation, GenerationMode.POSITIVE, call, statuses, examples, number)
                 if not statuses.isdisjoint((200, 204)):
                     break
 
+    print(f"{count} requests to {len(seen)} operations")
     assert len(seen) == len(_operations(document))
     assert [label for label, statuses in seen.items() if statuses.isdisjoint((200, 204))] == []
     assert "Traceback" not in server.log.read_text()
@@ -358,10 +362,15 @@ def _one_of(known: Sequence[str], value: Any) -> st.SearchStrategy[Any]:
 
 
 def _try(
-    operation: Any, mode: GenerationMode, call: Callable[..., Any], statuses: set[int], number: int = 0
+    operation: Any,
+    mode: GenerationMode,
+    call: Callable[..., Any],
+    statuses: set[int],
+    examples: int,
+    number: int = 0,
 ) -> None:
     @seed(number)
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case[Any]) -> None:
         response = call(case)
