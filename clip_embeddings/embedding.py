@@ -162,7 +162,8 @@ def _refuse_too_long(valid: dict[int, str], results: list[np.ndarray | ApiError]
         results[indices[position]] = ApiError(
             400,
             "text_over_context",
-            f"The text has more tokens than the model reads, which is {tower.spec.context_length}.",
+            f"The text has more tokens than the {tower.spec.context_length} that the model reads, and the "
+            "request does not allow its end to be cut off.",
         )
 
 

@@ -36,7 +36,11 @@ class ApiError(Exception):
 
     def without_traceback(self) -> ApiError:
         """A copy without the traceback, which would keep the failed item in memory as long as the error."""
-        return ApiError(self.status, self.code, self.message, retry_after=self.retry_after, where=self.where)
+        return self.with_status(self.status)
+
+    def with_status(self, status: int) -> ApiError:
+        """A copy with another HTTP status, and without the traceback."""
+        return ApiError(status, self.code, self.message, retry_after=self.retry_after, where=self.where)
 
 
 class ConfigError(Exception):

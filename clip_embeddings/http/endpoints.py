@@ -57,7 +57,16 @@ def root_route(route: Route) -> Route:
 def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
     """The route of one endpoint."""
 
+    errors = endpoint.errors or protocol.errors
+
     def handler(context: RequestContext) -> Any:
+        try:
+            return reply(context)
+        except ApiError as error:
+            status = errors.statuses.get(error.code, error.status)
+            raise error.with_status(status) from None
+
+    def reply(context: RequestContext) -> Reply:
         info = RequestInfo(context.limits, context.path_params, context.timings, context.runtime.towers)
         # Malformed or oversized requests are refused here, before any work. An invalid item becomes an
         # ApiError in the request.
@@ -79,7 +88,7 @@ def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
         embedding_options=True,
         provenance=True,
         error_statuses=(400, 404, 408, 413, 415, 422, 429),
-        errors=endpoint.errors or protocol.errors,
+        errors=errors,
         tag=protocol.tag,
         example=endpoint.example,
     )

@@ -31,16 +31,17 @@ Vector = Annotated[list[float], Meta(description="Numbers in float32 precision."
 Vectors = Annotated[
     list[Vector], Meta(description="One vector per item, in the request's order; [] where it failed.")
 ]
-# Items are validated one by one: an invalid item becomes an entry in `errors` and does not fail the request.
-Texts = Annotated[list[Any], Meta(min_length=1, extra_json_schema={"items": {"type": "string"}})]
+# A list whose items are validated one by one, so that an error names the item, or is an entry in `errors`.
+Strings = Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "string"}})]
+Texts = Annotated[Strings, Meta(min_length=1)]
 Images = Annotated[
-    list[Any],
-    Meta(
-        min_length=1,
-        description="http(s) or gs:// URLs, data URIs or, in `images`, bare base64.",
-        extra_json_schema={"items": {"type": "string"}},
-    ),
+    Strings,
+    Meta(min_length=1, description="http(s) or gs:// URLs, data URIs or, in `images`, bare base64."),
 ]
+
+# Texts of one request to OpenAI: https://platform.openai.com/docs/api-reference/embeddings/create. Protocols
+# without a maximum of their own have it too.
+OPENAI_MAX_ITEMS = 2048
 
 
 # A PNG of 4 x 4 pixels, for the examples of endpoints.
@@ -107,6 +108,8 @@ class ErrorFormat:
 
     write: Callable[[ApiError], Mapping[str, Any]]
     schema: Callable[[int], Any]
+    # Statuses by code, where that system has others than ours. They count in requests for vectors.
+    statuses: Mapping[str, int] = field(default_factory=dict)
 
 
 class PlainErrorReply(msgspec.Struct):

@@ -111,7 +111,7 @@ def write(body: RowsBody, result: EmbedResult, info: RequestInfo) -> Mapping[str
     vectors = sum(reply is not None for reply in replies)
     if vectors * result.dimensions * NUMBER_BYTES > MAX_REPLY_BYTES:
         most = MAX_REPLY_BYTES // (result.dimensions * NUMBER_BYTES)
-        message = f"The reply to {len(replies):,} rows may exceed 15 MB: set max_batching_rows to {most:,}."
+        message = f"The reply to {len(replies):,} rows may exceed 15 MB: set max_batching_rows to {most}."
         raise ApiError(413, "too_many_items", message)
     if failures:
         codes = ",".join(sorted(failures))
@@ -160,5 +160,5 @@ PROTOCOL = Protocol(
         ),
     ),
     errors=ErrorFormat(write=_write_error, schema=lambda status: RowsErrorReply),
-    tag="bigquery",
+    tag="BigQuery",
 )

@@ -14,7 +14,7 @@ from clip_embeddings.config import Limits
 from clip_embeddings.embedding import EmbedRequest, EmbedResult
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import Source, parse_image
-from clip_embeddings.protocols.items import check_count, item_error, mean_direction, parse_all, parse_text
+from clip_embeddings.protocols.items import check_counts, item_error, mean_direction, parse_all, parse_text
 
 Kind = Literal["text", "image"]
 # The values that a client sent, by what they are; not checked.
@@ -57,13 +57,13 @@ def request_for(items: Sequence[Item], limits: Limits, most: int, **options: Any
     """A request for `items`, with `options` as `EmbedRequest` names them.
 
     Args:
-        most: how many items the protocol allows. Pictures have the limit of all protocols too.
+        most: how many texts the protocol allows in a request without pictures.
 
     Raises:
         ApiError: that of the first invalid item; 413 for too many.
     """
-    check_count(len(items), max(most, limits.items))
-    check_count(sum("image" in item for item in items), limits.items)
+    texts_count, images_count = (sum(kind in item for item in items) for kind in ("text", "image"))
+    check_counts(texts_count, images_count, limits, most)
     texts: list[str] = []
     images: list[Source] = []
 

@@ -19,7 +19,7 @@ from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import Source, parse_url
 from clip_embeddings.protocols.base import EXAMPLE_IMAGE, Endpoint, Protocol, RequestInfo, Vector, json_body
 from clip_embeddings.protocols.google import GOOGLE_ERRORS, Dimensions, parse_base64, whole
-from clip_embeddings.protocols.items import check_count, item_error, mean_direction, parse_all, parse_text
+from clip_embeddings.protocols.items import check_counts, item_error, mean_direction, parse_all, parse_text
 
 # Contents of one batch in the Gemini API.
 MAX_CONTENTS = 100
@@ -124,8 +124,7 @@ def _parse(requests: Sequence[ContentBody], info: RequestInfo) -> EmbedRequest:
     items = [item for parts, _ in parsed for item in parts]
     texts = [item for item in items if isinstance(item, str)]
     images = [item for item in items if not isinstance(item, str)]
-    check_count(len(texts), max(MAX_CONTENTS, info.limits.items))
-    check_count(len(images), info.limits.items)
+    check_counts(len(texts), len(images), info.limits, MAX_CONTENTS)
     expected = {dimensions for _, dimensions in parsed if dimensions is not None}
     if len(expected) > 1:
         message = "The requests of a batch must not expect different dimensions."
@@ -237,5 +236,5 @@ PROTOCOL = Protocol(
         _embed_content("vertex_v1beta1_embed_content", f"/v1beta1/{VERTEX}"),
     ),
     errors=GOOGLE_ERRORS,
-    tag="gemini",
+    tag="Gemini",
 )

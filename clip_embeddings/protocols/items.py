@@ -61,35 +61,48 @@ def parse_each(values: Sequence[object], parse: Callable[[object], T]) -> list[T
     return parsed
 
 
-def parse_all(values: Sequence[object], parse: Callable[[object], T]) -> list[T]:
+def parse_all(values: Sequence[object], parse: Callable[[object], T], name: str = "") -> list[T]:
     """`parse` of each value, for protocols that have no place for the error of one item.
 
     Raises:
-        ApiError: that of the first invalid value; with several values, the message names its index.
+        ApiError: that of the first invalid value; see `item_error`.
     """
     parsed = []
     for index, value in enumerate(values):
         try:
             parsed.append(parse(value))
         except ApiError as error:
-            raise item_error(error, index, len(values)) from None
+            raise item_error(error, index, len(values), name) from None
     return parsed
 
 
-def all_vectors(part: TowerResult) -> Sequence[np.ndarray]:
+def all_vectors(part: TowerResult, name: str = "") -> Sequence[np.ndarray]:
     """The vectors of all items. Raises the ApiError of the first item that failed, as `parse_all` does."""
     vectors = []
     for index, result in enumerate(part.results):
         if isinstance(result, ApiError):
-            raise item_error(result, index, len(part.results))
+            raise item_error(result, index, len(part.results), name)
         vectors.append(result)
     return vectors
 
 
-def item_error(error: ApiError, index: int, count: int) -> ApiError:
-    """The error of one item of `count`, with its index in front of the message."""
+def item_error(error: ApiError, index: int, count: int, name: str = "") -> ApiError:
+    """The error of one item of `count`, with its index in front of the message unless it is the only one.
+
+    `name` is that of the list, in requests with several lists, where the index alone would not tell which.
+    """
     message = error.message if count == 1 else f"Item {index}: {error.message}"
+    if name:
+        message = f"`{name}[{index}]`: {error.message}"
     return ApiError(error.status, error.code, message, retry_after=error.retry_after, where=error.where)
+
+
+def check_counts(texts: int, images: int, limits: Limits, most: int) -> None:
+    """Raise ApiError 413 for too many items of a protocol that has a maximum of its own, `most`.
+
+    Texts alone may be as many as it allows. With images, all items together have the limit of all protocols.
+    """
+    check_count(texts + images, limits.items if images else max(most, limits.items))
 
 
 def check_count(count: int, most: int) -> None:

@@ -17,6 +17,7 @@ from clip_embeddings.embedding import EmbedRequest, EmbedResult
 from clip_embeddings.engine.manifest import Manifest
 from clip_embeddings.protocols.base import (
     JSON,
+    OPENAI_MAX_ITEMS,
     PLAIN_ERRORS,
     Body,
     Endpoint,
@@ -28,8 +29,6 @@ from clip_embeddings.protocols.base import (
 from clip_embeddings.protocols.items import all_vectors, check_count, parse_all, parse_text
 from clip_embeddings.runtime import Runtime
 
-# Ollama has no maximum; this is OpenAI's.
-MAX_INPUTS = 2048
 FUNCTIONS = ("embed_text", "embed_mixed")
 # Ollama's documentation posts JSON with `curl -d`, which calls it a form.
 MEDIA = (*JSON, "application/x-www-form-urlencoded")
@@ -118,16 +117,16 @@ def _model_name(name: str | None) -> str | None:
 
 
 def _inputs(body: EmbedBody) -> Sequence[object]:
-    """The texts, not checked. As with Ollama, an empty text alone is no text."""
+    """The texts, not checked. As with Ollama, null and an empty text alone are no text."""
     if isinstance(body.input, list):
         return body.input
-    return [body.input] if body.input else []
+    return [] if body.input in (None, "") else [body.input]
 
 
 def parse(body: EmbedBody, info: RequestInfo) -> EmbedRequest:
     """`{"model", "input": str or [str], "truncate"?, "dimensions"?}`; `options` and others are ignored."""
     inputs = _inputs(body)
-    check_count(len(inputs), max(MAX_INPUTS, info.limits.items))
+    check_count(len(inputs), max(OPENAI_MAX_ITEMS, info.limits.items))
     return EmbedRequest(
         parse_all(inputs, lambda item: parse_text(item, info.limits)),
         model=_model_name(body.model),

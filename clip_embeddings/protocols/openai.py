@@ -17,6 +17,7 @@ from msgspec import Meta
 from clip_embeddings.embedding import EmbedRequest, EmbedResult
 from clip_embeddings.errors import ApiError
 from clip_embeddings.protocols.base import (
+    OPENAI_MAX_ITEMS,
     Endpoint,
     ErrorFormat,
     Lookup,
@@ -29,8 +30,6 @@ from clip_embeddings.protocols.content import Item, content_item, item_vectors, 
 from clip_embeddings.protocols.items import base64_vector, parse_all
 from clip_embeddings.runtime import Runtime
 
-# https://platform.openai.com/docs/api-reference/embeddings/create
-MAX_INPUTS = 2048
 FUNCTIONS = ("embed_text", "embed_image", "embed_mixed")
 
 Input = Annotated[
@@ -142,7 +141,7 @@ def parse(body: EmbeddingsBody, info: RequestInfo) -> EmbedRequest:
     return request_for(
         _items(body),
         info.limits,
-        MAX_INPUTS,
+        OPENAI_MAX_ITEMS,
         model=body.model or None,
         normalize=body.normalized,
         dimensions=body.dimensions,
@@ -157,33 +156,36 @@ def _items(body: EmbeddingsBody) -> Sequence[Item]:
         message = "The body has no field `input`."
         raise ApiError(400, "field_missing", message, where="$.input")
     values = body.input if isinstance(body.input, list) else [body.input]
-    if not values or "" in values:
-        message = "`input` must have at least one item, and no empty text."
-        raise ApiError(400, "input_empty", message, where="$.input")
+    if not values:
+        raise ApiError(400, "input_empty", "`input` must have at least one item.", where="$.input")
     if body.modality == "image":
         return [{"image": value} for value in values]
     if body.modality not in (None, "text"):
         message = f"`modality` must be text or image; {body.modality[:50]!r} is not served here."
         raise ApiError(400, "modality_unsupported", message, where="$.modality")
-    if any(isinstance(value, (int, list)) for value in values):
-        raise ApiError(
-            400,
-            "token_ids_unsupported",
-            "`input` holds token ids, which are those of another tokenizer; send texts. In langchain: "
-            "OpenAIEmbeddings(check_embedding_ctx_length=False).",
-            where="$.input",
-        )
     return parse_all(values, _input_item)
 
 
 def _input_item(value: object) -> Item:
+    if isinstance(value, (int, list)):
+        message = (
+            "Token ids are those of another tokenizer; send texts. In langchain: "
+            "OpenAIEmbeddings(check_embedding_ctx_length=False)."
+        )
+        raise ApiError(400, "token_ids_unsupported", message, where="$.input")
     if not isinstance(value, dict):
-        return {"text": value}
+        return _text_item(value)
     kinds = [kind for kind in ("text", "image") if value.get(kind) is not None]
     if len(kinds) != 1:
         message = "An object in `input` must have either a `text` or an `image`."
         raise ApiError(400, "input_invalid", message, where="$.input")
-    return {"text": value["text"]} if kinds == ["text"] else {"image": value["image"]}
+    return _text_item(value["text"]) if kinds == ["text"] else {"image": value["image"]}
+
+
+def _text_item(text: object) -> Item:
+    if text == "":
+        raise ApiError(400, "input_empty", "A text in `input` must not be empty.", where="$.input")
+    return {"text": text}
 
 
 def _message_item(messages: Sequence[object]) -> Item:
@@ -192,10 +194,8 @@ def _message_item(messages: Sequence[object]) -> Item:
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
         parts += content if isinstance(content, list) else [{"type": "text", "text": content}]
-    # Clients that ask for a picture's vector send a prompt all the same.
-    if len(parts) > 1:
-        parts = [part for part in parts if part != {"type": "text", "text": ""}]
-    return content_item(parts)
+    # Clients that ask for a picture's vector send an empty prompt all the same.
+    return content_item([part for part in parts if part != {"type": "text", "text": ""}])
 
 
 def write(body: EmbeddingsBody, result: EmbedResult, info: RequestInfo) -> Mapping[str, Any]:
@@ -247,6 +247,10 @@ def _models(path: str, operation_id: str) -> Lookup:
     return Lookup(operation_id, "The models", path, ModelsReply, list_models, FUNCTIONS)
 
 
+def _model_lookup(path: str, operation_id: str) -> Lookup:
+    return Lookup(operation_id, "One model", path, ModelReply, find_model, FUNCTIONS, (404,))
+
+
 PROTOCOL = Protocol(
     "openai",
     (
@@ -256,9 +260,8 @@ PROTOCOL = Protocol(
     (
         _models("/v1/models", "openai_models"),
         _models("/models", "openai_models_bare"),
-        Lookup(
-            "openai_model", "One model", "/v1/models/{id:path}", ModelReply, find_model, FUNCTIONS, (404,)
-        ),
+        _model_lookup("/v1/models/{id:path}", "openai_model"),
+        _model_lookup("/models/{id:path}", "openai_model_bare"),
     ),
     errors=ErrorFormat(write_error, lambda status: OpenAIErrorReply),
     tag="OpenAI",

@@ -24,10 +24,11 @@ from clip_embeddings.protocols.base import (
     Lookup,
     Protocol,
     RequestInfo,
+    Strings,
     Vector,
     json_body,
 )
-from clip_embeddings.protocols.items import all_vectors, item_error, parse_all, parse_text
+from clip_embeddings.protocols.items import all_vectors, parse_all, parse_text
 from clip_embeddings.runtime import Runtime
 
 NAME = "tei"
@@ -40,7 +41,7 @@ MAX_INPUTS = 32
 class EmbedBody(msgspec.Struct):
     """One text or several."""
 
-    inputs: str | Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "string"}})]
+    inputs: str | Strings
     truncate: Annotated[
         bool | None, Meta(description="Whether longer texts are cut at the context length, or refused.")
     ] = None
@@ -108,29 +109,18 @@ def parse_inputs(body: EmbedBody, info: RequestInfo) -> EmbedRequest:
         message = "`truncation_direction` must be `Left` or `Right`."
         raise ApiError(INVALID, "body_invalid", message, where="$.truncation_direction")
     return EmbedRequest(
-        texts=parse_all(texts, lambda item: _parse_input(item, info.limits)), normalize=body.normalize
+        texts=parse_all(texts, lambda item: _parse_input(item, info.limits)),
+        normalize=body.normalize,
+        dimensions=body.dimensions,
+        # A text that `Left` would cut is refused: texts are cut on the right only.
+        truncate=body.truncate is not False and body.truncation_direction not in ("Left", "left"),
     )
 
 
 def write_vectors(body: EmbedBody, result: EmbedResult, info: RequestInfo) -> Sequence[np.ndarray]:
-    """`[[f]]`, also for one text. Raises ApiError 422 for other dimensions, and for a text that may not be
-    cut as it was."""
+    """`[[f]]`, also for one text."""
     assert result.texts is not None
-    if body.dimensions not in (None, result.dimensions):
-        message = (
-            f"The vectors of {result.model} have {result.dimensions} dimensions and cannot be shortened."
-        )
-        raise ApiError(INVALID, "dimensions_unsupported", message, where="$.dimensions")
-    vectors = all_vectors(result.texts)
-    for index in result.texts.truncated:
-        if body.truncate is False:
-            message = "The text has more tokens than the model reads, and `truncate` is false."
-        elif body.truncation_direction in ("Left", "left"):
-            message = "The text has more tokens than the model reads, and texts are cut on the right only."
-        else:
-            break
-        raise item_error(ApiError(INVALID, "text_over_context", message), index, len(vectors))
-    return vectors
+    return all_vectors(result.texts)
 
 
 def model_info(runtime: Runtime, path_params: Mapping[str, str]) -> Any:
@@ -217,6 +207,10 @@ PROTOCOL = Protocol(
             error_statuses=(400,),
         ),
     ),
-    errors=ErrorFormat(write=_error_body, schema=lambda status: TeiErrorReply),
+    errors=ErrorFormat(
+        write=_error_body,
+        schema=lambda status: TeiErrorReply,
+        statuses={"dimensions_unsupported": INVALID, "text_over_context": INVALID},
+    ),
     tag="Text Embeddings Inference",
 )

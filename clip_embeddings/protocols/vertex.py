@@ -20,7 +20,7 @@ from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import Source, parse_url
 from clip_embeddings.protocols.base import EXAMPLE_IMAGE, Endpoint, Protocol, RequestInfo, Vector, json_body
 from clip_embeddings.protocols.google import GOOGLE_ERRORS, Dimensions, parse_base64, whole
-from clip_embeddings.protocols.items import check_count, item_error, parse_all, parse_text
+from clip_embeddings.protocols.items import check_counts, item_error, parse_all, parse_text
 
 # Texts of one request to a text embedding model of Vertex AI.
 MAX_TEXTS = 250
@@ -94,8 +94,7 @@ def parse(body: PredictBody, info: RequestInfo) -> EmbedRequest:
     parsed = parse_all(body.instances, lambda instance: _parse_instance(instance, info))
     texts = [text for text, _ in parsed if text is not None]
     images = [image for _, image in parsed if image is not None]
-    check_count(len(texts), max(MAX_TEXTS, info.limits.items))
-    check_count(len(images), info.limits.items)
+    check_counts(len(texts), len(images), info.limits, MAX_TEXTS)
     parameters = body.parameters or Parameters()
     dimensions = parameters.dimension or parameters.outputDimensionality
     return EmbedRequest(
@@ -199,4 +198,4 @@ def _endpoints() -> Sequence[Endpoint]:
     ]
 
 
-PROTOCOL = Protocol("vertex", tuple(_endpoints()), errors=GOOGLE_ERRORS, tag="vertex")
+PROTOCOL = Protocol("vertex", tuple(_endpoints()), errors=GOOGLE_ERRORS, tag="Vertex AI")

@@ -29,34 +29,27 @@ from clip_embeddings.protocols.base import (
     Lookup,
     Protocol,
     RequestInfo,
+    Strings,
     Vector,
 )
 from clip_embeddings.protocols.items import all_vectors, check_count, parse_all, parse_text
 from clip_embeddings.runtime import Runtime
+from clip_embeddings.semaphore import OverloadedError
 
 NAME = "weaviate"
 # Weaviate gives up a readiness check after 0.5 s, the network's time included.
 READY_SECONDS = 0.25
 FUNCTIONS = ("embed_text", "embed_mixed")
 
-# The towers are loaded in this thread, at its full priority, which the threads of the model inherit.
+# One thread loads the towers. It has full priority, and the model's threads inherit that.
 _loader = ThreadPoolExecutor(1, thread_name_prefix="ready")
 
 
 class VectorizeBody(msgspec.Struct):
     """Texts, pictures or both. A missing list counts as empty."""
 
-    texts: Annotated[list[Any], Meta(extra_json_schema={"items": {"type": "string"}})] | None = None
-    images: (
-        Annotated[
-            list[Any],
-            Meta(
-                description="Base64, data URIs, or http(s) or gs:// URLs.",
-                extra_json_schema={"items": {"type": "string"}},
-            ),
-        ]
-        | None
-    ) = None
+    texts: Strings | None = None
+    images: Annotated[Strings, Meta(description="Base64, data URIs, or http(s) or gs:// URLs.")] | None = None
 
 
 class VectorizeReply(msgspec.Struct):
@@ -92,32 +85,28 @@ def parse_vectorize(body: VectorizeBody, info: RequestInfo) -> EmbedRequest:
     limits, texts, images = info.limits, body.texts or [], body.images or []
     check_count(len(texts) + len(images), limits.items)
     return EmbedRequest(
-        texts=parse_all(texts, lambda item: parse_text(item, limits)),
-        images=parse_all(images, lambda item: parse_image(item, limits.image_bytes)),
+        texts=parse_all(texts, lambda item: parse_text(item, limits), "texts"),
+        images=parse_all(images, lambda item: parse_image(item, limits.image_bytes), "images"),
     )
 
 
 def write_vectorize(body: VectorizeBody, result: EmbedResult, info: RequestInfo) -> Mapping[str, Any]:
     """`{"textVectors": [[f]], "imageVectors": [[f]]}`."""
     return {
-        "textVectors": all_vectors(result.texts) if result.texts else [],
-        "imageVectors": all_vectors(result.images) if result.images else [],
+        "textVectors": all_vectors(result.texts, "texts") if result.texts else [],
+        "imageVectors": all_vectors(result.images, "images") if result.images else [],
     }
 
 
 def parse_one(body: TextBody, info: RequestInfo) -> EmbedRequest:
     """`{"text": str}`."""
-    return EmbedRequest(texts=[parse_text(body.text, info.limits)])
+    dimensions = body.config.dimensions if body.config else None
+    return EmbedRequest(texts=[parse_text(body.text, info.limits)], dimensions=dimensions)
 
 
 def write_one(body: TextBody, result: EmbedResult, info: RequestInfo) -> Mapping[str, Any]:
-    """`{"text": str, "vector": [f], "dim": n}`. Raises ApiError 400 for other dimensions."""
+    """`{"text": str, "vector": [f], "dim": n}`."""
     assert result.texts is not None
-    if body.config and body.config.dimensions not in (None, result.dimensions):
-        message = (
-            f"The vectors of {result.model} have {result.dimensions} dimensions and cannot be shortened."
-        )
-        raise ApiError(400, "dimensions_unsupported", message, where="$.config.dimensions")
     vector = only_vector(result.texts)
     return {"text": body.text, "vector": vector, "dim": len(vector)}
 
@@ -130,28 +119,34 @@ def ready(runtime: Runtime, path_params: Mapping[str, str]) -> None:
     """Answers once a vector can be made, and starts to load the model if nothing else has.
 
     Raises:
-        ApiError: 503 while the model is loading, or if it is damaged.
+        ApiError: 503 while the model is loading, or if that fails.
+        OverloadedError: too many requests wait for the model.
     """
     if runtime.ready.made:
         return
     loading = _loader.submit(_load, runtime)
     try:
-        loading.result(READY_SECONDS)
+        loaded = loading.result(READY_SECONDS)
     except TimeoutError:
         # A load in progress goes on; a check that still waits for one is dropped.
         loading.cancel()
         raise ApiError(503, "not_ready", "The model is still loading.", retry_after=1) from None
-    except ModelError:
-        raise ApiError(503, "not_ready", "The model cannot be loaded; the log says why.") from None
+    if not loaded:
+        raise ApiError(503, "not_ready", "The model cannot be loaded; the log says why.")
 
 
-def _load(runtime: Runtime) -> None:
+def _load(runtime: Runtime) -> bool:
+    """Whether the model is loaded. What failed is logged here, because no check may be waiting any more."""
     try:
-        runtime.ready.get()
-    except ModelError as error:
-        # Logged here, because no check may be waiting any more.
-        logger.error("not ready: %s", error)
+        return runtime.ready.get()
+    except OverloadedError:
+        # The model is loaded, but too busy to prove it.
         raise
+    except ModelError as error:
+        logger.error("not ready: %s", error)
+    except Exception:
+        logger.exception("not ready")
+    return False
 
 
 def meta(runtime: Runtime, path_params: Mapping[str, str]) -> Mapping[str, Any]:

@@ -183,7 +183,7 @@ def test_a_reply_never_exceeds_what_bigquery_accepts(gateway: Server) -> None:
     reply = _post(gateway, [["a cat"]] * (fitting + 1))
 
     assert (reply.status_code, error_code(reply)) == (413, "too_many_items")
-    assert "max_batching_rows" in reply.json()["errorMessage"]
+    assert f"max_batching_rows to {fitting}." in reply.json()["errorMessage"]
 
 
 def test_overload_is_retried(log: Path) -> None:

@@ -128,6 +128,29 @@ def test_a_text_that_must_not_be_cut_is_refused(gateway: Server) -> None:
     assert (reply.status_code, error_code(reply)) == (400, "text_over_context")
 
 
+def test_that_one_text_must_not_be_cut_counts_for_the_whole_batch(gateway: Server) -> None:
+    requests = [{"content": _text("cat " * 500)}, {"content": _text("a"), "autoTruncate": False}]
+
+    reply = gateway.post(f"{PATH}:batchEmbedContents", json={"requests": requests})
+
+    assert (reply.status_code, error_code(reply)) == (400, "text_over_context")
+    assert reply.json()["error"]["message"].startswith("Item 0: ")
+
+
+def test_with_a_picture_all_items_have_the_limit_of_all_protocols(log: Path) -> None:
+    contents = [_picture(CAT), _text("a cat"), _text("coffee")]
+    with serving("embed_mixed", log, MAX_ITEMS="2") as server:
+        served, refused = (
+            server.post(
+                f"{PATH}:batchEmbedContents", json={"requests": [{"content": content} for content in some]}
+            )
+            for some in (contents[:2], contents)
+        )
+
+    assert served.status_code == 200
+    assert (refused.status_code, error_code(refused)) == (413, "too_many_items")
+
+
 def test_a_batch_has_one_number_of_dimensions(gateway: Server) -> None:
     sizes = (DIMENSIONS, 12)
     requests = [{"content": _text("a"), "outputDimensionality": size} for size in sizes]

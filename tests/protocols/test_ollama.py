@@ -77,7 +77,7 @@ def test_dimensions(gateway: Server) -> None:
     assert str(own) in _error(_embed(gateway, input="a cat", dimensions=own // 2), 400)
 
 
-@pytest.mark.parametrize("bad", [5, [5], {"text": "a cat"}, ["a cat", None]])
+@pytest.mark.parametrize("bad", [5, 0, True, False, {}, [5], {"text": "a cat"}, ["a cat", None]])
 def test_an_input_that_is_no_text_is_refused(gateway: Server, bad: Any) -> None:
     _error(_embed(gateway, input=bad), 400)
 

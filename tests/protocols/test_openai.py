@@ -108,11 +108,27 @@ def test_token_ids_are_refused_with_the_setting_that_helps(gateway: Server, toke
     assert error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("empty", ["", [], ["a cat", ""]])
+@pytest.mark.parametrize("empty", ["", [], [{"text": ""}]])
 def test_an_empty_input_is_refused(gateway: Server, empty: Any) -> None:
     error = _error(_post(gateway, input=empty), 400)
 
     assert (error["param"], error["code"]) == ("input", "input_empty")
+
+
+@pytest.mark.parametrize(
+    ("item", "code"),
+    [
+        ("", "input_empty"),
+        ({"text": ""}, "input_empty"),
+        ([1], "token_ids_unsupported"),
+        (1, "token_ids_unsupported"),
+    ],
+)
+def test_an_item_that_is_no_text_is_named(gateway: Server, item: Any, code: str) -> None:
+    error = _error(_post(gateway, input=["a cat", item]), 400)
+
+    assert (error["param"], error["code"]) == ("input", code)
+    assert error["message"].startswith("Item 1: ")
 
 
 def test_a_body_without_input_is_refused(gateway: Server) -> None:
@@ -182,7 +198,7 @@ def test_models(gateway: Server, path: str) -> None:
     assert (entry["id"], entry["object"]) == ("demo", "model")
     assert isinstance(entry["created"], int)
     assert isinstance(entry["owned_by"], str)
-    assert gateway.get("/v1/models/demo").json() == entry
+    assert gateway.get(f"{path}/demo").json() == entry
 
 
 def test_an_unknown_model_cannot_be_looked_up(gateway: Server) -> None:
@@ -242,6 +258,9 @@ def test_a_picture_that_cannot_be_decoded_is_refused_with_its_index(gateway: Ser
 
 def test_pictures_have_the_limit_of_all_protocols(gateway: Server) -> None:
     assert _error(_post(gateway, input=[{"image": "QUJD"}] * 257), 413)["code"] == "too_many_items"
+    mixed = [*(["a cat"] * 256), {"image": in_base64(CAT)}]
+    assert _error(_post(gateway, input=mixed), 413)["code"] == "too_many_items"
+    assert len(_vectors(_post(gateway, input=mixed[1:]))) == 256
 
 
 # infinity's modality.
@@ -291,6 +310,7 @@ def test_a_text_and_a_picture_give_the_normalized_mean(gateway: Server) -> None:
         [],
         [5],
         [{"role": "user", "content": 5}],
+        [{"role": "user", "content": ""}],
         [{"role": "user", "content": []}],
         _message(TEXT_PART, TEXT_PART),
         _message({"type": "video_url", "video_url": {"url": "http://localhost/"}}),

@@ -81,7 +81,7 @@ def test_texts_are_cut_on_the_right_only(gateway: Server) -> None:
     short = gateway.post("/embed", json={"inputs": "a", "truncation_direction": "Left"})
     right = gateway.post("/embed", json={"inputs": LONG, "truncation_direction": "Right"})
 
-    _is_validation(left, "text_over_context", "cut on the right")
+    _is_validation(left, "text_over_context", f"{CONTEXT_LENGTH}")
     assert (short.status_code, right.status_code) == (200, 200)
 
 
@@ -92,6 +92,19 @@ def test_the_models_own_dimensions_may_be_named(gateway: Server) -> None:
     _is_validation(
         gateway.post("/embed", json={"inputs": "a", "dimensions": 64}), "dimensions_unsupported", f"{own}"
     )
+
+
+@pytest.mark.parametrize(
+    "options", [{"dimensions": 64}, {"truncate": False}, {"truncation_direction": "Left"}]
+)
+def test_what_is_not_served_is_refused_before_the_model_runs(
+    gateway: Server, options: dict[str, Any]
+) -> None:
+    reply = gateway.post("/embed", json={"inputs": LONG, **options})
+
+    assert reply.status_code == 422
+    assert "total;" in reply.headers["Server-Timing"]
+    assert "model;" not in reply.headers["Server-Timing"]
 
 
 @pytest.mark.parametrize(

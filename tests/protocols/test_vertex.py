@@ -99,6 +99,16 @@ def test_it_takes_as_many_texts_as_vertex_ai(log: Path, count: int) -> None:
     assert reply.status_code == (200 if count == 250 else 413)
 
 
+def test_with_a_picture_all_items_have_the_limit_of_all_protocols(log: Path) -> None:
+    instances = [{"text": "a cat", "image": _image(CAT)}, {"text": "coffee"}]
+    with serving("embed_mixed", log, MAX_ITEMS="2") as server:
+        served = server.post(ENDPOINT, json={"instances": instances[:1]})
+        refused = server.post(ENDPOINT, json={"instances": instances})
+
+    assert served.status_code == 200
+    assert (refused.status_code, error_code(refused)) == (413, "too_many_items")
+
+
 @pytest.mark.parametrize(
     ("instances", "status", "code"),
     [

@@ -10,11 +10,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clip_embeddings.config import Settings
+from clip_embeddings.engine.manifest import ModelError
+from clip_embeddings.errors import ApiError
+from clip_embeddings.lazy import Lazy
+from clip_embeddings.protocols.weaviate import ready
+from clip_embeddings.runtime import make_runtime
 from tests.support.models import copy_demo, copy_model, flip_a_byte
 from tests.support.pictures import in_base64, picture
 from tests.support.raw_http import RawReply, exchange
@@ -78,7 +85,8 @@ def test_nothing_to_embed(gateway: Server, body: str) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ('{"texts":["a",3],"images":null}', 400, "Item 1: "),
+        ('{"texts":["a",3],"images":["QUJD"]}', 400, "`texts[1]`: "),
+        ('{"texts":["a","b"],"images":[3]}', 400, "`images[0]`: "),
         ('{"texts":null,"images":["bm90IGFuIGltYWdl"]}', 422, "not an image"),
         ('{"texts":"a"}', 400, "$.texts"),
         ("[]", 400, "JSON object"),
@@ -96,9 +104,9 @@ def test_an_error_is_a_string_as_the_client_reads_it(
 
 
 def test_a_picture_that_fails_is_named(gateway: Server) -> None:
-    body = json.dumps({"images": [in_base64(CAT), in_base64(b"not an image")]})
+    body = json.dumps({"texts": ["a cat"], "images": [in_base64(CAT), in_base64(b"not an image")]})
 
-    assert _post(gateway, "/vectorize", body).json()["error"].startswith("Item 1: ")
+    assert _post(gateway, "/vectorize", body).json()["error"].startswith("`images[1]`: ")
 
 
 def test_with_a_content_type(gateway: Server) -> None:
@@ -141,6 +149,22 @@ def test_a_damaged_model_is_never_ready(tmp_path: Path, log: Path) -> None:
     assert "not ready" in log.read_text()
 
 
+@pytest.mark.parametrize("error", [ModelError("damaged"), RuntimeError("no memory"), TimeoutError()])
+def test_a_load_that_fails_in_any_way_is_logged(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> bool:
+        raise error
+
+    runtime = replace(make_runtime("embed_text", ("text",), Settings()), ready=Lazy(fail))
+
+    with pytest.raises(ApiError) as refused:
+        ready(runtime, {})
+
+    assert (refused.value.status, refused.value.code) == (503, "not_ready")
+    assert "cannot be loaded" in refused.value.message
+    assert "not ready" in caplog.text
+    assert str(error) in caplog.text
+
+
 def test_meta_is_an_object(gateway: Server) -> None:
     meta = _get(gateway, "/meta").json()
 
@@ -180,6 +204,8 @@ def test_other_dimensions_than_the_models(gateway: Server) -> None:
     reply = _post(gateway, "/vectors", _text("a cat", {"dimensions": 64}))
 
     assert (reply.status, reply.json().keys()) == (400, {"error"})
+    assert reply.headers["Embedding-Error-Code"] == "dimensions_unsupported"
+    assert "model;" not in reply.headers["Server-Timing"]
 
 
 def _text(text: str, config: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-// ollama: its client sends no key of its own, but any header.
+// ollama: its client sends any header, and a key of its own to ollama.com only.
 import { Ollama } from "ollama";
 import { URL, report } from "./report.mjs";
 

@@ -1,4 +1,4 @@
-"""ollama: its client sends no key of its own, but any header."""
+"""ollama: its client sends any header, and the key in OLLAMA_API_KEY."""
 
 from __future__ import annotations
 
