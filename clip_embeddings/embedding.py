@@ -39,13 +39,17 @@ class EmbedRequest:
     dimensions: int | None = None
     # Whether a text over the context length is cut; if not, it is an item that fails.
     truncate: bool = True
+    # Whether one failed item fails the request: once it is noticed, before the run of the model that it would
+    # be in, nothing more is run, and downloads that have not begun are dropped.
+    all_or_nothing: bool = False
 
 
 @dataclass(frozen=True)
 class TowerResult:
     """The results of one tower, in the order of the request."""
 
-    # A vector (d,) float32, or the ApiError of an item that failed.
+    # A vector (d,) float32, or the ApiError of an item that failed. With `all_or_nothing`, if an item failed,
+    # vectors that were not made are nan: the reply is the error.
     results: Sequence[np.ndarray | ApiError]
     fingerprint: str
     # Indices of the texts that were cut at the context length.
@@ -105,13 +109,27 @@ def embed(
             _check_tower(model, tower, runtime)
     _check_dimensions(model, request.dimensions)
     texts = _embed_texts(request, model, timings, background) if request.texts else None
-    images = _embed_images(request, model, runtime, timings, background) if request.images else None
+    images = None
+    if request.images and texts and _is_lost(request, texts.results):
+        skipped = [_not_made(model)] * len(request.images)
+        images = TowerResult(skipped, runtime.image_fingerprint(model))
+    elif request.images:
+        images = _embed_images(request, model, runtime, timings, background)
     for part in (texts, images):
         if part is not None:
             timings.items += len(part.results)
             timings.failures += [result.code for result in part.results if isinstance(result, ApiError)]
     manifest = model.manifest
     return EmbedResult(manifest.name, manifest.dimensions, manifest.space, texts, images)
+
+
+def _is_lost(request: EmbedRequest, results: Sequence[object]) -> bool:
+    """Whether one of `results` fails the whole request."""
+    return request.all_or_nothing and any(isinstance(result, ApiError) for result in results)
+
+
+def _not_made(model: Model) -> np.ndarray:
+    return np.full(model.manifest.dimensions, np.nan, np.float32)
 
 
 def _check_tower(model: Model, tower: str, runtime: Runtime) -> None:
@@ -143,7 +161,10 @@ def _embed_texts(request: EmbedRequest, model: Model, timings: Timings, backgrou
             tower = model.text.get()
         if not request.truncate:
             _refuse_too_long(valid, results, tower)
-    if valid:
+    if _is_lost(request, results):
+        for index in valid:
+            results[index] = _not_made(model)
+    elif valid:
         with timings.measure("model"):
             embedded = tower.embed(list(valid.values()), background=background)
         vectors = _scaled(embedded.vectors, request, model)
@@ -188,6 +209,10 @@ def _embed_images(
             return error.without_traceback()
 
     for loaded in _load_ahead(request.images, load, runtime.settings.fetch.parallel):
+        if _is_lost(request, loaded):
+            results += [item if isinstance(item, ApiError) else _not_made(model) for item in loaded]
+            results += [_not_made(model)] * (len(request.images) - len(results))
+            break
         pixels = [item for item in loaded if not isinstance(item, ApiError)]
         vectors: Iterator[np.ndarray] = iter(())
         if pixels:

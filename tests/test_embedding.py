@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clip_embeddings.config import FetchSettings, Settings
@@ -73,3 +74,24 @@ def test_an_error_does_not_keep_the_image_bytes_in_memory() -> None:
     for error in result.images.results:
         assert isinstance(error, ApiError)
         assert (error.__traceback__, error.__context__) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["a cat", "cat " * 300])
+def test_all_or_nothing_ends_at_the_first_error(text: str) -> None:
+    """Later pictures would take several runs of the model. Every item keeps its place."""
+    runtime, timings = _runtime(), Timings()
+    valid, invalid = ImageBytes(photos()["chelsea"]), ImageBytes(b"not a picture")
+    images = [valid, invalid, *[valid] * 20]
+
+    result = embed(EmbedRequest(["a", text], images, truncate=False, all_or_nothing=True), runtime, timings)
+
+    assert result.texts is not None
+    assert result.images is not None
+    assert (len(result.texts.results), len(result.images.results)) == (2, 22)
+    is_long = text != "a cat"
+    assert isinstance(result.texts.results[1], ApiError) is is_long
+    assert isinstance(result.images.results[1], ApiError) is not is_long
+    assert ("model" in timings.milliseconds()) is not is_long
+    assert ("decode" in timings.milliseconds()) is not is_long
+    made = [item for item in result.images.results if not isinstance(item, ApiError)]
+    assert all(np.isnan(vector).all() for vector in made)

@@ -75,7 +75,7 @@ def request_for(items: Sequence[Item], limits: Limits, most: int, **options: Any
             images.append(parse_image(item["image"], limits.image_bytes))
 
     parse_all(items, parse)
-    return EmbedRequest(texts, images, **options)
+    return EmbedRequest(texts, images, all_or_nothing=True, **options)
 
 
 def item_vectors(items: Sequence[Item], result: EmbedResult) -> Sequence[np.ndarray]:

@@ -135,7 +135,9 @@ def _parse(requests: Sequence[ContentBody], info: RequestInfo) -> EmbedRequest:
         for config in _configs(request)
     )
     dimensions = next(iter(expected), None)
-    return EmbedRequest(texts, images, model=model, dimensions=dimensions, truncate=may_cut)
+    return EmbedRequest(
+        texts, images, model=model, dimensions=dimensions, truncate=may_cut, all_or_nothing=True
+    )
 
 
 def _configs(request: ContentBody) -> Sequence[EmbedConfig]:

@@ -133,6 +133,7 @@ def parse(body: EmbedBody, info: RequestInfo) -> EmbedRequest:
         # With Ollama, 0 is the same as none.
         dimensions=body.dimensions or None,
         truncate=body.truncate is not False,
+        all_or_nothing=True,
     )
 
 

@@ -114,6 +114,7 @@ def parse_inputs(body: EmbedBody, info: RequestInfo) -> EmbedRequest:
         dimensions=body.dimensions,
         # A text that `Left` would cut is refused: texts are cut on the right only.
         truncate=body.truncate is not False and body.truncation_direction not in ("Left", "left"),
+        all_or_nothing=True,
     )
 
 

@@ -103,6 +103,7 @@ def parse(body: PredictBody, info: RequestInfo) -> EmbedRequest:
         model=info.path_params.get("model"),
         dimensions=whole(dimensions),
         truncate=parameters.autoTruncate is not False,
+        all_or_nothing=True,
     )
 
 

@@ -87,6 +87,7 @@ def parse_vectorize(body: VectorizeBody, info: RequestInfo) -> EmbedRequest:
     return EmbedRequest(
         texts=parse_all(texts, lambda item: parse_text(item, limits), "texts"),
         images=parse_all(images, lambda item: parse_image(item, limits.image_bytes), "images"),
+        all_or_nothing=True,
     )
 
 

@@ -67,6 +67,7 @@ def test_a_long_text_is_cut_or_refused(gateway: Server) -> None:
 
     assert _error(reply, 400).startswith("Item 1: ")
     assert error_code(reply) == "text_over_context"
+    assert "model;" not in reply.headers["Server-Timing"]
     assert_texts(_embed(gateway, input="a cat", truncate=False).json()["embeddings"], "a cat")
 
 

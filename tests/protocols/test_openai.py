@@ -263,6 +263,16 @@ def test_pictures_have_the_limit_of_all_protocols(gateway: Server) -> None:
     assert len(_vectors(_post(gateway, input=mixed[1:]))) == 256
 
 
+def test_nothing_is_run_or_fetched_once_an_item_failed(gateway: Server, site: str) -> None:
+    """A run of the model takes some pictures at once; one that failed ends the request after its run."""
+    bad = {"image": in_base64(b"not a picture")}
+
+    reply = _post(gateway, input=[{"image": in_base64(CAT)}, bad, *([{"image": f"{site}/cat.jpg"}] * 30)])
+
+    assert _error(reply, 422)["message"].startswith("Item 1: ")
+    assert "model;" not in reply.headers["Server-Timing"]
+
+
 # infinity's modality.
 
 

@@ -100,7 +100,7 @@ def test_the_models_own_dimensions_may_be_named(gateway: Server) -> None:
 def test_what_is_not_served_is_refused_before_the_model_runs(
     gateway: Server, options: dict[str, Any]
 ) -> None:
-    reply = gateway.post("/embed", json={"inputs": LONG, **options})
+    reply = gateway.post("/embed", json={"inputs": ["a", LONG], **options})
 
     assert reply.status_code == 422
     assert "total;" in reply.headers["Server-Timing"]
