@@ -61,9 +61,11 @@ class BatchWriter:
         self._wait(MAX_PENDING)
 
     def _submit_entries(self) -> None:
-        if self._entries:
-            self._pending.append(self._pool.submit(self._upsert, self._entries))
-            self._entries = []
+        # Taken before they are submitted: an interrupt in between leaves a few photos to the next run, while
+        # the other order would submit, and count, the same entries twice.
+        entries, self._entries = self._entries, []
+        if entries:
+            self._pending.append(self._pool.submit(self._upsert, entries))
 
     def _wait(self, max_pending: int) -> None:
         while len(self._pending) > max_pending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tomllib
@@ -146,8 +147,14 @@ def test_public_continuous_integration_runs_ci_run() -> None:
 
 def test_hooks_run_what_lint_runs() -> None:
     (repository,) = yaml.safe_load(read_page(".pre-commit-config.yaml"))["repos"]
+    # Without the variables of the make that may run this test.
     lint = subprocess.run(
-        ["make", "--dry-run", "--always-make", "lint"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--always-make", "lint"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
     commands = [hook["entry"] for hook in repository["hooks"] if hook["id"] != "shellcheck"]
