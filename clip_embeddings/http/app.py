@@ -63,9 +63,8 @@ class App:
 def make_app(runtime: Runtime, routes: Sequence[Route] = (), workers: Sequence[Worker] = ()) -> App:
     """The function `runtime.name`: its client protocols, further `routes`, and the status routes.
 
-    The health route of the settings comes first: Vertex AI may put it at a path that has a route already.
-
-    POST at `/` means POST at the function's `root`, if the registry gives it one.
+    POST at `/` means POST at the function's `root`, if the registry gives it one. The health route of the
+    settings replaces any route at its path, because Vertex AI chooses the path.
     """
     name, root = runtime.name, find_function(runtime.name).root
     own = [*routes, *(root_route(route) for route in routes if route.path == root and route.method == "POST")]
