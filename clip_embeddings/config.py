@@ -153,6 +153,8 @@ class Settings:
     in_cloud: bool = False
     # CPU threads of one model run; None means every CPU of the container.
     threads: int | None = None
+    # Bytes of memory that the process may use; None means the limit of the container.
+    memory: int | None = None
     # Number of requests that may wait for the model; one more gets status 429.
     queue: int = 64
     # Origins whose pages may read replies (CORS), or `*`.
@@ -206,6 +208,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         log_level=_read(env, "LOG_LEVEL", "INFO", parse.log_level),
         in_cloud=bool(env.get("K_SERVICE")),
         threads=_read(env, "MODEL_THREADS", None, parse.integer(1, 256)),
+        memory=_read(env, "MEMORY_LIMIT", None, parse.memory_size),
         queue=_read(env, "MAX_WAITING", 64, parse.integer(0, 10_000)),
         limits=Limits(
             items=_read(env, "MAX_ITEMS", limits.items, parse.integer(1, 100_000)),

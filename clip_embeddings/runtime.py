@@ -13,6 +13,7 @@ from clip_embeddings.engine.manifest import find_model_folder, fingerprint
 from clip_embeddings.engine.model import Model, check_canary, load_model
 from clip_embeddings.errors import ApiError, ConfigError
 from clip_embeddings.lazy import Lazy
+from clip_embeddings.memory import MemoryBudgets, make_budgets, memory_limit, work_bytes
 from clip_embeddings.semaphore import FairSemaphore
 
 DEMO = "demo"
@@ -37,6 +38,8 @@ class Runtime:
     aliases: Mapping[str, str]
     # Bounds how many pictures are decoded at once, over all requests, because decoding takes memory.
     decode_slots: FairSemaphore
+    # Bounds the memory of requests, over all of them.
+    memory: MemoryBudgets
     # Made once the towers of the default model have reproduced their canary.
     ready: Lazy[bool]
 
@@ -122,8 +125,24 @@ def make_runtime(
             if towers and _is_free(models, alias)
         },
         decode_slots=FairSemaphore(width=cpus, queue=sys.maxsize),
+        memory=make_budgets(
+            work_bytes(settings.memory or memory_limit(), _model_bytes(models, towers), cpus),
+            towers,
+            settings.queue,
+        ),
         ready=Lazy(check),
     )
+
+
+def _model_bytes(models: Mapping[str, Model], towers: tuple[str, ...]) -> int:
+    """The size of the files of all towers that are served."""
+    served = [
+        model.manifest.towers[tower]
+        for model in models.values()
+        for tower in towers
+        if tower in model.manifest.towers
+    ]
+    return sum(file.bytes for tower in served for file in tower.files)
 
 
 def model_folder(model: str) -> Path:

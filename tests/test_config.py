@@ -55,6 +55,7 @@ def test_every_variable_is_read() -> None:
             "LOG_LEVEL": "debug",
             "K_SERVICE": "embed-text",
             "MODEL_THREADS": "3",
+            "MEMORY_LIMIT": "512Mi",
             "MAX_WAITING": "0",
             "MAX_ITEMS": "10",
             "MAX_REQUEST_BYTES": "2048",
@@ -85,6 +86,7 @@ def test_every_variable_is_read() -> None:
         log_level="DEBUG",
         in_cloud=True,
         threads=3,
+        memory=512 * 2**20,
         queue=0,
         limits=Limits(
             items=10, request_bytes=2048, image_bytes=1024, image_pixels=100, text_chars=20, body_timeout=1.5

@@ -69,6 +69,59 @@ def test_an_exception_inside_the_block_releases_the_place() -> None:
         pass
 
 
+def test_a_holder_may_take_several_places_and_nobody_overtakes_it() -> None:
+    budget = FairSemaphore(width=10, queue=100)
+    order: list[int] = []
+
+    def work(amount: int) -> None:
+        with budget.acquire(amount):
+            order.append(amount)
+
+    threads = [threading.Thread(target=work, args=(amount,)) for amount in (8, 2, 1)]
+    with budget.acquire(5):
+        for count, thread in enumerate(threads, 1):
+            thread.start()
+            # Three places are free all the time, but the one that needs eight came first.
+            _wait_for(lambda count=count: len(budget._waiting) == count)  # type: ignore[misc]
+        assert not budget.try_acquire(1)
+    for thread in threads:
+        thread.join()
+
+    assert order[0] == 8
+    assert budget.try_acquire(10)
+
+
+def test_more_places_than_there_are_can_never_be_had() -> None:
+    with pytest.raises(ValueError, match="never"), FairSemaphore(width=3, queue=9).acquire(4):
+        pass
+
+
+def test_a_wait_that_takes_too_long_ends_and_lets_the_next_one_pass() -> None:
+    budget = FairSemaphore(width=10, queue=100)
+    admitted = threading.Event()
+
+    def small() -> None:
+        with budget.acquire(2):
+            admitted.set()
+
+    with budget.acquire(5):
+        follower = threading.Thread(target=small)
+
+        def large() -> None:
+            with pytest.raises(OverloadedError), budget.acquire(8, timeout=0.2):
+                pass
+
+        first = threading.Thread(target=large)
+        first.start()
+        _wait_for(lambda: len(budget._waiting) == 1)
+        follower.start()
+        assert admitted.wait(5)
+        first.join()
+        follower.join()
+
+    assert budget.try_acquire(10)
+
+
 def _run_all(threads: list[threading.Thread]) -> None:
     for thread in threads:
         thread.start()
