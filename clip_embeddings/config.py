@@ -151,7 +151,7 @@ class Settings:
     log_level: str = "INFO"
     # Whether the process runs on Cloud Run: logs are then JSON and carry the trace.
     in_cloud: bool = False
-    # CPU threads of one model run; None means every CPU of the container.
+    # CPU threads of all model runs together; None means every CPU of the container.
     threads: int | None = None
     # Bytes of memory that the process may use; None means the limit of the container.
     memory: int | None = None

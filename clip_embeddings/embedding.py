@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from clip_embeddings.engine.model import IMAGE_ROWS, ImageTower, Model, TextTower, normalize_rows
+from clip_embeddings.engine.scheduler import no_check
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.loading import load_bytes
 from clip_embeddings.images.sources import Source
@@ -89,12 +90,14 @@ def embed(
     protocol: str = "native",
     *,
     background: bool = False,
+    check: Callable[[], None] = no_check,
 ) -> EmbedResult:
     """The vectors of everything in `request`, which a client of `protocol` sent.
 
     All downloads share one deadline, so that a list of stalling URLs cannot hold a request for long. With
     `background`, for work that no client waits for, each download has its own deadline, and the queue for the
-    model is unbounded.
+    model is unbounded. `check` is called before each run of the model and each picture; what it raises ends
+    the work.
 
     Raises:
         ApiError: 404 for a model that is not served, 400 for one that lacks a tower or has other dimensions.
@@ -108,13 +111,13 @@ def embed(
         if items:
             _check_tower(model, tower, runtime)
     _check_dimensions(model, request.dimensions)
-    texts = _embed_texts(request, model, timings, background) if request.texts else None
+    texts = _embed_texts(request, model, timings, background, check) if request.texts else None
     images = None
     if request.images and texts and _is_lost(request, texts.results):
         skipped = [_not_made(model)] * len(request.images)
         images = TowerResult(skipped, runtime.image_fingerprint(model))
     elif request.images:
-        images = _embed_images(request, model, runtime, timings, background)
+        images = _embed_images(request, model, runtime, timings, background, check)
     for part in (texts, images):
         if part is not None:
             timings.items += len(part.results)
@@ -151,7 +154,9 @@ def _check_dimensions(model: Model, dimensions: int | None) -> None:
         raise ApiError(400, "dimensions_unsupported", message, where="$.dimensions")
 
 
-def _embed_texts(request: EmbedRequest, model: Model, timings: Timings, background: bool) -> TowerResult:
+def _embed_texts(
+    request: EmbedRequest, model: Model, timings: Timings, background: bool, check: Callable[[], None]
+) -> TowerResult:
     valid = {index: text for index, text in enumerate(request.texts) if isinstance(text, str)}
     truncated: list[int] = []
     token_counts = [0] * len(request.texts)
@@ -166,7 +171,7 @@ def _embed_texts(request: EmbedRequest, model: Model, timings: Timings, backgrou
             results[index] = _not_made(model)
     elif valid:
         with timings.measure("model"):
-            embedded = tower.embed(list(valid.values()), background=background)
+            embedded = tower.embed(list(valid.values()), background=background, check=check)
         vectors = _scaled(embedded.vectors, request, model)
         for index, vector, count in zip(valid, vectors, embedded.token_counts, strict=True):
             results[index], token_counts[index] = vector, count
@@ -189,7 +194,12 @@ def _refuse_too_long(valid: dict[int, str], results: list[np.ndarray | ApiError]
 
 
 def _embed_images(
-    request: EmbedRequest, model: Model, runtime: Runtime, timings: Timings, background: bool
+    request: EmbedRequest,
+    model: Model,
+    runtime: Runtime,
+    timings: Timings,
+    background: bool,
+    check: Callable[[], None],
 ) -> TowerResult:
     results: list[np.ndarray | ApiError] = []
     with timings.measure("load"):
@@ -200,6 +210,7 @@ def _embed_images(
     def load(source: Source | ApiError) -> np.ndarray | ApiError:
         if isinstance(source, ApiError):
             return source
+        check()
         try:
             seconds = timeout if background else max(0.001, deadline - time.monotonic())
             data = load_bytes(source, seconds, runtime.settings, timings)
@@ -208,7 +219,9 @@ def _embed_images(
         except ApiError as error:
             return error.without_traceback()
 
-    for loaded in _load_ahead(request.images, load, runtime.settings.fetch.parallel):
+    # Enough for a full run on each CPU.
+    rows = IMAGE_ROWS * tower.scheduler.cpus
+    for loaded in _load_ahead(request.images, load, rows, runtime.settings.fetch.parallel):
         if _is_lost(request, loaded):
             results += [item if isinstance(item, ApiError) else _not_made(model) for item in loaded]
             results += [_not_made(model)] * (len(request.images) - len(results))
@@ -217,7 +230,8 @@ def _embed_images(
         vectors: Iterator[np.ndarray] = iter(())
         if pixels:
             with timings.measure("model"):
-                vectors = iter(_scaled(tower.embed(pixels, background=background), request, model))
+                projections = tower.embed(pixels, background=background, check=check)
+                vectors = iter(_scaled(projections, request, model))
         results += [item if isinstance(item, ApiError) else next(vectors) for item in loaded]
     return TowerResult(results, runtime.image_fingerprint(model))
 
@@ -226,15 +240,15 @@ def _scaled(vectors: np.ndarray, request: EmbedRequest, model: Model) -> np.ndar
     return normalize_rows(vectors) if request.normalize and model.manifest.normalize else vectors
 
 
-def _load_ahead(sources: Sequence[S], load: Callable[[S], T], threads: int) -> Iterator[list[T]]:
-    """`load` of every source, in lists as long as one model run. The next list is loaded during a run.
+def _load_ahead(sources: Sequence[S], load: Callable[[S], T], rows: int, threads: int) -> Iterator[list[T]]:
+    """`load` of every source, in lists of `rows`. While one list is in use, the next is loaded.
 
-    A large request therefore holds the pixels of two runs, and the bytes of `threads` pictures.
+    A large request therefore holds the pixels of two lists, and the bytes of `threads` pictures.
     """
     if len(sources) == 1:
         yield [load(sources[0])]
         return
-    runs = [sources[start : start + IMAGE_ROWS] for start in range(0, len(sources), IMAGE_ROWS)]
+    runs = [sources[start : start + rows] for start in range(0, len(sources), rows)]
     pool = ThreadPoolExecutor(threads, thread_name_prefix="load")
     try:
         ahead = [pool.submit(load, source) for source in runs[0]]

@@ -11,6 +11,7 @@ from clip_embeddings.config import CLOUD_STORAGE, MODEL_CACHE, Settings, need_pa
 from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine.manifest import find_model_folder, fingerprint
 from clip_embeddings.engine.model import Model, check_canary, load_model
+from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.errors import ApiError, ConfigError
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.memory import MemoryBudgets, make_budgets, memory_limit, work_bytes
@@ -153,16 +154,14 @@ def model_folder(model: str) -> Path:
 def _load_models(
     towers: tuple[str, ...], settings: Settings, cpus: int, allow_missing_towers: bool
 ) -> dict[str, Model]:
-    # One run at a time uses every CPU: measured, two at once on the same CPUs finish no sooner.
-    run_slots = FairSemaphore(width=1, queue=settings.queue)
+    scheduler = Scheduler(cpus, settings.queue)
     folders = dict.fromkeys(map(model_folder, (settings.model, *settings.models)))
     models: dict[str, Model] = {}
     for folder in folders:
         model = load_model(
             folder,
             towers,
-            threads=cpus,
-            run_slots=run_slots,
+            scheduler=scheduler,
             # One of several models may lack a tower that another one has.
             allow_missing_towers=allow_missing_towers or len(folders) > 1,
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,21 +13,29 @@ import numpy as np
 
 from clip_embeddings.engine import canary
 from clip_embeddings.engine.manifest import Manifest, ModelError, Preprocess, TextSpec, Tower, load_manifest
+from clip_embeddings.engine.scheduler import Scheduler, no_check
 from clip_embeddings.engine.session import open_session, run_session
 from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
 from clip_embeddings.lazy import Lazy
-from clip_embeddings.semaphore import FairSemaphore
 
 if TYPE_CHECKING:
     import onnxruntime as ort
     from PIL import Image
     from tokenizers import Tokenizer
 
-# Rows of one model run: enough to use the whole CPU, few enough to bound memory and the wait of others.
+# Bounds of one run. More tokens or images make it no cheaper for each (they fall out of the CPU's caches),
+# but take more memory, and make others wait longer. Measured on an int8 ViT-B/32 with one thread: 224 tokens
+# cost 1.0 ms for each text of 7, a single text of 7 costs 3.5 ms; four images 16.5 ms each, one 19.5 ms.
 TEXT_ROWS = 32
-IMAGE_ROWS = 8
+RUN_TOKENS = 224
+IMAGE_ROWS = 4
 # Maximum padding tokens per text run. An extra run costs about as much as 32 tokens.
 MAX_PADDING = 32
+# A request is not cut into smaller runs than this to use idle CPUs.
+MIN_TOKENS = 32
+# Bytes of an image tower's files above which one image is work enough for several CPU threads. An int8
+# ViT-B/32 has 97 MB: a second thread would cost it a quarter more CPU time.
+LARGE_IMAGE_TOWER = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -41,15 +50,18 @@ class TextVectors:
 
 @dataclass(frozen=True)
 class TextTower:
-    """A loaded text tower."""
+    """A loaded text tower. The items of its runs are lists of token ids."""
 
     tower: Tower
     spec: TextSpec
     tokenizer: Tokenizer
     session: ort.InferenceSession
-    run_slots: FairSemaphore
+    scheduler: Scheduler
+    threads: int = 1
 
-    def embed(self, texts: Sequence[str], *, background: bool = False) -> TextVectors:
+    def embed(
+        self, texts: Sequence[str], *, background: bool = False, check: Callable[[], None] = no_check
+    ) -> TextVectors:
         """Embed `texts`, at least one.
 
         Returns:
@@ -57,35 +69,46 @@ class TextTower:
 
         Raises:
             OverloadedError: too many requests wait for the model. Never raised with `background`.
+            Exception: what `check` raises, which is called before each run.
         """
         tokens = tokenize(self.tokenizer, self.spec, texts)
+        lengths = [self._length(ids) for ids in tokens.ids]
         # Texts of similar length run together, so that a long one does not pad the short ones.
-        order = sorted(range(len(texts)), key=lambda index: len(tokens.ids[index]))
-        vectors: np.ndarray | None = None
-        lengths = [len(ids) for ids in tokens.ids] if self.spec.trim else [0] * len(texts)
-        for rows in _batches(order, lengths):
-            batch = pad([tokens.ids[index] for index in rows], self.spec)
-            with self.run_slots.acquire(background=background):
-                projections = run_session(self.session, batch)
-            if vectors is None:
-                vectors = np.empty((len(texts), projections.shape[1]), np.float32)
-            vectors[rows] = projections
-        assert vectors is not None, "embed needs at least one text"
+        order = sorted(range(len(texts)), key=lengths.__getitem__)
+        # Idle CPUs share the work.
+        share = ceil(sum(lengths) / max(1, self.scheduler.idle_runs(self)))
+        parts = list(_batches(order, lengths, min(RUN_TOKENS, max(MIN_TOKENS, share))))
+        batches = [[tokens.ids[index] for index in part] for part in parts]
+        projections = self.scheduler.run(self, batches, background=background, check=check)
+        vectors = np.empty_like(projections)
+        vectors[order] = projections
         return TextVectors(vectors, tokens.truncated, [len(ids) for ids in tokens.ids])
 
     def too_long(self, texts: Sequence[str]) -> list[int]:
         """Indices of the texts that `embed` would cut at the context length."""
         return tokenize(self.tokenizer, self.spec, texts).truncated
 
+    def may_run_together(self, items: Sequence[list[int]]) -> bool:
+        """Whether one run may have the token ids `items`."""
+        return _is_one_run(list(map(self._length, items)), RUN_TOKENS)
+
+    def run(self, items: Sequence[list[int]]) -> np.ndarray:
+        """The projections of the token ids `items`: (n, d) float32."""
+        return run_session(self.session, pad(items, self.spec))
+
+    def _length(self, ids: Sequence[int]) -> int:
+        return len(ids) if self.spec.trim else self.spec.context_length
+
 
 @dataclass(frozen=True)
 class ImageTower:
-    """A loaded image tower."""
+    """A loaded image tower. The items of its runs are pixels."""
 
     tower: Tower
     preprocess: Preprocess
     session: ort.InferenceSession
-    run_slots: FairSemaphore
+    scheduler: Scheduler
+    threads: int = 1
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """`image` as the tower's input: (3, height, width) float32."""
@@ -94,7 +117,9 @@ class ImageTower:
 
         return to_pixels(image, self.preprocess)
 
-    def embed(self, pixels: Sequence[np.ndarray], *, background: bool = False) -> np.ndarray:
+    def embed(
+        self, pixels: Sequence[np.ndarray], *, background: bool = False, check: Callable[[], None] = no_check
+    ) -> np.ndarray:
         """Embed images, at least one, given as `pixels` returns them.
 
         Returns:
@@ -102,13 +127,26 @@ class ImageTower:
 
         Raises:
             OverloadedError: too many requests wait for the model. Never raised with `background`.
+            Exception: what `check` raises, which is called before each run.
         """
-        parts = []
-        for start in range(0, len(pixels), IMAGE_ROWS):
-            batch = np.stack(pixels[start : start + IMAGE_ROWS])
-            with self.run_slots.acquire(background=background):
-                parts.append(run_session(self.session, batch))
-        return np.concatenate(parts)
+        # Idle CPUs share the work.
+        share = ceil(len(pixels) / max(1, self.scheduler.idle_runs(self)))
+        rows = min(self._max_rows, share)
+        parts = [pixels[start : start + rows] for start in range(0, len(pixels), rows)]
+        return self.scheduler.run(self, parts, background=background, check=check)
+
+    def may_run_together(self, items: Sequence[np.ndarray]) -> bool:
+        """Whether one run may have the pixels `items`."""
+        return len(items) <= self._max_rows
+
+    def run(self, items: Sequence[np.ndarray]) -> np.ndarray:
+        """The projections of the pixels `items`: (n, d) float32."""
+        return run_session(self.session, np.stack(items))
+
+    @property
+    def _max_rows(self) -> int:
+        # A large tower's single image fills the caches, and its activations take the most memory.
+        return IMAGE_ROWS if self.threads == 1 else 1
 
 
 @dataclass(frozen=True)
@@ -124,8 +162,7 @@ def load_model(
     folder: Path,
     towers: Sequence[str],
     *,
-    threads: int,
-    run_slots: FairSemaphore,
+    scheduler: Scheduler,
     allow_missing_towers: bool = False,
 ) -> Model:
     """The model baked in `folder`. Checks the files of `towers` now; each tower is opened at first use.
@@ -138,8 +175,8 @@ def load_model(
     manifest = load_manifest(folder, towers, allow_missing_towers=allow_missing_towers)
     return Model(
         manifest,
-        Lazy(lambda: _open_text(folder, manifest, threads, run_slots)),
-        Lazy(lambda: _open_image(folder, manifest, threads, run_slots)),
+        Lazy(lambda: _open_text(folder, manifest, scheduler)),
+        Lazy(lambda: _open_image(folder, manifest, scheduler)),
     )
 
 
@@ -171,20 +208,22 @@ def check_canary(model: Model, name: str) -> None:
         )
 
 
-def _open_text(folder: Path, manifest: Manifest, threads: int, run_slots: FairSemaphore) -> TextTower:
+def _open_text(folder: Path, manifest: Manifest, scheduler: Scheduler) -> TextTower:
     tower = _tower(manifest, "text")
     assert tower.text is not None
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
         tokenizer = pool.submit(load_tokenizer, folder / "tokenizer.json")
-        session = open_session(folder, tower.files, threads)
-        return TextTower(tower, tower.text, tokenizer.result(), session, run_slots)
+        session = open_session(folder, tower.files, threads=1)
+        return TextTower(tower, tower.text, tokenizer.result(), session, scheduler)
 
 
-def _open_image(folder: Path, manifest: Manifest, threads: int, run_slots: FairSemaphore) -> ImageTower:
+def _open_image(folder: Path, manifest: Manifest, scheduler: Scheduler) -> ImageTower:
     tower = _tower(manifest, "image")
     assert tower.preprocess is not None
+    large = sum(file.bytes for file in tower.files) > LARGE_IMAGE_TOWER
+    threads = scheduler.cpus if large else 1
     session = open_session(folder, tower.files, threads, convolutional=tower.convolutional)
-    return ImageTower(tower, tower.preprocess, session, run_slots)
+    return ImageTower(tower, tower.preprocess, session, scheduler, threads)
 
 
 def _tower(manifest: Manifest, name: str) -> Tower:
@@ -193,17 +232,19 @@ def _tower(manifest: Manifest, name: str) -> Tower:
     return manifest.towers[name]
 
 
-def _batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Split `order`, row numbers sorted by length, into batches with little padding."""
+def _batches(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Split `order`, row numbers sorted by length, into runs."""
     batch: list[int] = []
-    padding = 0
     for row in order:
-        # Adding the row pads every shorter row of the batch to its length.
-        extra = len(batch) * (lengths[row] - lengths[batch[-1]]) if batch else 0
-        if batch and (len(batch) == TEXT_ROWS or padding + extra > MAX_PADDING):
+        if batch and not _is_one_run([lengths[index] for index in (*batch, row)], max_tokens):
             yield batch
-            batch, padding, extra = [], 0, 0
+            batch = []
         batch.append(row)
-        padding += extra
     if batch:
         yield batch
+
+
+def _is_one_run(lengths: Sequence[int], max_tokens: int) -> bool:
+    """Whether texts of these numbers of tokens are few and similar enough for one run."""
+    tokens = len(lengths) * max(lengths)
+    return len(lengths) <= TEXT_ROWS and tokens <= max_tokens and tokens - sum(lengths) <= MAX_PADDING

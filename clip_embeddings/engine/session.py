@@ -47,6 +47,8 @@ def _open(path: Path, threads: int, convolutional: bool) -> ort.InferenceSession
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # A pattern is one more block of memory for each new shape of input; measured, it saves no time.
+    options.enable_mem_pattern = False
     # Spinning threads use billed CPU time between requests.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # bake has optimized the graph already, except for the tensor layout, which depends on the CPU. Choosing

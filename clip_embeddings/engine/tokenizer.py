@@ -11,7 +11,9 @@ from __future__ import annotations
 import html
 import re
 import string
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,9 +31,12 @@ SPECIAL = frozenset({"<start_of_text>", "<end_of_text>"})
 WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # The same for lower-case ASCII, without the `regex` library.
 ASCII_WORDS = re.compile(r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
-# Maximum number of words of a text; further ones are ignored. Each word is at least one token, and no model
-# has a context length above this.
-MAX_WORDS = 4096
+# Characters that are encoded at once, if one text alone has not more. An encoding takes some hundred bytes
+# for each character, and only the ids of the first few tokens are kept.
+SLICE_CHARS = 16 * 1024
+# Requests take turns with slices above this, so that their encodings are never in memory together.
+SHORT_CHARS = 2 * 1024
+_long_slice = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -54,28 +59,48 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def tokenize(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
     """The token ids of each text, cut at the context length with the end token last."""
-    clean = CLEANERS[spec.clean]
-    cleaned = [clean(text) for text in texts]
-    if spec.kind == "library":
-        return _tokenize_library(tokenizer, cleaned)
-    return _tokenize_clip(tokenizer, spec, cleaned)
-
-
-def _tokenize_library(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
-    encodings = tokenizer.encode_batch(texts)
-    truncated = [index for index, encoding in enumerate(encodings) if encoding.overflowing]
-    return Tokens([encoding.ids for encoding in encodings], truncated)
-
-
-def _tokenize_clip(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
-    rows, truncated = [], []
-    for index, ids in enumerate(_merge(tokenizer, [_split(text) for text in texts])):
-        row = [spec.start_id, *ids, spec.end_id]
-        if len(row) > spec.context_length:
-            row = [*row[: spec.context_length - 1], spec.end_id]
-            truncated.append(index)
-        rows.append(row)
+    rows: list[list[int]] = []
+    truncated: list[int] = []
+    encode = _encode_library if spec.kind == "library" else _encode_clip
+    for part in _slices(texts):
+        turn = _long_slice if sum(map(len, part)) > SHORT_CHARS else nullcontext()
+        with turn:
+            for ids, is_cut in encode(tokenizer, spec, [CLEANERS[spec.clean](text) for text in part]):
+                if is_cut:
+                    truncated.append(len(rows))
+                rows.append(ids)
     return Tokens(rows, truncated)
+
+
+def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """`texts` in lists of at most SLICE_CHARS characters, or of one text."""
+    start = chars = 0
+    for end, text in enumerate(texts):
+        chars += len(text)
+        if chars > SLICE_CHARS and end > start:
+            yield texts[start:end]
+            start, chars = end, len(text)
+    yield texts[start:]
+
+
+def _encode_library(
+    tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]
+) -> Iterator[tuple[list[int], bool]]:
+    """The ids of each text, and whether they were cut."""
+    for encoding in tokenizer.encode_batch(texts):
+        yield encoding.ids, bool(encoding.overflowing)
+
+
+def _encode_clip(
+    tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]
+) -> Iterator[tuple[list[int], bool]]:
+    """The ids of each text, and whether they were cut."""
+    # Each word is at least one token, so words that are further back change nothing.
+    max_words = spec.context_length - 1
+    for ids in _merge(tokenizer, [_split(text, max_words) for text in texts]):
+        row = [spec.start_id, *ids, spec.end_id]
+        is_cut = len(row) > spec.context_length
+        yield [*row[: spec.context_length - 1], spec.end_id] if is_cut else row, is_cut
 
 
 def pad(rows: Sequence[Sequence[int]], spec: TextSpec) -> np.ndarray:
@@ -91,13 +116,13 @@ def pad(rows: Sequence[Sequence[int]], spec: TextSpec) -> np.ndarray:
     return batch
 
 
-def _split(text: str) -> list[str]:
+def _split(text: str, max_words: int) -> list[str]:
     if text.isascii() and text == text.lower():
-        return [match.group() for match in islice(ASCII_WORDS.finditer(text), MAX_WORDS)]
+        return [match.group() for match in islice(ASCII_WORDS.finditer(text), max_words)]
     # Imported late: a process without a text tower does not need it.
     import regex
 
-    return [match.group() for match in islice(regex.finditer(WORDS, text, regex.IGNORECASE), MAX_WORDS)]
+    return [match.group() for match in islice(regex.finditer(WORDS, text, regex.IGNORECASE), max_words)]
 
 
 def _merge(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> list[list[int]]:

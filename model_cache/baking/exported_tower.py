@@ -13,9 +13,9 @@ from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine import canary
 from clip_embeddings.engine.manifest import Canary, ModelFile, Tower, fingerprint, sha256_of
 from clip_embeddings.engine.model import ImageTower, TextTower, normalize_rows
+from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.engine.session import open_session
 from clip_embeddings.engine.tokenizer import load_tokenizer
-from clip_embeddings.semaphore import FairSemaphore
 from model_cache.baking import onnx_export, parity, parity_samples
 from model_cache.baking.checkpoints import Checkpoint, TorchImageTower, TorchTextTower
 from model_cache.baking.errors import BakeError
@@ -95,7 +95,7 @@ def _export_text(torch_tower: TorchTextTower, folder: Path, graph: Path) -> Expo
 
     def open_graph(path: Path) -> Callable[[Sequence[str]], np.ndarray]:
         tokenizer = load_tokenizer(folder / "tokenizer.json")
-        text_tower = TextTower(tower, spec, tokenizer, _session(path), FairSemaphore(1, 0))
+        text_tower = TextTower(tower, spec, tokenizer, _session(path), Scheduler(1, 0))
         return lambda texts: text_tower.embed(texts).vectors
 
     return ExportedTower(
@@ -118,9 +118,7 @@ def _export_image(torch_tower: TorchImageTower, folder: Path, graph: Path) -> Ex
     tower = Tower("image", (), "", "", NO_CANARY, preprocess=spec, convolutional=convolutional)
 
     def open_graph(path: Path) -> Callable[[Sequence[Any]], np.ndarray]:
-        image_tower = ImageTower(
-            tower, spec, _session(path, convolutional=convolutional), FairSemaphore(1, 0)
-        )
+        image_tower = ImageTower(tower, spec, _session(path, convolutional=convolutional), Scheduler(1, 0))
         return lambda images: image_tower.embed([image_tower.pixels(image) for image in images])
 
     return ExportedTower(

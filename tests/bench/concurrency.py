@@ -1,4 +1,4 @@
-"""Compares two model runs at once with one at a time on all CPUs."""
+"""Compares the divisions of the CPUs among runs of a model: threads of a run, and runs at once."""
 
 from __future__ import annotations
 
@@ -7,60 +7,63 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
 from clip_embeddings.cpus import usable_cpus
-from clip_embeddings.engine.model import load_model
-from clip_embeddings.semaphore import FairSemaphore
-from tests.bench import payloads
-
-CLIENTS = 2
+from clip_embeddings.engine.manifest import load_manifest
+from clip_embeddings.engine.session import open_session, run_session
 
 
 def compare(folder: Path, seconds: float, rounds: int) -> str:
-    """Runs per second and CPU milliseconds per run of two clients, for each division of the CPUs."""
+    """Items per second, CPU milliseconds per item and milliseconds per run of each division."""
     cpus = usable_cpus()
-    # Concurrent runs, and CPU threads of each.
-    divisions = {(1, cpus), (2, max(1, cpus // 2)), (2, cpus)}
-    measured: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
-    workloads = [
-        (*division, *item) for division in sorted(divisions) for item in _workloads(folder, *division).items()
-    ]
+    # Runs at once, and CPU threads of each.
+    divisions = sorted({(1, 1), (cpus, 1), (1, cpus), (cpus, cpus)})
+    measured: dict[tuple[str, int, int], list[tuple[float, float, float]]] = {}
+    runs = {threads: _runs(folder, threads) for threads in {1, cpus}}
     for number in range(rounds + 1):
-        for width, threads, name, work in workloads:
-            figures = _measure(work, seconds)
-            if number:
-                measured.setdefault((name, width, threads), []).append(figures)
-    lines = [f"{CLIENTS} clients, {cpus} CPUs: runs a second, CPU ms a run (best of {rounds})"]
-    for (name, width, threads), pairs in sorted(measured.items()):
-        rate, cpu = max(rate for rate, _ in pairs), min(cpu for _, cpu in pairs)
-        lines.append(f"  {name:12} {width} at once x {threads} threads  {rate:7.1f}  {cpu:7.1f}")
+        for at_once, threads in divisions:
+            for name, (items, run) in runs[threads].items():
+                figures = _measure(run, items, at_once, seconds)
+                if number:
+                    measured.setdefault((name, at_once, threads), []).append(figures)
+    lines = [f"{cpus} CPUs: items a second, CPU ms an item, ms a run (best of {rounds})"]
+    for (name, at_once, threads), figures_of in sorted(measured.items()):
+        rate, cpu, wall = max(figures_of)
+        lines.append(f"  {name:10} {at_once} at once x {threads} threads {rate:8.1f} {cpu:7.2f} {wall:7.1f}")
     return "\n".join(lines)
 
 
-def _workloads(folder: Path, width: int, threads: int) -> dict[str, Callable[[], object]]:
-    model = load_model(folder, ("text", "image"), threads=threads, run_slots=FairSemaphore(width, CLIENTS))
-    text, image = model.text.get(), model.image.get()
-    pixels = image.pixels(Image.new("RGB", (640, 480), "teal"))
+def _runs(folder: Path, threads: int) -> dict[str, tuple[int, Callable[[], object]]]:
+    """By name: the number of items of a run, and what runs them."""
+    towers = load_manifest(folder, ("text", "image")).towers
+    text = open_session(folder, towers["text"].files, threads)
+    image = open_session(folder, towers["image"].files, threads)
+    tokens = np.full((16, 7), 5, np.int64)
+    pixels = np.random.default_rng(0).random((4, 3, 224, 224), np.float32)
     return {
-        "short text": lambda: text.embed([payloads.SHORT_TEXT]),
-        "32 texts": lambda: text.embed([payloads.SHORT_TEXT] * 32),
-        "image": lambda: image.embed([pixels]),
+        "1 text": (1, lambda: run_session(text, tokens[:1])),
+        "16 texts": (16, lambda: run_session(text, tokens)),
+        "1 image": (1, lambda: run_session(image, pixels[:1])),
+        "4 images": (4, lambda: run_session(image, pixels)),
     }
 
 
-def _measure(work: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Runs per second, and CPU milliseconds per run, of clients that repeat `work` for `seconds`."""
+def _measure(
+    run: Callable[[], object], items: int, at_once: int, seconds: float
+) -> tuple[float, float, float]:
+    """Items per second, CPU milliseconds per item, milliseconds per run."""
     end = time.perf_counter() + seconds
 
     def client(_: int) -> int:
         count = 0
         while time.perf_counter() < end:
-            work()
+            run()
             count += 1
         return count
 
     started, cpu = time.perf_counter(), time.process_time()
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        count = sum(pool.map(client, range(CLIENTS)))
-    return count / (time.perf_counter() - started), (time.process_time() - cpu) / count * 1000
+    with ThreadPoolExecutor(at_once) as pool:
+        count = sum(pool.map(client, range(at_once)))
+    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return count * items / elapsed, cpu / count / items * 1000, elapsed * at_once / count * 1000

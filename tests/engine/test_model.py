@@ -13,8 +13,8 @@ from PIL import Image
 from clip_embeddings.engine.canary import IMAGE, canary_image
 from clip_embeddings.engine.manifest import Canary, ModelError
 from clip_embeddings.engine.model import Model, check_canary, load_model, normalize_rows
+from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.engine.session import run_session
-from clip_embeddings.semaphore import FairSemaphore
 from tests.support.models import DEMO, copy_demo, flip_a_byte
 
 TEXTS = ["a cat", "", "a very long caption about a birthday cake on a table " * 9, "dog", "two red hearts"]
@@ -26,7 +26,7 @@ def model() -> Model:
 
 
 def _load(folder: Path) -> Model:
-    return load_model(folder, ("text", "image"), threads=2, run_slots=FairSemaphore(1, 64))
+    return load_model(folder, ("text", "image"), scheduler=Scheduler(2, 64))
 
 
 def test_texts_in_a_batch_get_the_vectors_of_single_texts(model: Model) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from clip_embeddings.engine.manifest import ModelError, load_manifest, sha256_of
 from clip_embeddings.engine.model import check_canary, load_model
-from clip_embeddings.semaphore import FairSemaphore
+from clip_embeddings.engine.scheduler import Scheduler
 from model_cache import bake
 from model_cache.baking import parity
 from model_cache.baking.arguments import parse_arguments
@@ -113,7 +113,7 @@ def test_manifest_keeps_the_figures(baked: Path) -> None:
 
 @pytest.mark.parametrize("tower", ["text", "image"])
 def test_the_engine_reproduces_the_canary(baked: Path, tower: str) -> None:
-    model = load_model(baked, [tower], threads=2, run_slots=FairSemaphore(1, 0))
+    model = load_model(baked, [tower], scheduler=Scheduler(2, 0))
 
     check_canary(model, tower)
 
@@ -177,7 +177,7 @@ def test_auto_takes_int8_where_it_is_close_enough(
     assert rows(outcome.out)[("image", chosen)]
     assert tower.parity.keys() == {"fp32", "int8", "reason"}
     assert sorted(path.name for path in folder.iterdir()) == [*IMAGE_FILES, "manifest.json", "notes.txt"]
-    check_canary(load_model(folder, ["image"], threads=2, run_slots=FairSemaphore(1, 0)), "image")
+    check_canary(load_model(folder, ["image"], scheduler=Scheduler(2, 0)), "image")
 
 
 @pytest.mark.parametrize(

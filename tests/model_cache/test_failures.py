@@ -18,7 +18,7 @@ import torch
 
 from clip_embeddings.engine.manifest import ModelError, load_manifest
 from clip_embeddings.engine.model import check_canary, load_model
-from clip_embeddings.semaphore import FairSemaphore
+from clip_embeddings.engine.scheduler import Scheduler
 from model_cache.baking import onnx_export
 from model_cache.baking.errors import BakeError
 from model_cache.baking.output import atomic_folder
@@ -343,9 +343,9 @@ def test_a_killed_bake(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> Non
     outcome = bake_and_signal(tiny, folder, signal.SIGKILL)
 
     assert outcome.status == -signal.SIGKILL
-    check_canary(load_model(folder, ["text"], threads=2, run_slots=FairSemaphore(1, 0)), "text")
+    check_canary(load_model(folder, ["text"], scheduler=Scheduler(2, 0)), "text")
     (unfinished,) = tmp_path.glob(".model.*")
     with pytest.raises(ModelError):
         load_manifest(unfinished)
     assert run(*tiny.arguments, "--towers", "image", "--out", folder).status == 0
-    check_canary(load_model(folder, ["image"], threads=2, run_slots=FairSemaphore(1, 0)), "image")
+    check_canary(load_model(folder, ["image"], scheduler=Scheduler(2, 0)), "image")

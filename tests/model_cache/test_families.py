@@ -12,7 +12,7 @@ import pytest
 
 from clip_embeddings.engine.manifest import load_manifest
 from clip_embeddings.engine.model import load_model
-from clip_embeddings.semaphore import FairSemaphore
+from clip_embeddings.engine.scheduler import Scheduler
 from model_cache.baking import catalogue, parity_samples
 from tests.support.baking import families
 from tests.support.baking.command import Run, command_line
@@ -199,7 +199,7 @@ def test_padding_does_not_change_vectors(run: Run, tmp_path: Path, monkeypatch: 
     assert min_cosine(together, alone) >= 0.9999
     one_by_one = np.concatenate([engine_texts(family.folder, [item]) for item in items])
     assert np.abs(together - one_by_one).max() <= 1e-5
-    model = load_model(family.folder, ["text"], threads=2, run_slots=FairSemaphore(1, 0))
+    model = load_model(family.folder, ["text"], scheduler=Scheduler(2, 0))
     assert model.text.get().embed(items).truncated == [3]
 
 

@@ -10,16 +10,14 @@ import numpy as np
 
 from clip_embeddings.config import MODEL_CACHE, ImageSettings
 from clip_embeddings.engine.model import Model, load_model, normalize_rows
+from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.images.decoding import decode_image
-from clip_embeddings.semaphore import FairSemaphore
 
 
 @cache
 def model() -> Model:
     """The bundled model."""
-    return load_model(
-        MODEL_CACHE / "demo", ("text", "image"), threads=2, run_slots=FairSemaphore(width=1, queue=64)
-    )
+    return load_model(MODEL_CACHE / "demo", ("text", "image"), scheduler=Scheduler(2, 64))
 
 
 def raw_texts(*texts: str) -> np.ndarray:

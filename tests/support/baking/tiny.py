@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from clip_embeddings.engine.model import load_model, normalize_rows
-from clip_embeddings.semaphore import FairSemaphore
+from clip_embeddings.engine.scheduler import Scheduler
 from model_cache.baking import parity_samples
 from model_cache.baking.torch_setup import import_open_clip
 
@@ -80,13 +80,13 @@ def texts() -> list[str]:
 
 def engine_texts(folder: Path, items: Sequence[str]) -> np.ndarray:
     """The serving engine's vectors of `items`: (n, d) float32, L2-normalized."""
-    model = load_model(folder, ["text"], threads=2, run_slots=FairSemaphore(1, 0))
+    model = load_model(folder, ["text"], scheduler=Scheduler(2, 0))
     return normalize_rows(model.text.get().embed(items).vectors)
 
 
 def engine_images(folder: Path, items: Sequence[Any]) -> np.ndarray:
     """The serving engine's vectors of `items`: (n, d) float32, L2-normalized."""
-    tower = load_model(folder, ["image"], threads=2, run_slots=FairSemaphore(1, 0)).image.get()
+    tower = load_model(folder, ["image"], scheduler=Scheduler(2, 0)).image.get()
     return normalize_rows(tower.embed([tower.pixels(item) for item in items]))
 
 
