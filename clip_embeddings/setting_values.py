@@ -16,7 +16,7 @@ MAX_OBJECT_NAME_BYTES = 1024
 
 # https://cloud.google.com/run/docs/configuring/services/memory-limits
 MEMORY_UNITS = {None: 1, "M": 10**6, "G": 10**9, "Mi": 2**20, "Gi": 2**30}
-MIN_MEMORY, MAX_MEMORY = 2**28, 2**50
+MIN_MEMORY, MAX_MEMORY = 2**27, 2**50
 
 # The URLs of buckets, for error messages.
 BUCKET_URL_FORMS = "file:///folder or gs://bucket/prefix"
@@ -53,7 +53,7 @@ def memory_size(raw: str) -> int:
     match = re.fullmatch(r"([0-9]{1,15})(Mi|Gi|M|G)?", raw, re.ASCII)
     size = int(match[1]) * MEMORY_UNITS[match[2]] if match else 0
     if not MIN_MEMORY <= size <= MAX_MEMORY:
-        raise ValueError("use a number of bytes, or one like 512Mi or 2Gi; at least 256Mi")
+        raise ValueError("use a number of bytes, or one like 512Mi or 2Gi; at least 128Mi")
     return size
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 from clip_embeddings.functions import Function
 from deploy.artifact import chosen_backend, make_artifact
@@ -44,7 +45,8 @@ class Deployment:
 
     def facts(self, function: Function) -> ModelFacts:
         """The models of a function. Raises ModelError if one is not baked, except in a dry run."""
-        return model_facts(make_artifact(function, self.options), assume=self.options.dry_run)
+        artifact = make_artifact(function, self.options)
+        return model_facts(artifact, ceil(float(self.options["CPU"])), assume=self.options.dry_run)
 
     @property
     def region(self) -> str:

@@ -58,6 +58,7 @@ def _settings(deployment: Deployment, function: Function, facts: ModelFacts) -> 
     settings = {"MODEL": first}
     if others:
         settings["MODELS"] = ",".join(others)
+    settings["MEMORY_LIMIT"] = _memory(deployment, facts)
     settings |= options.settings
     if not function.serves_several_models:
         settings.pop("PROTOCOL_MODELS", None)
@@ -72,11 +73,15 @@ def _settings(deployment: Deployment, function: Function, facts: ModelFacts) -> 
     return join_values([f"{name}={value}" for name, value in settings.items()])
 
 
+def _memory(deployment: Deployment, facts: ModelFacts) -> str:
+    return deployment.options["MEMORY"] or facts.memory
+
+
 def _flags(deployment: Deployment, function: Function) -> list[str]:
     options, facts = deployment.options, deployment.facts(function)
     flags = [
         f"--region={deployment.region}",
-        f"--memory={options['MEMORY'] or facts.memory}",
+        f"--memory={_memory(deployment, facts)}",
         f"--cpu={options['CPU']}",
         f"--service-account={deployment.service_account}",
         f"--set-env-vars={_settings(deployment, function, facts)}",

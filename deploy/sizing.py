@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 from clip_embeddings.engine.manifest import ModelError, slug
 from clip_embeddings.functions import Function
+from clip_embeddings.memory import MiB, work_bytes
 from deploy.artifact import Artifact
 from deploy.errors import DeployError
 from model_cache.baking import catalogue
 
 MB = 1_000_000
 
-# Cloud Run's memory settings, in MB. Resident, as measured: 200 MB without weights, and 1.3 times the
-# size of the weights; an image of 50 million pixels takes 450 MB while it is decoded. A tenth stays free.
-MEMORY = {"512Mi": 537, "1Gi": 1074, "2Gi": 2147, "4Gi": 4295, "8Gi": 8590, "16Gi": 17180, "32Gi": 34360}
-BASE_MB, PER_MODEL_MB, DECODE_MB, FREE = 200, 1.3, 450, 0.9
+# Cloud Run's memory settings, in bytes.
+MEMORY = {"512Mi": 512 * MiB} | {f"{gib}Gi": gib * 1024 * MiB for gib in (1, 2, 4, 8, 16, 32)}
+# What requests need beside the models: a function that decodes pictures accepts one of 50 million pixels, as
+# JPEG or PNG; another one accepts a body of MAX_REQUEST_BYTES.
+IMAGE_WORK, TEXT_WORK = 520 * MiB, 160 * MiB
 
 # Bytes of each tower of a model that is not baked yet, for a plan: an int8 ViT-B/32.
 TYPICAL = {"text": 67 * MB, "image": 97 * MB}
@@ -34,8 +36,8 @@ class ModelFacts:
     memory: str
 
 
-def model_facts(artifact: Artifact, *, assume: bool) -> ModelFacts:
-    """The facts about an artifact's models.
+def model_facts(artifact: Artifact, cpus: int, *, assume: bool) -> ModelFacts:
+    """The facts about an artifact's models, in an instance of `cpus` CPUs.
 
     With `assume`, a model that is not baked has the catalogue's dimensions and the size of an int8 ViT-B/32.
 
@@ -59,17 +61,16 @@ def model_facts(artifact: Artifact, *, assume: bool) -> ModelFacts:
             dimensions.append(manifest.dimensions)
             present = [manifest.towers[tower] for tower in towers if tower in manifest.towers]
             sizes += [file.bytes for tower in present for file in tower.files]
-    memory = memory_setting(artifact.function, sizes)
+    memory = memory_setting(artifact.function, sizes, cpus)
     return ModelFacts(tuple(dict.fromkeys(names)), dimensions[0], memory)
 
 
-def memory_setting(function: Function, sizes: Sequence[int]) -> str:
-    """The smallest Cloud Run memory setting for models' files of `sizes` bytes."""
-    decode = DECODE_MB if "image" in function.towers else 0
-    needed = BASE_MB + PER_MODEL_MB * sum(sizes) / MB + decode
-    for setting, megabytes in MEMORY.items():
-        if needed <= FREE * megabytes:
+def memory_setting(function: Function, sizes: Sequence[int], cpus: int) -> str:
+    """The smallest Cloud Run memory setting for models' files of `sizes` bytes, on `cpus` CPUs."""
+    needed = IMAGE_WORK if "image" in function.towers else TEXT_WORK
+    for setting, limit in MEMORY.items():
+        if work_bytes(limit, sum(sizes), cpus) >= needed:
             return setting
     raise DeployError(
-        f"{function.name} would need {needed / 1000:.0f} GB of memory, more than Cloud Run has."
+        f"{function.name} would need more memory than Cloud Run has, for models of {sum(sizes) / MB:,.0f} MB."
     )

@@ -112,7 +112,7 @@ def _costs(entry: catalogue.CatalogueEntry, count: int, progress: Progress) -> l
                         cpu_ms=samples.mean_cpu * 1000,
                         rss=rss,
                         mixed=_mixed(server, count // 5) if tower == "text" else None,
-                        memory=memory_setting(function, [size]),
+                        memory=memory_setting(function, [size], cpus=1),
                     )
                 )
     return costs

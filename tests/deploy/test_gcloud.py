@@ -120,6 +120,7 @@ def test_a_function_is_deployed_and_a_second_time_announced_as_unchanged(
     assert container["resources"]["limits"] == {"cpu": "1", "memory": "1Gi"}
     assert {item["name"]: item["value"] for item in container["env"]} == {
         "MODEL": "demo",
+        "MEMORY_LIMIT": "1Gi",
         "JOBS_URL": f"gs://{PROJECT}-clip-jobs/jobs",
     }
     assert apis.buckets[f"{PROJECT}-clip-jobs"]["lifecycle"]["rule"] == [

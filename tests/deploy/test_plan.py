@@ -116,7 +116,7 @@ def test_defaults_are_private_and_cheap(tmp_path: Path) -> None:
         probed = any(word.startswith("--startup-probe=httpGet.path=/ready,periodSeconds=1,") for word in call)
         assert probed == (call[2] in HTTP)
     variables = {call[2]: flag(call, "set-env-vars") for call in calls if call[:2] == ["run", "deploy"]}
-    assert variables["embed-text"] == "MODEL=vit-b-32-laion400m-e32"
+    assert variables["embed-text"] == "MODEL=vit-b-32-laion400m-e32,MEMORY_LIMIT=512Mi"
     assert variables["run-job"].endswith(",JOBS_URL=gs://my-project-clip-jobs/jobs")
     assert variables["search"].endswith(
         ",BUCKET_URL=gs://my-project-clip-photos,INDEX_URL=firestore://my-project/photos"
@@ -188,7 +188,9 @@ def test_values_reach_gcloud_as_they_were_given(tmp_path: Path) -> None:
     calls = plan(tmp_path, f"--env=GREETING={NASTY}", "deploy", "embed_text")
 
     (deployed,) = [call for call in calls if call[:2] == ["run", "deploy"]]
-    assert flag(deployed, "set-env-vars") == f"^:::^MODEL=vit-b-32-laion400m-e32:::GREETING={NASTY}"
+    assert flag(deployed, "set-env-vars") == (
+        f"^:::^MODEL=vit-b-32-laion400m-e32:::MEMORY_LIMIT=512Mi:::GREETING={NASTY}"
+    )
     assert not list(tmp_path.rglob("pwned"))
 
 
@@ -210,8 +212,10 @@ def test_several_models_go_where_requests_choose_one(tmp_path: Path) -> None:
     deployed = {call[2]: call for call in calls if call[:2] == ["run", "deploy"]}
     settings = {name: flag(call, "set-env-vars").split("|") for name, call in deployed.items()}
     everywhere = ["^", "^MODEL=demo", "MODELS=vit-l-14-openai,another", chosen.removeprefix("--env=")]
-    assert settings["embed-text"] == everywhere
-    assert settings["gateway"][:4] == everywhere
+    for name in ("embed-text", "gateway"):
+        memory = f"MEMORY_LIMIT={flag(deployed[name], 'memory')}"
+        assert [value for value in settings[name] if value != memory][:4] == everywhere
+        assert memory in settings[name]
     # The index holds the vectors of one.
     for name in ("search", "on-upload", "on-delete"):
         assert "MODEL=demo" in flag(deployed[name], "set-env-vars")
@@ -293,6 +297,7 @@ def test_options_can_come_from_the_environment(tmp_path: Path) -> None:
     )
 
     assert "--region=europe-west9 --memory=4Gi" in ended.stdout
+    assert "MEMORY_LIMIT=4Gi" in ended.stdout
 
 
 def test_a_name_that_is_near_no_setting_passes(tmp_path: Path) -> None:
