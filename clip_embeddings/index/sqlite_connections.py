@@ -14,12 +14,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from clip_embeddings.index.sqlite_rows import SCHEMA
+from clip_embeddings.logs import logger
 from clip_embeddings.storage.types import StorageError, TransientError
 
 T = TypeVar("T")
 
 # Seconds to wait for other writers, in total.
 BUSY_TIMEOUT = 60.0
+
+# What a file is, whatever its name: its device and its inode.
+FileId = tuple[int, int]
+# No file has these.
+MISSING: FileId = (0, 0)
+# The files that SQLite keeps beside a database: https://www.sqlite.org/wal.html
+SIDE_FILES = ("-wal", "-shm")
+# Primary result codes of a file that is no database, or not a whole one: https://www.sqlite.org/rescode.html
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class ConnectionPool:
@@ -28,10 +38,18 @@ class ConnectionPool:
     SQLite's locks do not survive a fork: a child that uses an inherited connection damages the file. So a
     fork waits until no connection is in use, and closes them all. See section 2.6 of
     https://www.sqlite.org/howtocorrupt.html
+
+    A file that is removed or replaced stays the file of the connections that are open, for ever. So each use
+    looks at the inode, which takes a microsecond, and opens the file that has the name now.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._name = str(path)
+        # How often the file was found to be removed or replaced. Stays the same while a connection is in use.
+        self.replacements = 0
+        # The database that the connections have open, and the files beside it; empty before the first.
+        self._opened: dict[str, FileId] = {}
         self._changed = threading.Condition()
         self._idle: list[sqlite3.Connection] = []
         self._in_use = 0
@@ -55,12 +73,18 @@ class ConnectionPool:
                     return _run_once(connection, work, writes)
             except sqlite3.OperationalError as error:
                 if not _is_busy(error):
-                    raise _translate(error) from error
+                    raise self._translate(error) from error
                 if time.monotonic() > deadline:
                     raise TransientError("The index is busy; try again later.") from error
                 time.sleep(random.uniform(0.001, 0.05))
             except sqlite3.Error as error:
-                raise _translate(error) from error
+                raise self._translate(error) from error
+
+    def check(self) -> int:
+        """How often the file was found to be removed or replaced, a look at it now included."""
+        with self._changed:
+            self._reopen_if_replaced()
+            return self.replacements
 
     def close_idle(self) -> None:
         """Close the connections that are not in use."""
@@ -85,10 +109,17 @@ class ConnectionPool:
         with self._changed:
             # Without this wait, busy threads could take turns, and a fork would wait forever.
             self._changed.wait_for(lambda: not self._forking)
+            self._reopen_if_replaced()
             connection = self._idle.pop() if self._idle else None
             self._in_use += 1
         try:
-            connection = connection or _connect(self._path)
+            if connection is None:
+                connection = _connect(self._path)
+                with self._changed:
+                    files = self._files()
+                    # Another inode is left to the next use, which then finds that the file was replaced.
+                    if files[""] == (self._opened or files)[""]:
+                        self._opened = files
             yield connection
         finally:
             with self._changed:
@@ -96,6 +127,48 @@ class ConnectionPool:
                 if connection is not None:
                     self._idle.append(connection)
                 self._changed.notify_all()
+
+    def _reopen_if_replaced(self) -> None:
+        """Close every connection if the file has been removed or replaced. The caller holds the condition."""
+        opened, current, before = self._opened, _file_id(self._name), self.replacements
+        if not opened or current == opened[""] != MISSING:
+            return
+        # Connections to two databases of one name would share the files beside them.
+        self._changed.wait_for(lambda: not self._in_use)
+        if self.replacements != before:
+            return
+        for suffix, file_id in self._files().items():
+            # What is left of the old database would be taken for changes of the new one.
+            if suffix and file_id == opened[suffix] != MISSING:
+                Path(f"{self._name}{suffix}").unlink(missing_ok=True)
+        # SQLite notices that the file has moved, and leaves the files of that name alone.
+        self.close_idle()
+        self._opened = {}
+        self.replacements += 1
+        if current == MISSING:
+            logger.warning(
+                "The index's file %s was removed: a new one is begun. The local server fills it; elsewhere "
+                "run `python -m functions.backfill`.",
+                self._path,
+            )
+        else:
+            logger.warning("The index's file %s was replaced: it is opened again.", self._path)
+
+    def _files(self) -> dict[str, FileId]:
+        """The database and the files beside it, by what their names end with."""
+        return {suffix: _file_id(f"{self._name}{suffix}") for suffix in ("", *SIDE_FILES)}
+
+    def _translate(self, error: sqlite3.Error) -> StorageError:
+        # Python's own errors have no code.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        if code & 0xFF in DAMAGED or code == sqlite3.SQLITE_IOERR_SHORT_READ:
+            return StorageError(
+                f"The index's file {self._path} is damaged ({error}): delete it, and the files of the same "
+                "name that end with -wal and -shm. The local server then makes it again; elsewhere run "
+                "`python -m functions.backfill`."
+            )
+        # SQLite's messages name neither the file nor its contents.
+        return StorageError(f"The index cannot be used: {error}.")
 
     def __del__(self) -> None:
         self.close_idle()
@@ -162,6 +235,10 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _translate(error: sqlite3.Error) -> StorageError:
-    # SQLite's messages name neither the file nor its contents.
-    return StorageError(f"The index cannot be used: {error}.")
+def _file_id(path: str) -> FileId:
+    """MISSING if the file cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return MISSING
+    return status.st_dev, status.st_ino

@@ -28,7 +28,7 @@ from dev.sample_photos import file_name, make_sample_photos
 from tests.support.indexes import close_index, opened_index
 from tests.support.photographs import detailed_12mp_jpeg
 from tests.support.pictures import picture
-from tests.support.serving import ROOT, Server, environment, free_port, refusal, serving
+from tests.support.serving import ROOT, Server, environment, error_code, free_port, refusal, serving
 from tests.support.vectors import assert_images
 
 CAT, COFFEE, ROCKET = picture("chelsea"), picture("coffee", "WebP"), picture("rocket", "PNG")
@@ -276,6 +276,45 @@ def test_errors_do_not_end_the_watcher(folder: Folder, monkeypatch: pytest.Monke
         watcher.stop(30)
 
     assert failures == []
+
+
+@pytest.mark.parametrize("removed", ["index.sqlite*", "index.sqlite"])
+def test_an_index_that_is_removed_is_filled_again(folder: Folder, log: Path, removed: str) -> None:
+    (folder.path / "cat.jpg").write_bytes(CAT)
+    with gateway(folder, log) as server:
+        eventually(lambda: results(server, "a cat") == ["cat.jpg"])
+        for file in list(folder.path.parent.glob(removed)):
+            file.unlink()
+
+        # Before the next regular scan.
+        eventually(lambda: results(server, "a cat") == ["cat.jpg"], seconds=30)
+
+        (folder.path / "coffee").write_bytes(COFFEE)
+        eventually(lambda: set(results(server, "a cat")) == {"cat.jpg", "coffee"})
+    assert "index.sqlite was removed: a new one is begun." in log.read_text()
+
+
+def test_a_damaged_index_is_an_error_until_it_is_deleted(folder: Folder, log: Path) -> None:
+    index = folder.path.with_name("index.sqlite")
+    index.write_bytes(b"no database at all" * 1000)
+    (folder.path / "cat.jpg").write_bytes(CAT)
+    with gateway(folder, log) as server:
+        for reply in (server.post("/search", json={"text": "a cat"}), server.get("/search?q=cat")):
+            assert (reply.status_code, error_code(reply)) == (500, "storage_failed")
+            assert str(index) not in reply.text
+        eventually(lambda: f"photos: The index's file {index} is damaged" in log.read_text())
+
+        index.unlink()
+
+        eventually(lambda: _finds_the_cat(server), seconds=30)
+    printed = log.read_text()
+    assert "file is not a database): delete it, and the files of the same name" in printed
+    assert "Traceback" not in printed
+
+
+def _finds_the_cat(server: Server) -> bool:
+    reply = server.post("/search", json={"text": "a cat"})
+    return reply.status_code == 200 and [r["content_type"] for r in reply.json()["results"]] == ["image/jpeg"]
 
 
 # The command that `make serve` runs.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from clip_embeddings.storage.types import Bucket, NotFoundError, StorageError, T
 from tests.support import gcs_server
 from tests.support.buckets import write_object
 from tests.support.indexes import opened_index
+from tests.support.logs import propagated
 from tests.support.pictures import picture
 from tests.support.serving import Server, free_port, serving
 from tests.support.threads import run_threads
@@ -176,20 +176,6 @@ def test_an_event_without_an_object_is_dropped(
 def test_data_that_is_not_an_object_is_dropped(indexer: Indexer, data: object) -> None:
     assert handle_finalized(data, now(), indexer).startswith("dropped")
     assert handle_deleted(data, None, indexer.indexed_bucket, DAY).startswith("dropped")
-
-
-@contextmanager
-def propagated(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Let caplog capture the package's log, whatever its present level."""
-    log = logging.getLogger("clip_embeddings")
-    before = log.level, log.propagate
-    log.setLevel("INFO")
-    log.propagate = True
-    try:
-        yield
-    finally:
-        log.level, log.propagate = before
-        log.setLevel(before[0])
 
 
 def test_events_of_other_buckets_and_prefixes_are_dropped(indexer: Indexer) -> None:
