@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import ipaddress
 import os
 import shlex
 import signal
@@ -31,6 +32,8 @@ from dev.sample_photos import make_sample_photos
 
 # Ignored by git and kept by `make clean`, because it may hold people's own pictures.
 PHOTOS = ROOT / "photos"
+# What a request that comes from this machine names as its host, in ALLOWED_HOSTS.
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 PICTURE = "model_cache/demo/pictures/birthday-cake.png"
 EXAMPLE = "model_cache/demo/example.json"
 
@@ -54,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command += ["--host", host, "--port", port]
     # Naming the demo model avoids the warning about it: the greeting describes it.
     os.environ |= {"MODEL": os.environ.get("MODEL") or manifest.name, "BUCKET_URL": bucket_url}
+    if _is_loopback(host):
+        os.environ["ALLOWED_HOSTS"] = os.environ.get("ALLOWED_HOSTS") or ",".join(
+            dict.fromkeys((*LOCAL_HOSTS, host))
+        )
     os.chdir(ROOT)
     client_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
     shown_host = "localhost" if client_host == "127.0.0.1" else client_host
@@ -125,6 +132,11 @@ def _check_free(host: str, port: str) -> None:
             raise ConfigError(
                 f"port {port} cannot be used ({error.strerror}): choose another with PORT=8081 make serve."
             ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`, a name or an address that a server can listen on."""
+    return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
 
 
 def _wait_until_ready(url: str, is_alive: Callable[[], bool]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from dev.sample_photos import file_name, make_sample_photos
 from tests.support.indexes import close_index, opened_index
 from tests.support.photographs import detailed_12mp_jpeg
 from tests.support.pictures import picture
+from tests.support.raw_http import exchange
 from tests.support.serving import ROOT, Server, environment, error_code, free_port, refusal, serving
 from tests.support.vectors import assert_images
 
@@ -370,6 +372,23 @@ def _ready(get: Callable[[str], Any]) -> bool:
         return bool(get("/ready"))
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [({}, 421), ({"HOST": "0.0.0.0"}, 200), ({"ALLOWED_HOSTS": "tunnel.example,127.0.0.1"}, 200)],  # noqa: S104
+    ids=["this machine", "every address", "a tunnel"],
+)
+def test_a_page_cannot_rebind_its_name_to_the_local_server(
+    folder: Folder, tmp_path: Path, settings: dict[str, str], status: int
+) -> None:
+    log = tmp_path / "log"
+    with launched(tmp_path / "photos", log, **folder.settings, **settings) as get:
+        # The port of the greeting.
+        (port,) = set(re.findall(r"Serving demo.*:(\d+)$", log.read_text(), re.MULTILINE))
+        head = "GET /search?q=cat HTTP/1.1\nHost: tunnel.example"
+        assert exchange(f"http://127.0.0.1:{port}", head).status == status
+        assert get("/ready")["status"] == "ready"
 
 
 def test_the_greeting_does_not_contain_the_key(folder: Folder, tmp_path: Path) -> None:
