@@ -31,7 +31,7 @@ from clip_embeddings.http.routing import (
 )
 from clip_embeddings.http.status import health_routes, status_routes
 from clip_embeddings.lazy import Lazy
-from clip_embeddings.logs import Timings, logger, trace_field
+from clip_embeddings.logs import Timings, logger, mask_ids, trace_field
 from clip_embeddings.protocols.base import ErrorFormat
 from clip_embeddings.protocols.registry import PROTOCOLS
 from clip_embeddings.runtime import Runtime
@@ -189,5 +189,6 @@ def _log(request: Request, response: Response, runtime: Runtime, timings: Timing
 
 
 def _loggable_path(request: Request) -> str:
-    # A job's id is a secret: it gives access to the result.
-    return re.sub(r"(/jobs/).*", r"\1...", request.path[:200], flags=re.DOTALL)
+    # A job's id is a secret: it gives access to the result. Mistyped paths may hold one anywhere.
+    path = re.sub(r"(/jobs/).*", r"\1...", request.path, flags=re.DOTALL | re.IGNORECASE)
+    return mask_ids(path)[:200]
