@@ -3,7 +3,8 @@
     python -m dev.server [--reload]
 
 It listens on PORT (8080) of HOST (127.0.0.1); every other setting is the gateway's. Without BUCKET_URL the
-folder photos/ is the bucket, which the first start fills with pictures of emoji.
+folder photos/ is the bucket, which the first start fills with pictures of emoji. With a model that has no
+image tower, photos are off.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             model_folder(load_settings().model), ("text", "image"), allow_missing_towers=True
         )
         _check_free(host, port)
-        bucket_url = os.environ.get("BUCKET_URL") or _default_bucket()
+        # A model without an image tower indexes no photos: none are made for it.
+        bucket_url = os.environ.get("BUCKET_URL") or (_default_bucket() if "image" in manifest.towers else "")
     except (ConfigError, ModelError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
@@ -170,8 +172,8 @@ def _greeting(manifest: Manifest, address: str, bucket_url: str) -> str:
         f"Serving {manifest.name}{description} on http://{address}",
         f"{manifest.dimensions} dimensions, {kinds}{space}. Stop with Ctrl-C.",
     ]
-    if has_image:
-        lines.append(f"{_photos_hint(bucket_url)} Paste:")
+    lines.append(_photos_hint(bucket_url) if has_image else "Photos are off: the model has no image tower.")
+    lines[-1] += " Paste:"
     if has_text and has_image:
         lines += ["", "  # a text finds pictures", f"  {curl} '{address}/search?q=birthday+cake&k=3'"]
     if has_text:

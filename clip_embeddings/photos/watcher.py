@@ -135,10 +135,16 @@ class FolderWatcher:
 def open_watcher(runtime: Runtime) -> FolderWatcher | None:
     """The watcher of the deployment's folder; None if BUCKET_URL is not set or is in the cloud.
 
+    None also if the model has no image tower, which is logged: texts are served all the same.
+
     Raises:
-        ConfigError: the folder is missing, or the model has no image tower.
+        ConfigError: the folder is missing.
     """
     if not (runtime.settings.photos.url or "").startswith("file:"):
+        return None
+    manifest = runtime.default_model().manifest
+    if "image" not in manifest.towers:
+        logger.warning("photos are off: the model %s has no image tower.", manifest.name)
         return None
     indexer = open_indexer(open_indexed_bucket(runtime.settings), runtime)
     bucket = indexer.indexed_bucket.bucket

@@ -27,11 +27,12 @@ from clip_embeddings.photos.watcher import FolderWatcher
 from clip_embeddings.runtime import make_runtime
 from dev.sample_photos import file_name, make_sample_photos
 from tests.support.indexes import close_index, opened_index
+from tests.support.models import copy_model
 from tests.support.photographs import detailed_12mp_jpeg
-from tests.support.pictures import picture
+from tests.support.pictures import in_base64, picture
 from tests.support.raw_http import exchange
 from tests.support.serving import ROOT, Server, environment, error_code, free_port, refusal, serving
-from tests.support.vectors import assert_images
+from tests.support.vectors import assert_images, assert_texts
 
 CAT, COFFEE, ROCKET = picture("chelsea"), picture("coffee", "WebP"), picture("rocket", "PNG")
 
@@ -346,7 +347,7 @@ def launched(photos: Path, log: Path, *options: str, **settings: str) -> Iterato
             return orjson.loads(reply.read())
 
     try:
-        eventually(lambda: "Serving demo" in log.read_text() or process.poll() is not None)
+        eventually(lambda: "Stop with Ctrl-C" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         yield get
     finally:
@@ -384,11 +385,66 @@ def test_a_page_cannot_rebind_its_name_to_the_local_server(
 ) -> None:
     log = tmp_path / "log"
     with launched(tmp_path / "photos", log, **folder.settings, **settings) as get:
-        # The port of the greeting.
-        (port,) = set(re.findall(r"Serving demo.*:(\d+)$", log.read_text(), re.MULTILINE))
         head = "GET /search?q=cat HTTP/1.1\nHost: tunnel.example"
-        assert exchange(f"http://127.0.0.1:{port}", head).status == status
+        assert exchange(_address(log), head).status == status
         assert get("/ready")["status"] == "ready"
+
+
+JSON_HEADERS = "Host: localhost\nContent-Type: application/json\nContent-Length: LENGTH"
+
+
+def _address(log: Path) -> str:
+    """The URL of the local server whose greeting is in `log`."""
+    (port,) = set(re.findall(r"^Serving .*:(\d+)$", log.read_text(), re.MULTILINE))
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("bucket", ["no bucket", "a folder"])
+def test_with_a_model_of_texts_alone_photos_are_off(folder: Folder, tmp_path: Path, bucket: str) -> None:
+    log = tmp_path / "log"
+    (folder.path / "cat.jpg").write_bytes(CAT)
+    settings = folder.settings if bucket == "a folder" else {}
+    settings |= {"MODEL": str(copy_model(tmp_path / "texts", ("text",)))}
+    with launched(tmp_path / "photos", log, **settings) as get:
+        url = _address(log)
+        assert get("/ready")["status"] == "ready"
+        text = exchange(
+            url,
+            f"POST /embed/text HTTP/1.1\n{JSON_HEADERS}",
+            b'{"texts": ["a cat"]}',
+        )
+        assert_texts(text.json()["embeddings"], "a cat")
+        refused = exchange(url, "GET /search?q=cat HTTP/1.1\nHost: localhost")
+        head = "HTTP/1.1\nHost: localhost\nAccept: text/html"
+        pages = [exchange(url, f"GET {path} {head}").body.decode() for path in ("/", "/search?q=a")]
+
+    off = "Photos are off: the model texts has no image tower."
+    assert (refused.status, refused.headers["Embedding-Error-Code"]) == (400, "tower_missing")
+    assert refused.json()["error"]["message"] == f"{off} There is nothing to search."
+    assert [page.count(f'<p class="notice">{off}</p>') for page in pages] == [1, 1]
+    assert "Photos are off: the model has no image tower. Paste:" in log.read_text()
+    assert ("WARNING photos are off: the model texts has no image tower." in log.read_text()) == (
+        bucket == "a folder"
+    )
+    assert not (tmp_path / "photos").exists()
+
+
+def test_with_a_model_of_pictures_alone_pictures_find_pictures(folder: Folder, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (folder.path / "cat.jpg").write_bytes(CAT)
+    model = str(copy_model(tmp_path / "pictures", ("image",)))
+    with launched(tmp_path / "photos", log, **folder.settings | {"MODEL": model}):
+        eventually(lambda: folder.names() == {"cat.jpg"})
+        head = (
+            "POST /search HTTP/1.1\nHost: localhost\nContent-Type: application/json\nContent-Length: LENGTH"
+        )
+        reply = exchange(_address(log), head, orjson.dumps({"image": in_base64(CAT)}))
+        refused = exchange(_address(log), "GET /search?q=cat HTTP/1.1\nHost: localhost")
+        page = exchange(_address(log), "GET / HTTP/1.1\nHost: localhost\nAccept: text/html").body.decode()
+
+    assert [result["uri"].rpartition("/")[2] for result in reply.json()["results"]] == ["cat.jpg"]
+    assert refused.json()["error"]["code"] == "tower_missing"
+    assert '<p class="notice">Search with a picture: the model pictures has no text tower.</p>' in page
 
 
 def test_the_greeting_does_not_contain_the_key(folder: Folder, tmp_path: Path) -> None:
