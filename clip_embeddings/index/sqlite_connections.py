@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -140,7 +140,8 @@ class ConnectionPool:
         for suffix, file_id in self._files().items():
             # What is left of the old database would be taken for changes of the new one.
             if suffix and file_id == opened[suffix] != MISSING:
-                Path(f"{self._name}{suffix}").unlink(missing_ok=True)
+                with suppress(OSError):
+                    os.unlink(f"{self._name}{suffix}")
         # SQLite notices that the file has moved, and leaves the files of that name alone.
         self.close_idle()
         self._opened = {}
