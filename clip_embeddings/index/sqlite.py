@@ -14,7 +14,7 @@ import numpy as np
 
 from clip_embeddings.config import IndexSettings
 from clip_embeddings.index.matrix import Matrix
-from clip_embeddings.index.sqlite_connections import ConnectionPool
+from clip_embeddings.index.sqlite_connections import connection_pool
 from clip_embeddings.index.sqlite_rows import (
     COLUMNS,
     DELETE,
@@ -56,7 +56,7 @@ class SqliteIndex:
 
     def __init__(self, path: Path, tombstone_ttl: float = IndexSettings.tombstone_ttl) -> None:
         self._tombstone_ttl = tombstone_ttl
-        self._connections = ConnectionPool(path)
+        self._connections = connection_pool(path)
         # Guards the matrices. A query holds it from its first read of the file on, so that its matrix and its
         # reads show the same state.
         self._lock = threading.Lock()

@@ -9,11 +9,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from clip_embeddings.index.sqlite_rows import SCHEMA
+from clip_embeddings.index.sqlite_file import MISSING, SIDE_FILES, FileId, ReplacedError, connect, file_id_of
 from clip_embeddings.logs import logger
 from clip_embeddings.storage.types import StorageError, TransientError
 
@@ -22,12 +22,6 @@ T = TypeVar("T")
 # Seconds to wait for other writers, in total.
 BUSY_TIMEOUT = 60.0
 
-# What a file is, whatever its name: its device and its inode.
-FileId = tuple[int, int]
-# No file has these.
-MISSING: FileId = (0, 0)
-# The files that SQLite keeps beside a database: https://www.sqlite.org/wal.html
-SIDE_FILES = ("-wal", "-shm")
 # Primary result codes of a file that is no database, or not a whole one: https://www.sqlite.org/rescode.html
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -54,7 +48,6 @@ class ConnectionPool:
         self._idle: list[sqlite3.Connection] = []
         self._in_use = 0
         self._forking = False
-        _pools.add(self)
 
     def run(self, work: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
         """The result of `work`, called in one transaction, and called again while the file is busy.
@@ -71,6 +64,8 @@ class ConnectionPool:
             try:
                 with self._connection() as connection:
                     return _run_once(connection, work, writes)
+            except ReplacedError:
+                continue
             except sqlite3.OperationalError as error:
                 if not _is_busy(error):
                     raise self._translate(error) from error
@@ -114,12 +109,7 @@ class ConnectionPool:
             self._in_use += 1
         try:
             if connection is None:
-                connection = _connect(self._path)
-                with self._changed:
-                    files = self._files()
-                    # Another inode is left to the next use, which then finds that the file was replaced.
-                    if files[""] == (self._opened or files)[""]:
-                        self._opened = files
+                connection = self._new()
             yield connection
         finally:
             with self._changed:
@@ -128,9 +118,19 @@ class ConnectionPool:
                     self._idle.append(connection)
                 self._changed.notify_all()
 
+    def _new(self) -> sqlite3.Connection:
+        """A new connection, to the file that the others have open. Raises ReplacedError if it is gone."""
+        connection, file_id = connect(self._path, BUSY_TIMEOUT)
+        with self._changed:
+            if file_id == self._opened.get("", file_id):
+                self._opened = {**self._files(), "": file_id}
+                return connection
+        connection.close()
+        raise ReplacedError
+
     def _reopen_if_replaced(self) -> None:
         """Close every connection if the file has been removed or replaced. The caller holds the condition."""
-        opened, current, before = self._opened, _file_id(self._name), self.replacements
+        opened, current, before = self._opened, file_id_of(self._name), self.replacements
         if not opened or current == opened[""] != MISSING:
             return
         # Connections to two databases of one name would share the files beside them.
@@ -157,7 +157,7 @@ class ConnectionPool:
 
     def _files(self) -> dict[str, FileId]:
         """The database and the files beside it, by what their names end with."""
-        return {suffix: _file_id(f"{self._name}{suffix}") for suffix in ("", *SIDE_FILES)}
+        return {suffix: file_id_of(f"{self._name}{suffix}") for suffix in ("", *SIDE_FILES)}
 
     def _translate(self, error: sqlite3.Error) -> StorageError:
         # Python's own errors have no code.
@@ -175,14 +175,28 @@ class ConnectionPool:
         self.close_idle()
 
 
-_pools: weakref.WeakSet[ConnectionPool] = weakref.WeakSet()
+# By path. One for each file, because SQLite's locks do not keep connections of one process apart, so only a
+# pool that knows them all can close them before a file of the same name is opened.
+_pools: weakref.WeakValueDictionary[Path, ConnectionPool] = weakref.WeakValueDictionary()
+_pools_lock = threading.Lock()
 _suspended: list[ConnectionPool] = []
 _fork_lock = threading.Lock()
 
 
+def connection_pool(path: Path) -> ConnectionPool:
+    """The connections of this process to the file `path`."""
+    path = path.absolute()
+    with _pools_lock:
+        pool = _pools.get(path)
+        if pool is None:
+            pool = _pools[path] = ConnectionPool(path)
+        return pool
+
+
 def _before_fork() -> None:
     _fork_lock.acquire()
-    for pool in list(_pools):
+    _pools_lock.acquire()
+    for pool in list(_pools.values()):
         pool.suspend()
         _suspended.append(pool)
 
@@ -190,32 +204,11 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _suspended:
         _suspended.pop().resume()
+    _pools_lock.release()
     _fork_lock.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        # Only the owner can read the folder.
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"The folder of the index cannot be made: {error.strerror}.") from None
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-    try:
-        # Vectors of 2 KiB fill larger pages better. This takes effect only in a new file.
-        connection.execute("PRAGMA page_size = 16384")
-        with closing(connection.execute("PRAGMA journal_mode = WAL")) as mode:
-            mode.fetchall()
-        # An event is acknowledged once its change is committed, so a commit must survive a power failure.
-        connection.execute("PRAGMA synchronous = FULL")
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _run_once(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], writes: bool) -> T:
@@ -234,12 +227,3 @@ def _run_once(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _file_id(path: str) -> FileId:
-    """MISSING if the file cannot be looked at."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return MISSING
-    return status.st_dev, status.st_ino
