@@ -159,6 +159,8 @@ class Settings:
     queue: int = 64
     # Origins whose pages may read replies (CORS), or `*`.
     origins: frozenset[str] = frozenset()
+    # Hosts that requests may name in `Host`; empty for every host. The local server sets it.
+    hosts: frozenset[str] = frozenset()
     # Required of every request but those of public routes, see docs/http-api.md; None means no
     # authentication.
     api_key: str | None = field(default=None, repr=False)
@@ -203,6 +205,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         aip_predict_route=_read(env, "AIP_PREDICT_ROUTE", None, parse.path),
         aip_health_route=_read(env, "AIP_HEALTH_ROUTE", None, parse.path),
         origins=_read(env, "ALLOWED_ORIGINS", frozenset(), parse.origins),
+        hosts=_read(env, "ALLOWED_HOSTS", frozenset(), parse.hosts),
         api_key=_read(env, "API_KEY", None, parse.secret),
         buckets=_read(env, "ALLOWED_BUCKETS", frozenset(), parse.bucket_names),
         log_level=_read(env, "LOG_LEVEL", "INFO", parse.log_level),

@@ -24,6 +24,13 @@ class BucketEvent:
     bucket: Literal["jobs", "photos"]
     # The last part of the event's type: google.cloud.storage.object.v1.{kind}.
     kind: Literal["finalized", "deleted"]
+    # Further kinds that the function acts on, if a trigger that deploy.sh does not make sends them.
+    further_kinds: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Every kind that the function acts on."""
+        return (self.kind, *self.further_kinds)
 
 
 # An HTTP request, an event of a bucket, or the execution of a Cloud Run job.
@@ -98,7 +105,13 @@ FUNCTIONS: tuple[Function, ...] = (
     Function(
         "on_upload", trigger=BucketEvent("photos", "finalized"), towers=IMAGE, needs=("photos", "index")
     ),
-    Function("on_delete", trigger=BucketEvent("photos", "deleted"), needs=("photos", "index")),
+    Function(
+        "on_delete",
+        # In a bucket with object versioning, the live version of an object becomes noncurrent, with its
+        # generation, where it would be deleted without: when the object is deleted or replaced.
+        trigger=BucketEvent("photos", "deleted", further_kinds=("archived",)),
+        needs=("photos", "index"),
+    ),
     Function("backfill", trigger="job", towers=IMAGE, needs=("photos", "index")),
     # Every route of the other functions in one process.
     Function(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("clip_embeddings")
 
+# A hexadecimal digit and a separator, plain or percent-encoded any number of times.
+_DIGIT = r"(?:[0-9a-f]|%(?:25)*(?:3[0-9]|[46][1-6]))"
+_SEPARATOR = r"(?:[-_ +]|%(?:25)*(?:2d|5f|20))"
+# What looks like a job's id, or most of one: a UUID in any spelling. A path's words are shorter.
+ID = re.compile(rf"{_DIGIT}(?:{_DIGIT}|{_SEPARATOR}){{14,}}", re.IGNORECASE)
+
 
 def setup_logging(level: str, *, in_cloud: bool) -> None:
     """Send this package's log to standard error. Repeated calls only change the level."""
@@ -27,6 +34,19 @@ def setup_logging(level: str, *, in_cloud: bool) -> None:
     handler.setFormatter(CloudFormatter() if in_cloud else PlainFormatter())
     logger.addHandler(handler)
     logger.propagate = False
+    # Its lines about requests that fail outside of this package hold their URLs.
+    logging.getLogger("gunicorn.error").addFilter(_mask_record)
+
+
+def mask_ids(text: str) -> str:
+    """`text` without the ids of jobs, which are secrets: whoever has one can read the job's result."""
+    return ID.sub("...", text)
+
+
+def _mask_record(record: logging.LogRecord) -> bool:
+    """Mask the ids in a record of another package; True, so that it is logged."""
+    record.msg, record.args = mask_ids(record.getMessage()), None
+    return True
 
 
 class PlainFormatter(logging.Formatter):

@@ -3,13 +3,15 @@
     python -m dev.server [--reload]
 
 It listens on PORT (8080) of HOST (127.0.0.1); every other setting is the gateway's. Without BUCKET_URL the
-folder photos/ is the bucket, which the first start fills with pictures of emoji.
+folder photos/ is the bucket, which the first start fills with pictures of emoji. With a model that has no
+image tower, photos are off.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import ipaddress
 import os
 import shlex
 import signal
@@ -31,6 +33,8 @@ from dev.sample_photos import make_sample_photos
 
 # Ignored by git and kept by `make clean`, because it may hold people's own pictures.
 PHOTOS = ROOT / "photos"
+# What a request that comes from this machine names as its host, in ALLOWED_HOSTS.
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 PICTURE = "model_cache/demo/pictures/birthday-cake.png"
 EXAMPLE = "model_cache/demo/example.json"
 
@@ -46,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             model_folder(load_settings().model), ("text", "image"), allow_missing_towers=True
         )
         _check_free(host, port)
-        bucket_url = os.environ.get("BUCKET_URL") or _default_bucket()
+        # A model without an image tower indexes no photos: none are made for it.
+        bucket_url = os.environ.get("BUCKET_URL") or (_default_bucket() if "image" in manifest.towers else "")
     except (ConfigError, ModelError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
@@ -54,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command += ["--host", host, "--port", port]
     # Naming the demo model avoids the warning about it: the greeting describes it.
     os.environ |= {"MODEL": os.environ.get("MODEL") or manifest.name, "BUCKET_URL": bucket_url}
+    if _is_loopback(host):
+        os.environ["ALLOWED_HOSTS"] = os.environ.get("ALLOWED_HOSTS") or ",".join(
+            dict.fromkeys((*LOCAL_HOSTS, host))
+        )
     os.chdir(ROOT)
     client_host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
     shown_host = "localhost" if client_host == "127.0.0.1" else client_host
@@ -127,6 +136,11 @@ def _check_free(host: str, port: str) -> None:
             ) from None
 
 
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`, a name or an address that a server can listen on."""
+    return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+
+
 def _wait_until_ready(url: str, is_alive: Callable[[], bool]) -> bool:
     """True once every tower has loaded and reproduced its canary, False if the server ended before."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -158,8 +172,8 @@ def _greeting(manifest: Manifest, address: str, bucket_url: str) -> str:
         f"Serving {manifest.name}{description} on http://{address}",
         f"{manifest.dimensions} dimensions, {kinds}{space}. Stop with Ctrl-C.",
     ]
-    if has_image:
-        lines.append(f"{_photos_hint(bucket_url)} Paste:")
+    lines.append(_photos_hint(bucket_url) if has_image else "Photos are off: the model has no image tower.")
+    lines[-1] += " Paste:"
     if has_text and has_image:
         lines += ["", "  # a text finds pictures", f"  {curl} '{address}/search?q=birthday+cake&k=3'"]
     if has_text:

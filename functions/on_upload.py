@@ -7,6 +7,7 @@ from clip_embeddings.photos.events import handle_finalized
 from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from clip_embeddings.photos.indexer import open_indexer
 from clip_embeddings.startup import start
+from clip_embeddings.storage.events import is_handled
 
 INDEXER = start("on_upload", lambda runtime: open_indexer(open_indexed_bucket(runtime.settings), runtime))
 
@@ -14,4 +15,5 @@ INDEXER = start("on_upload", lambda runtime: open_indexer(open_indexed_bucket(ru
 @functions_framework.cloud_event
 def on_upload(event: CloudEvent) -> None:
     """Log and return where a retry cannot help. Raise where it may: the platform delivers the event again."""
-    handle_finalized(event.data, event.get("time"), INDEXER)
+    if is_handled("on_upload", event["type"]):
+        handle_finalized(event.data, event.get("time"), INDEXER)

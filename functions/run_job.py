@@ -5,6 +5,7 @@ from cloudevents.http import CloudEvent
 
 from clip_embeddings.jobs.service import open_jobs
 from clip_embeddings.startup import start
+from clip_embeddings.storage.events import is_handled
 
 JOBS = start("run_job", open_jobs)
 
@@ -12,4 +13,5 @@ JOBS = start("run_job", open_jobs)
 @functions_framework.cloud_event
 def run_job(event: CloudEvent) -> None:
     """Compute and write the result, once. Raises where a retry may help: the platform delivers again."""
-    JOBS.handle_event(event.data)
+    if is_handled("run_job", event["type"]):
+        JOBS.handle_event(event.data)

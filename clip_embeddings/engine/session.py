@@ -23,7 +23,7 @@ def open_session(
     Call this in the serving process, after the fork: a fork loses the session's threads.
 
     Raises:
-        ModelError: a file differs from the baked one, or ONNX Runtime cannot open the graph.
+        ModelError: a file is missing or differs from the baked one, or ONNX Runtime cannot open the graph.
     """
     with ThreadPoolExecutor(2, thread_name_prefix="verify") as pool:
         checks = [pool.submit(_verify, folder / file.path, file.sha256) for file in files]
@@ -37,7 +37,11 @@ def open_session(
 
 
 def _verify(path: Path, sha256: str) -> None:
-    if sha256_of(path) != sha256:
+    try:
+        actual = sha256_of(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}): restore the file.") from None
+    if actual != sha256:
         raise ModelError(f"{path} is damaged: its SHA-256 is not the manifest's. Bake the model again.")
 
 

@@ -20,6 +20,7 @@ from clip_embeddings.http.bodies import JsonReader, drain_body, set_read_timeout
 from clip_embeddings.http.cors import allow_origin, is_preflight, preflight
 from clip_embeddings.http.endpoints import load_protocols, protocol_routes, root_route
 from clip_embeddings.http.errors import to_api_error
+from clip_embeddings.http.host import host_unknown, is_allowed_host
 from clip_embeddings.http.routing import (
     Reply,
     RequestContext,
@@ -30,7 +31,7 @@ from clip_embeddings.http.routing import (
 )
 from clip_embeddings.http.status import health_routes, status_routes
 from clip_embeddings.lazy import Lazy
-from clip_embeddings.logs import Timings, logger, trace_field
+from clip_embeddings.logs import Timings, logger, mask_ids, trace_field
 from clip_embeddings.protocols.base import ErrorFormat
 from clip_embeddings.protocols.registry import PROTOCOLS
 from clip_embeddings.runtime import Runtime
@@ -103,7 +104,8 @@ def serve(request: Request, app: App) -> Response:
         response.headers["Allow"] = ", ".join(app.complete.get().methods(path))
     drain_body(request)
     set_read_timeout(request, None)
-    allow_origin(response, settings.origins, request.headers.get("Origin", ""))
+    if is_allowed_host(request, settings.hosts):
+        allow_origin(response, settings.origins, request.headers.get("Origin", ""))
     if app.eager.page(path):
         response.vary.add("Accept")
     response.headers["Server-Timing"] = timings.header()
@@ -112,8 +114,13 @@ def serve(request: Request, app: App) -> Response:
 
 
 def _respond(request: Request, app: App, path: str, timings: Timings, subject: str) -> Response:
-    """What the route answers. Without the API key, nothing but pages and public routes is revealed."""
+    """What the route answers.
+
+    Without the API key, nothing but pages and public routes is revealed; under another host, nothing at all.
+    """
     settings = app.runtime.settings
+    if not is_allowed_host(request, settings.hosts):
+        raise host_unknown(settings.hosts)
     if is_preflight(request):
         return preflight(", ".join(app.complete.get().methods(path)), settings.origins, request)
     if wants_html(request) and (page := app.eager.page(path)):
@@ -182,5 +189,6 @@ def _log(request: Request, response: Response, runtime: Runtime, timings: Timing
 
 
 def _loggable_path(request: Request) -> str:
-    # A job's id is a secret: it gives access to the result.
-    return re.sub(r"(/jobs/).*", r"\1...", request.path[:200], flags=re.DOTALL)
+    # A job's id is a secret: it gives access to the result. Mistyped paths may hold one anywhere.
+    path = re.sub(r"(/jobs/).*", r"\1...", request.path, flags=re.DOTALL | re.IGNORECASE)
+    return mask_ids(path)[:200]

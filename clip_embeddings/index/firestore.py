@@ -171,6 +171,10 @@ class FirestoreIndex:
             counts = documents.where(filter=condition).count().get(**retry_options())
         return int(counts[0][0].value)
 
+    def replacements(self) -> int:
+        # Nothing tells of a collection that is deleted; a backfill makes up for it.
+        return 0
+
     def _documents(self) -> Any:
         return self._client.get().collection(self._collection)
 

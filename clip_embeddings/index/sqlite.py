@@ -14,7 +14,7 @@ import numpy as np
 
 from clip_embeddings.config import IndexSettings
 from clip_embeddings.index.matrix import Matrix
-from clip_embeddings.index.sqlite_connections import ConnectionPool
+from clip_embeddings.index.sqlite_connections import connection_pool
 from clip_embeddings.index.sqlite_rows import (
     COLUMNS,
     DELETE,
@@ -56,11 +56,13 @@ class SqliteIndex:
 
     def __init__(self, path: Path, tombstone_ttl: float = IndexSettings.tombstone_ttl) -> None:
         self._tombstone_ttl = tombstone_ttl
-        self._connections = ConnectionPool(path)
+        self._connections = connection_pool(path)
         # Guards the matrices. A query holds it from its first read of the file on, so that its matrix and its
         # reads show the same state.
         self._lock = threading.Lock()
         self._matrices: dict[str, Matrix] = {}
+        # The number of replacements of the file after which the matrices were read.
+        self._matrices_of = 0
 
     def upsert(self, entries: Sequence[Entry]) -> list[bool]:
         checked = [check_entry(entry) for entry in entries]
@@ -103,6 +105,9 @@ class SqliteIndex:
 
         def read(connection: sqlite3.Connection) -> list[Hit]:
             with self._lock:
+                if self._matrices_of != self._connections.replacements:
+                    self._matrices.clear()
+                    self._matrices_of = self._connections.replacements
                 dimensions = space_dimensions(connection, space)
                 if dimensions is None:
                     return []
@@ -155,6 +160,9 @@ class SqliteIndex:
         select = f"SELECT count(*) FROM entries WHERE {condition}"
         row = self._connections.run(lambda connection: connection.execute(select, parameters).fetchone())
         return int(row[0])
+
+    def replacements(self) -> int:
+        return self._connections.check()
 
 
 def _refresh(matrix: Matrix, connection: sqlite3.Connection, space: str) -> None:

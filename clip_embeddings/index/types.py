@@ -117,6 +117,12 @@ class Index(Protocol):
     def count(self, space: str | None = None) -> int:
         """The number of entries of one space, or of all spaces."""
 
+    def replacements(self) -> int:
+        """How often all entries were found to be gone or replaced at once, since the index was opened.
+
+        When this grows, the index should be compared with its bucket. Cheap.
+        """
+
 
 def object_uri(bucket: str, name: str) -> str:
     """Where an object is: gs://bucket/name, or a file:// URL."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 from clip_embeddings.background import BackgroundThread
 from clip_embeddings.errors import ApiError
@@ -62,6 +63,13 @@ def handle_event(bucket: str, name: str, store: JobStore, compute: Compute) -> b
     """
     url = f"gs://{bucket}/{name}"
     base = store.bucket.url
+    if not base.startswith(f"gs://{bucket}/"):
+        # The object's name, which may hold a job's id, is not logged.
+        other = quote(bucket[:100], errors="replace")
+        logger.info(
+            "run_job: an event was dropped: it is about the bucket %s; JOBS_URL names %s", other, base
+        )
+        return False
     job_id = job_id_of(url.removeprefix(base)) if url.startswith(base) else None
     return job_id is not None and run_job(job_id, store, compute)
 

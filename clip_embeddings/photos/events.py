@@ -64,7 +64,8 @@ def handle_deleted(data: object, event_time: object, indexed_bucket: IndexedBuck
     """Remove an object that was deleted or replaced from the index; returns the outcome, as logged.
 
     Args:
-        data: the event's data, of type google.cloud.storage.object.v1.deleted.
+        data: the event's data, of type google.cloud.storage.object.v1.deleted or .archived: the latter with
+            the generation that was the live one, in a bucket with object versioning.
         event_time: when the event happened, in RFC 3339.
         max_age: seconds after which an event is dropped.
 
@@ -92,7 +93,8 @@ def read_event(
     if not _is_text(name) or not _is_text(fields.get("bucket")) or not generation:
         raise DroppedError("it names no bucket, object and generation")
     if fields["bucket"] != indexed_bucket.name:
-        raise DroppedError("it is about another bucket")
+        other = quote(fields["bucket"][:MAX_OBJECT_NAME_BYTES], safe="/:")
+        raise DroppedError(f"it is about another bucket, {other}; BUCKET_URL names {indexed_bucket.name}")
     if not name.startswith(indexed_bucket.prefix):
         raise DroppedError("it is about an object outside of BUCKET_PREFIX")
     happened = _parse_time(event_time)

@@ -15,6 +15,7 @@ from clip_embeddings.photos.reconcile import differences
 from clip_embeddings.photos.types import Change, ObjectVersion, Rejected, Report
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.storage.file import FileBucket
+from clip_embeddings.storage.types import StorageError
 
 # Milliseconds. A burst of changes ends once none has followed for QUIET_MS, or BURST_MS after its first one.
 QUIET_MS, BURST_MS = 50, 300
@@ -23,6 +24,8 @@ WAKE_MS = 200
 # Nanoseconds for which a changed file is left alone. Its writer may not be done, and file timestamps are
 # coarse, so a second change may not change the generation.
 SETTLE_NS = 100_000_000
+# Seconds between scans while the folder or the index cannot be used.
+RETRY_SECONDS = 2.0
 # Seconds between scans where watchfiles is not installed.
 POLL_SECONDS = 2.0
 
@@ -43,6 +46,10 @@ class FolderWatcher:
         self._rejected: dict[str, int] = {}
         # The time of the next scan, in seconds of time.monotonic.
         self._next_scan = 0.0
+        # Why the last scan failed, if an operator must act. It is logged once.
+        self._problem: str | None = None
+        # The value of Index.replacements before the last scan.
+        self._replacements = 0
 
     def start(self) -> None:
         """Start with a scan. Call it in the process that serves; repeated calls are cheap."""
@@ -54,13 +61,23 @@ class FolderWatcher:
 
     def _work(self) -> None:
         for changed in self._watch():
-            if changed or time.monotonic() >= self._next_scan:
+            if changed or time.monotonic() >= self._next_scan or self._index_was_replaced():
                 self._next_scan = time.monotonic() + self._scan_seconds
+                self._replacements = self._indexer.indexed_bucket.index.replacements()
                 # An error does not end the thread: the next scan may succeed.
                 try:
                     self._scan()
+                    self._problem = None
+                except StorageError as error:
+                    self._next_scan = min(self._next_scan, time.monotonic() + RETRY_SECONDS)
+                    if self._problem != str(error):
+                        self._problem = str(error)
+                        logger.error("photos: %s It is tried again until it succeeds.", error)
                 except Exception:
                     logger.exception("the photos could not be brought up to date; it is tried again")
+
+    def _index_was_replaced(self) -> bool:
+        return self._indexer.indexed_bucket.index.replacements() != self._replacements
 
     def _watch(self) -> Iterator[bool]:
         """Yield repeatedly whether anything has changed. A change during a scan is reported after it."""
@@ -118,10 +135,16 @@ class FolderWatcher:
 def open_watcher(runtime: Runtime) -> FolderWatcher | None:
     """The watcher of the deployment's folder; None if BUCKET_URL is not set or is in the cloud.
 
+    None also if the model has no image tower, which is logged: texts are served all the same.
+
     Raises:
-        ConfigError: the folder is missing, or the model has no image tower.
+        ConfigError: the folder is missing.
     """
     if not (runtime.settings.photos.url or "").startswith("file:"):
+        return None
+    manifest = runtime.default_model().manifest
+    if "image" not in manifest.towers:
+        logger.warning("photos are off: the model %s has no image tower.", manifest.name)
         return None
     indexer = open_indexer(open_indexed_bucket(runtime.settings), runtime)
     bucket = indexer.indexed_bucket.bucket

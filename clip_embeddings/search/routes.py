@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Response
+from flask import Request, Response
 
 from clip_embeddings.config import Limits
 from clip_embeddings.embedding import embed, only_vector
@@ -37,6 +37,9 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
     def thumbnail(context: RequestContext) -> Response:
         return _thumbnail(context, searcher)
 
+    def page(request: Request) -> Response:
+        return search_page(request, searcher.model_notice)
+
     return (
         Route(
             "POST",
@@ -61,7 +64,7 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             query=schema.TextQuery,
             provenance=True,
             error_statuses=(400, 404, 413, 429, 503),
-            page=search_page,
+            page=page,
             tag="search",
         ),
         Route(
@@ -74,7 +77,7 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             query=schema.SimilarQuery,
             provenance=True,
             error_statuses=(400, 404, 503),
-            page=search_page,
+            page=page,
             tag="search",
         ),
         Route(

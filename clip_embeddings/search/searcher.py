@@ -24,6 +24,10 @@ class Searcher:
     index: Index
     # The local folder of the indexed objects. None: they are in Cloud Storage.
     folder: Bucket | None
+    # A sentence for people where the model lacks a tower: which searches there are.
+    model_notice: str | None = None
+    # Why this process indexes no photos, if it would otherwise.
+    photos_off: str | None = None
 
     def nearest(self, vector: np.ndarray, space: str, options: Nearest, k: int) -> list[Hit]:
         """The `k` entries of `space` nearest to `vector` (d,), among those that match `options`."""
@@ -54,11 +58,18 @@ class Searcher:
             raise ApiError(413, "image_too_large", f"The object has more than {max_bytes:,} bytes.") from None
 
     def empty_notice(self, space: str) -> str | None:
-        """Why a search of `space` cannot find anything; None if the space has entries."""
-        if self.folder and next(self.index.generations(self.folder.url), None) is None:
-            return EMPTY
-        if self.index.count(space):
+        """Why a search of `space` cannot find anything; None if the space has entries.
+
+        Raises:
+            ApiError: 400 if the model that is served cannot index photos, and nobody else has.
+        """
+        is_empty = self.folder and next(self.index.generations(self.folder.url), None) is None
+        if not is_empty and self.index.count(space):
             return None
+        if self.photos_off:
+            raise ApiError(400, "tower_missing", self.photos_off)
+        if is_empty:
+            return EMPTY
         if others := self.index.count():
             return (
                 f"The index was made with another model (pictures in it: {others:,}), and vectors of two "
@@ -73,4 +84,12 @@ def open_searcher(runtime: Runtime) -> Searcher:
     settings = runtime.settings
     url = settings.photos.url or ""
     folder = open_bucket(url, externally_written=True) if url.startswith("file:") else None
-    return Searcher(open_configured_index(settings), folder)
+    manifest = runtime.default_model().manifest
+    notice = photos_off = None
+    if "image" not in manifest.towers:
+        notice = f"Photos are off: the model {manifest.name} has no image tower."
+        # The photos of a bucket in the cloud may be indexed by another function.
+        photos_off = None if url.startswith("gs:") else f"{notice} There is nothing to search."
+    elif "text" not in manifest.towers:
+        notice = f"Search with a picture: the model {manifest.name} has no text tower."
+    return Searcher(open_configured_index(settings), folder, notice, photos_off)

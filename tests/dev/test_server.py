@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,10 +27,12 @@ from clip_embeddings.photos.watcher import FolderWatcher
 from clip_embeddings.runtime import make_runtime
 from dev.sample_photos import file_name, make_sample_photos
 from tests.support.indexes import close_index, opened_index
+from tests.support.models import copy_model
 from tests.support.photographs import detailed_12mp_jpeg
-from tests.support.pictures import picture
-from tests.support.serving import ROOT, Server, environment, free_port, refusal, serving
-from tests.support.vectors import assert_images
+from tests.support.pictures import in_base64, picture
+from tests.support.raw_http import exchange
+from tests.support.serving import ROOT, Server, environment, error_code, free_port, refusal, serving
+from tests.support.vectors import assert_images, assert_texts
 
 CAT, COFFEE, ROCKET = picture("chelsea"), picture("coffee", "WebP"), picture("rocket", "PNG")
 
@@ -278,6 +281,45 @@ def test_errors_do_not_end_the_watcher(folder: Folder, monkeypatch: pytest.Monke
     assert failures == []
 
 
+@pytest.mark.parametrize("removed", ["index.sqlite*", "index.sqlite"])
+def test_an_index_that_is_removed_is_filled_again(folder: Folder, log: Path, removed: str) -> None:
+    (folder.path / "cat.jpg").write_bytes(CAT)
+    with gateway(folder, log) as server:
+        eventually(lambda: results(server, "a cat") == ["cat.jpg"])
+        for file in list(folder.path.parent.glob(removed)):
+            file.unlink()
+
+        # Before the next regular scan.
+        eventually(lambda: results(server, "a cat") == ["cat.jpg"], seconds=30)
+
+        (folder.path / "coffee").write_bytes(COFFEE)
+        eventually(lambda: set(results(server, "a cat")) == {"cat.jpg", "coffee"})
+    assert "index.sqlite was removed: a new one is begun." in log.read_text()
+
+
+def test_a_damaged_index_is_an_error_until_it_is_deleted(folder: Folder, log: Path) -> None:
+    index = folder.path.with_name("index.sqlite")
+    index.write_bytes(b"no database at all" * 1000)
+    (folder.path / "cat.jpg").write_bytes(CAT)
+    with gateway(folder, log) as server:
+        for reply in (server.post("/search", json={"text": "a cat"}), server.get("/search?q=cat")):
+            assert (reply.status_code, error_code(reply)) == (500, "storage_failed")
+            assert str(index) not in reply.text
+        eventually(lambda: f"photos: The index's file {index} is damaged" in log.read_text())
+
+        index.unlink()
+
+        eventually(lambda: _finds_the_cat(server), seconds=30)
+    printed = log.read_text()
+    assert "file is not a database): delete it, and the files of the same name" in printed
+    assert "Traceback" not in printed
+
+
+def _finds_the_cat(server: Server) -> bool:
+    reply = server.post("/search", json={"text": "a cat"})
+    return reply.status_code == 200 and [r["content_type"] for r in reply.json()["results"]] == ["image/jpeg"]
+
+
 # The command that `make serve` runs.
 
 LAUNCH = """
@@ -305,7 +347,7 @@ def launched(photos: Path, log: Path, *options: str, **settings: str) -> Iterato
             return orjson.loads(reply.read())
 
     try:
-        eventually(lambda: "Serving demo" in log.read_text() or process.poll() is not None)
+        eventually(lambda: "Stop with Ctrl-C" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         yield get
     finally:
@@ -331,6 +373,78 @@ def _ready(get: Callable[[str], Any]) -> bool:
         return bool(get("/ready"))
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [({}, 421), ({"HOST": "0.0.0.0"}, 200), ({"ALLOWED_HOSTS": "tunnel.example,127.0.0.1"}, 200)],  # noqa: S104
+    ids=["this machine", "every address", "a tunnel"],
+)
+def test_a_page_cannot_rebind_its_name_to_the_local_server(
+    folder: Folder, tmp_path: Path, settings: dict[str, str], status: int
+) -> None:
+    log = tmp_path / "log"
+    with launched(tmp_path / "photos", log, **folder.settings, **settings) as get:
+        head = "GET /search?q=cat HTTP/1.1\nHost: tunnel.example"
+        assert exchange(_address(log), head).status == status
+        assert get("/ready")["status"] == "ready"
+
+
+JSON_HEADERS = "Host: localhost\nContent-Type: application/json\nContent-Length: LENGTH"
+
+
+def _address(log: Path) -> str:
+    """The URL of the local server whose greeting is in `log`."""
+    (port,) = set(re.findall(r"^Serving .*:(\d+)$", log.read_text(), re.MULTILINE))
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("bucket", ["no bucket", "a folder"])
+def test_with_a_model_of_texts_alone_photos_are_off(folder: Folder, tmp_path: Path, bucket: str) -> None:
+    log = tmp_path / "log"
+    (folder.path / "cat.jpg").write_bytes(CAT)
+    settings = folder.settings if bucket == "a folder" else {}
+    settings |= {"MODEL": str(copy_model(tmp_path / "texts", ("text",)))}
+    with launched(tmp_path / "photos", log, **settings) as get:
+        url = _address(log)
+        assert get("/ready")["status"] == "ready"
+        text = exchange(
+            url,
+            f"POST /embed/text HTTP/1.1\n{JSON_HEADERS}",
+            b'{"texts": ["a cat"]}',
+        )
+        assert_texts(text.json()["embeddings"], "a cat")
+        refused = exchange(url, "GET /search?q=cat HTTP/1.1\nHost: localhost")
+        head = "HTTP/1.1\nHost: localhost\nAccept: text/html"
+        pages = [exchange(url, f"GET {path} {head}").body.decode() for path in ("/", "/search?q=a")]
+
+    off = "Photos are off: the model texts has no image tower."
+    assert (refused.status, refused.headers["Embedding-Error-Code"]) == (400, "tower_missing")
+    assert refused.json()["error"]["message"] == f"{off} There is nothing to search."
+    assert [page.count(f'<p class="notice">{off}</p>') for page in pages] == [1, 1]
+    assert "Photos are off: the model has no image tower. Paste:" in log.read_text()
+    assert ("WARNING photos are off: the model texts has no image tower." in log.read_text()) == (
+        bucket == "a folder"
+    )
+    assert not (tmp_path / "photos").exists()
+
+
+def test_with_a_model_of_pictures_alone_pictures_find_pictures(folder: Folder, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (folder.path / "cat.jpg").write_bytes(CAT)
+    model = str(copy_model(tmp_path / "pictures", ("image",)))
+    with launched(tmp_path / "photos", log, **folder.settings | {"MODEL": model}):
+        eventually(lambda: folder.names() == {"cat.jpg"})
+        head = (
+            "POST /search HTTP/1.1\nHost: localhost\nContent-Type: application/json\nContent-Length: LENGTH"
+        )
+        reply = exchange(_address(log), head, orjson.dumps({"image": in_base64(CAT)}))
+        refused = exchange(_address(log), "GET /search?q=cat HTTP/1.1\nHost: localhost")
+        page = exchange(_address(log), "GET / HTTP/1.1\nHost: localhost\nAccept: text/html").body.decode()
+
+    assert [result["uri"].rpartition("/")[2] for result in reply.json()["results"]] == ["cat.jpg"]
+    assert refused.json()["error"]["code"] == "tower_missing"
+    assert '<p class="notice">Search with a picture: the model pictures has no text tower.</p>' in page
 
 
 def test_the_greeting_does_not_contain_the_key(folder: Folder, tmp_path: Path) -> None:

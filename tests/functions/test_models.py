@@ -16,7 +16,7 @@ from clip_embeddings.embedding import EmbedRequest, embed
 from clip_embeddings.images.sources import ImageBytes
 from clip_embeddings.logs import Timings
 from clip_embeddings.runtime import make_runtime
-from tests.support.models import copy_model
+from tests.support.models import copy_demo, copy_model
 from tests.support.pictures import in_base64, picture, web
 from tests.support.serving import Server, error_code, error_message, provenance, refusal, serving
 from tests.support.vectors import assert_images, assert_texts, raw_texts
@@ -221,6 +221,23 @@ def test_a_function_for_texts_stands_a_model_of_pictures(models: str, log: Path)
 
     assert error_code(refused) == "tower_missing"
     _assert_second(answered.json()["embeddings"], answered, "a")
+
+
+@pytest.mark.parametrize("lost", ["the folder", "image.data", "tokenizer.json"])
+def test_a_model_that_is_lost_while_serving_is_not_ready(tmp_path: Path, log: Path, lost: str) -> None:
+    folder = copy_demo(tmp_path / "model")
+    checks = {"AIP_HEALTH_ROUTE": "/aip"}
+    with serving("gateway", log, MODEL=str(folder), **checks) as server:
+        away = (folder if lost == "the folder" else folder / lost).rename(tmp_path / "away")
+        for path in ("/ready", "/ready", "/aip"):
+            reply = server.get(path)
+            assert (reply.status_code, reply.json()) == (503, {"status": "not ready", "model": "demo"})
+        away.rename(folder if lost == "the folder" else folder / lost)
+
+        # Nothing of the failure is kept.
+        assert server.get("/ready").status_code == 200
+    assert "ERROR not ready: " in log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_what_cannot_be_served_stops_the_start(models: str, tmp_path: Path) -> None:

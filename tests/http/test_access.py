@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
+from tests.support.raw_http import exchange
 from tests.support.serving import KEY, Server, error_code, serving
 
 ORIGIN = "https://photos.example"
@@ -190,3 +191,82 @@ def _preflight(server: Server, origin: str, names: str = "content-type") -> requ
         "Access-Control-Request-Headers": names,
     }
     return server.ask("OPTIONS", "/upload", headers=headers)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A gateway as the local server starts it, whose replies any page may read."""
+    log = tmp_path_factory.mktemp("local") / "log"
+    hosts = "localhost,127.0.0.1,[::1]"
+    with serving("gateway", log, MODEL="demo", ALLOWED_HOSTS=hosts, ALLOWED_ORIGINS="*") as server:
+        yield server
+
+
+# A page of rebind.example, whose name resolves to 127.0.0.1, and others that only resemble a local host.
+OTHER_HOSTS = [
+    "rebind.example:8080",
+    "rebind.example",
+    "127.0.0.1.rebind.example:8080",
+    "localhost.rebind.example",
+    "localhost@rebind.example",
+    "rebind.example@localhost",
+    "localhost:80:80",
+    "localhost:x",
+    "[::1].rebind.example",
+    "[::2]:8080",
+    "0.0.0.0:8080",
+    "127.0.0.2",
+    "localhost, rebind.example",
+    "",
+]
+
+
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+@pytest.mark.parametrize(
+    "line",
+    [
+        "GET /search?q=cat",
+        "GET /thumbnail?uri=file:///photos/cat.jpg",
+        "GET /health",
+        "GET /nothing",
+        "GET /favicon.ico",
+        "GET /openapi.json",
+        "OPTIONS /embed/text",
+    ],
+)
+def test_under_another_host_nothing_is_answered(local: Server, line: str, host: str) -> None:
+    reply = exchange(
+        local.url, f"{line} HTTP/1.1\nHost: {host}\nOrigin: {ORIGIN}\nAccess-Control-Request-Method: POST"
+    )
+
+    assert (reply.status, reply.headers["Embedding-Error-Code"]) == (421, "host_unknown")
+    assert reply.json() == {
+        "error": {
+            "code": "host_unknown",
+            "message": "This server answers only to the hosts 127.0.0.1, [::1], localhost; "
+            "ALLOWED_HOSTS lists them.",
+        }
+    }
+    assert [name for name in reply.headers if name.lower().startswith("access-control")] == []
+
+
+def test_the_page_and_other_protocols_do_not_answer_to_another_host(local: Server) -> None:
+    page = exchange(local.url, "GET / HTTP/1.1\nHost: rebind.example\nAccept: text/html")
+    openai = exchange(local.url, "GET /v1/models HTTP/1.1\nHost: rebind.example")
+
+    assert (page.status, openai.status) == (421, 421)
+    assert b"<html" not in page.body
+    assert openai.json()["error"]["code"] == "host_unknown"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LocalHost:8080", "127.0.0.1:1", "[::1]:8080", "[::1]", "localhost:"]
+)
+def test_a_local_host_on_any_port_is_answered(local: Server, host: str) -> None:
+    reply = exchange(local.url, f"GET /v1/models HTTP/1.1\nHost: {host}\nOrigin: {ORIGIN}")
+
+    assert (reply.status, reply.headers["Access-Control-Allow-Origin"]) == (200, "*")
+
+
+def test_without_the_setting_every_host_is_answered(gateway: Server) -> None:
+    assert exchange(gateway.url, "GET /health HTTP/1.1\nHost: rebind.example").status == 200

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from clip_embeddings.logs import mask_ids, setup_logging
 from tests.support.pictures import data_uri, in_base64, picture, web
+from tests.support.raw_http import exchange
 from tests.support.serving import Server, serving
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -123,6 +126,58 @@ def test_a_path_cannot_write_a_line_of_its_own(log: Path) -> None:
 
     (line,) = log.read_text().splitlines()
     assert " INFO embed_text POST /x%0D12%3A00%3A00%20ERROR%20forged status=404 " in line
+
+
+JOB = "3f2b8c1d-9a4e-4c6f-8b7d-1e2f3a4b5c6d"
+# The same id as a client may misspell or encode it.
+SPELLINGS = [
+    JOB,
+    JOB.upper(),
+    JOB.replace("-", ""),
+    JOB.replace("-", "_"),
+    JOB.replace("-", "%2D"),
+    "".join(f"%{ord(letter):02x}" for letter in JOB),
+    "".join(f"%25{ord(letter):02X}" for letter in JOB),
+    "".join(f"%2525{ord(letter):02x}" for letter in JOB),
+    f"x{JOB}y",
+    f"%7b{JOB}%7d",
+    JOB[:-1],
+    JOB[1:],
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_ids_of_jobs_are_masked_wherever_they_are_in_a_path(cloud: Server, spelling: str) -> None:
+    before = len(cloud.log.read_text())
+    for path in (
+        f"/{spelling}",
+        f"/api/job/{spelling}",
+        f"/api/JOBS/{spelling}",
+        f"/{spelling}?id={spelling}",
+    ):
+        for method in ("GET", "POST", "DELETE"):
+            exchange(cloud.url, f"{method} {path} HTTP/1.1\nHost: x\nContent-Length: 0")
+
+    printed = cloud.log.read_text()[before:].lower()
+    assert printed.count("...") == 12
+    for part in ("9a4e", "8b7d", "1e2f3a4b", "%25"):
+        assert part not in printed
+
+
+def test_ids_of_jobs_are_masked_where_the_server_logs_a_url() -> None:
+    setup_logging("INFO", in_cloud=False)
+    record = logging.LogRecord(
+        "gunicorn.error", 40, "", 1, "Error handling %s %s", ("GET", f"/x/{JOB}?a"), None
+    )
+
+    assert logging.getLogger("gunicorn.error").filter(record)
+
+    assert record.getMessage() == "Error handling GET /x/...?a"
+
+
+@pytest.mark.parametrize("text", ["/embed/text", "/v1/models/ViT-B-32/laion400m_e32", "/a b/c-d-e-f/facade"])
+def test_other_paths_are_logged_whole(text: str) -> None:
+    assert mask_ids(text) == text
 
 
 @pytest.mark.parametrize(

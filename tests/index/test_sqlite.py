@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from clip_embeddings.storage.types import StorageError, TransientError
 from tests.support.entries import direction, entry
 from tests.support.index_process import BATCH, row_name
 from tests.support.indexes import close_index, opened_index
+from tests.support.logs import propagated
 from tests.support.serving import ROOT
 from tests.support.threads import run_threads
 
@@ -250,7 +251,67 @@ def test_files_that_are_not_an_index_are_named_as_such(tmp_path: Path) -> None:
             index.upsert([entry()])
         assert not isinstance(caught.value, TransientError)
         assert str(caught.value).startswith("The ")
-        assert str(tmp_path) not in str(caught.value)
+        # Only what the reader must delete is named.
+        assert (str(path) in str(caught.value)) == ("is damaged" in str(caught.value)) == path.is_file()
+
+
+@pytest.mark.parametrize("removed", ["all files", "the database alone"])
+def test_a_file_that_is_removed_is_made_again(
+    path: Path, index: SqliteIndex, removed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened_index(f"sqlite://{path}") as other:
+        index.upsert([entry("a"), entry("b")])
+        assert len(query_all(index)) == len(query_all(other)) == 2
+        for found in list(path.parent.iterdir()) if removed == "all files" else [path]:
+            found.unlink()
+
+        with propagated(caplog):
+            assert (index.replacements(), query_all(index), query_all(other)) == (1, [], [])
+            assert other.upsert([entry("c", 2)]) == [True]
+
+        assert [name for name, _ in query_all(index)] == [name for name, _ in query_all(other)] == ["c"]
+        assert (index.replacements(), other.replacements()) == (1, 1)
+    assert f"The index's file {path} was removed: a new one is begun." in caplog.text
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_file_that_is_replaced_is_read_anew(path: Path, index: SqliteIndex, tmp_path: Path) -> None:
+    index.upsert([entry("a")])
+    assert len(query_all(index)) == 1
+    with opened_index(f"sqlite://{tmp_path}/backup.sqlite") as backup:
+        backup.upsert([entry("b"), entry("c", space="t")])
+    (tmp_path / "backup.sqlite").rename(path)
+
+    # Not with the changes to the first file, which SQLite may have kept beside it.
+    assert [name for name, _ in query_all(index)] == ["b"]
+    assert (index.count(), index.replacements()) == (2, 1)
+
+
+def test_threads_go_on_while_the_file_is_removed_again_and_again(path: Path, index: SqliteIndex) -> None:
+    ended = threading.Event()
+
+    def work(thread: int) -> None:
+        while not ended.is_set():
+            # A file that is removed while it is opened may be an error for once.
+            with suppress(StorageError):
+                index.upsert([entry(f"{thread}")])
+                query_all(index)
+
+    def remove() -> None:
+        deadline = time.monotonic() + 60
+        while index.replacements() < 10 and time.monotonic() < deadline:
+            path.unlink(missing_ok=True)
+            time.sleep(0.01)
+        ended.set()
+
+    run_threads([remove, *(partial(work, number) for number in range(3))])
+
+    index.upsert([entry(f"{number}") for number in range(3)])
+    assert index.count() == len(query_all(index)) == 3
+    assert index.replacements() >= 10
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 def test_a_failed_batch_writes_nothing(path: Path, index: SqliteIndex) -> None:

@@ -158,12 +158,12 @@ def cloud(storage: GcsServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield jobs, runner
 
 
-def _deliver(runner: Server, name: str, bucket: str = BUCKET) -> int:
+def _deliver(runner: Server, name: str, bucket: str = BUCKET, kind: str = "finalized") -> int:
     """Tell the runner that an object was written, as Eventarc does; returns the status of its answer."""
     headers = {
         "ce-specversion": "1.0",
         "ce-id": str(uuid.uuid4()),
-        "ce-type": "google.cloud.storage.object.v1.finalized",
+        "ce-type": f"google.cloud.storage.object.v1.{kind}",
         "ce-source": f"//storage.googleapis.com/projects/_/buckets/{bucket}",
         "ce-subject": f"objects/{name}",
     }
@@ -236,8 +236,14 @@ def test_other_events_are_ignored(cloud: tuple[Server, Server], storage: GcsServ
         assert _deliver(runner, name) == 200
     assert _deliver(runner, f"some/prefix/{job}/request.json", bucket="another") == 200
     assert _deliver(runner, f"some/prefix/{uuid.uuid4()}/request.json") == 200
+    for kind in ("archived", "deleted", "metadataUpdated"):
+        assert _deliver(runner, f"some/prefix/{job}/request.json", kind=kind) == 200
 
     assert storage.written == written
+    printed = runner.log.read_text()
+    assert f"it is about the bucket another; JOBS_URL names gs://{BUCKET}/some/prefix/" in printed
+    assert "an event of the type google.cloud.storage.object.v1.deleted was dropped" in printed
+    assert job not in printed
     assert jobs.get(f"{TEXTS}/jobs/{job}").json()["status"] == "starting"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from clip_embeddings.storage.types import Bucket, NotFoundError, StorageError, T
 from tests.support import gcs_server
 from tests.support.buckets import write_object
 from tests.support.indexes import opened_index
+from tests.support.logs import propagated
 from tests.support.pictures import picture
 from tests.support.serving import Server, free_port, serving
 from tests.support.threads import run_threads
@@ -178,25 +178,13 @@ def test_data_that_is_not_an_object_is_dropped(indexer: Indexer, data: object) -
     assert handle_deleted(data, None, indexer.indexed_bucket, DAY).startswith("dropped")
 
 
-@contextmanager
-def propagated(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Let caplog capture the package's log, whatever its present level."""
-    log = logging.getLogger("clip_embeddings")
-    before = log.level, log.propagate
-    log.setLevel("INFO")
-    log.propagate = True
-    try:
-        yield
-    finally:
-        log.level, log.propagate = before
-        log.setLevel(before[0])
-
-
 def test_events_of_other_buckets_and_prefixes_are_dropped(indexer: Indexer) -> None:
     generation = put(indexer, "others/cat", CAT)
 
     assert "outside of BUCKET_PREFIX" in upload(indexer, "others/cat", generation)
-    assert "another bucket" in upload(indexer, "photos/cat", generation, bucket="another")
+    other = upload(indexer, "photos/cat", generation, bucket="another\nbucket")
+    expected = indexer.indexed_bucket.name
+    assert f"it is about another bucket, another%0Abucket; BUCKET_URL names {expected}" in other
 
     assert generations(indexer) == {}
 
@@ -459,8 +447,10 @@ class Functions:
     on_delete: Server
     search: Server
 
-    def send(self, kind: str, name: str, generation: int, **fields: object) -> int:
-        """Deliver an event; returns the status of the response."""
+    def send(
+        self, kind: str, name: str, generation: int, *, to: Server | None = None, **fields: object
+    ) -> int:
+        """Deliver an event, to the function of its kind or to another; returns the status of the response."""
         headers = {
             "ce-specversion": "1.0",
             "ce-id": str(uuid.uuid4()),
@@ -469,7 +459,7 @@ class Functions:
             "ce-subject": f"objects/{name}",
             "ce-time": now(),
         }
-        function = self.on_upload if kind == "finalized" else self.on_delete
+        function = to or (self.on_upload if kind == "finalized" else self.on_delete)
         indexed_bucket = IndexedBucket(self.bucket, None, self.name)  # type: ignore[arg-type]
         data = event(indexed_bucket, name, generation, **fields)
         return function.post("/", json=data, headers=headers).status_code
@@ -582,6 +572,52 @@ def cloud(tmp_path: Path) -> Iterator[tuple[gcs_server.GcsServer, Functions]]:
         }
         with functions(tmp_path, bucket, gcs_server.BUCKET, **urls) as running:
             yield server, running
+
+
+def test_only_the_types_that_a_function_is_for_change_the_index(
+    cloud: tuple[gcs_server.GcsServer, Functions],
+) -> None:
+    server, running = cloud
+    first = write_object(running.bucket, "photos/a", CAT)
+    server.requests.clear()
+    others = ("metadataUpdated", "archived", "deleted", "", "finalized\u00e9", "finalized.x")
+    for kind in others:
+        assert running.send(kind, "photos/a", first, to=running.on_upload) == 200
+    assert (server.requests, running.results()) == ([], [])
+
+    assert running.send("finalized", "photos/a", first) == 200
+    for kind in ("finalized", "metadataUpdated", "", "deleted.x"):
+        assert running.send(kind, "photos/a", first, to=running.on_delete) == 200
+    assert [result["generation"] for result in running.results()] == [first]
+
+    dropped = "an event of the type google.cloud.storage.object.v1.metadataUpdated was dropped; it acts on "
+    kind = "google.cloud.storage.object.v1"
+    assert f"on_upload: {dropped}{kind}.finalized." in running.on_upload.log.read_text()
+    assert f"on_delete: {dropped}{kind}.deleted and {kind}.archived." in running.on_delete.log.read_text()
+
+
+def test_a_bucket_with_object_versioning(cloud: tuple[gcs_server.GcsServer, Functions]) -> None:
+    """There `archived` tells that a generation is no longer the live one: replaced, or deleted."""
+    _, running = cloud
+    first = write_object(running.bucket, "photos/a", CAT)
+    assert running.send("finalized", "photos/a", first) == 200
+    second = write_object(running.bucket, "photos/a", COFFEE)
+
+    # Replaced: the two events come in any order, and the first one again.
+    for kind, generation in (("archived", first), ("finalized", second), ("archived", first)):
+        assert running.send(kind, "photos/a", generation) == 200
+    assert [result["generation"] for result in running.results()] == [second]
+    # The noncurrent generation is deleted for good.
+    assert running.send("deleted", "photos/a", first) == 200
+    assert [result["generation"] for result in running.results()] == [second]
+    # Deleted: the live generation becomes noncurrent. A late event does not bring it back.
+    for kind in ("archived", "finalized", "deleted"):
+        assert running.send(kind, "photos/a", second) == 200
+    assert running.results() == []
+    # A restored object has a new generation.
+    third = write_object(running.bucket, "photos/a", CAT)
+    assert running.send("finalized", "photos/a", third) == 200
+    assert [result["generation"] for result in running.results()] == [third]
 
 
 def test_exactly_the_generation_of_the_event_is_read(cloud: tuple[gcs_server.GcsServer, Functions]) -> None:

@@ -300,10 +300,9 @@ def test_an_index_that_cannot_be_used_is_explained_in_the_log(tmp_path: Path) ->
         reply = server.post("/search", json={"text": "a cat"})
 
     assert (reply.status_code, reply.json()["error"]["code"]) == (500, "storage_failed")
-    assert (
-        "search /search failed: The index cannot be used: file is not a database."
-        in (tmp_path / "log").read_text()
-    )
+    reason = f"The index's file {tmp_path}/no database is damaged (file is not a database): delete it"
+    assert f"search /search failed: {reason}" in (tmp_path / "log").read_text()
+    assert str(tmp_path) not in reply.text
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

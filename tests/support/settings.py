@@ -29,6 +29,7 @@ INVALID_VALUES = [
     ),
     ("AIP_PREDICT_ROUTE", ["predict", "/a b", "/{model}", "/<model>", "/a?b"], "a path that starts with /"),
     ("AIP_HEALTH_ROUTE", ["health", "https://host/health"], "a path that starts with /"),
+    ("ALLOWED_HOSTS", ["http://localhost", "localhost:8080", "*"], "host names or addresses"),
     ("ALLOWED_BUCKETS", ["gs://photos", "photos/cats", "Photos", "*"], "names of buckets"),
     (
         "JOBS_URL",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from functools import cache
+from html import escape
 from pathlib import Path
 
 from flask import Request, Response
@@ -12,9 +13,13 @@ from flask import Request, Response
 FOLDER = Path(__file__).parent
 
 
-def search_page(request: Request) -> Response:
-    """The page. It contains no data: its script requests the results, with the API key if one is needed."""
-    document, policy = _document()
+def search_page(request: Request, notice: str | None = None) -> Response:
+    """The page. It contains no data: its script requests the results, with the API key if one is needed.
+
+    Args:
+        notice: a sentence to show, whatever is searched.
+    """
+    document, policy = _document(notice)
     response = Response(document, mimetype="text/html")
     response.headers["Content-Security-Policy"] = policy
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -26,11 +31,13 @@ def search_page(request: Request) -> Response:
 
 
 @cache
-def _document() -> tuple[bytes, str]:
+def _document(notice: str | None) -> tuple[bytes, str]:
     """The document, and the Content-Security-Policy that names its parts by their hashes."""
     style, script = ((FOLDER / name).read_bytes() for name in ("search.css", "search.js"))
     document = (FOLDER / "search.html").read_bytes()
     document = document.replace(b"<style></style>", b"<style>%b</style>" % style)
+    if notice:
+        document = document.replace(b"<main>", b'<main><p class="notice">%b</p>' % escape(notice).encode(), 1)
     document = document.replace(b"<script></script>", b"<script>%b</script>" % script)
     policy = (
         "default-src 'none'",
