@@ -27,10 +27,10 @@ class Cost:
     copies: int = 0
 
 
-# Measured with Pillow 13.0 (libjpeg-turbo 3.2, libwebp 1.6, libavif 1.4) and pillow-heif 1.8 as the growth of
-# the peak of resident memory in a new process, on noise of 4096 x 3072 pixels and on one color of 7071 x 7071,
-# rounded up; tests/images/test_memory.py measures them again. Where the numbers come from: Pillow keeps one
-# byte per pixel of modes 1, L and P, else four. A progressive JPEG comes on top, see jpeg_header.
+# Measured with Pillow 13.0 (libjpeg-turbo 3.2, libwebp 1.6, libavif 1.4) and pillow-heif 1.8: how far the
+# peak of resident memory rises in a new process, for noise of 4096 x 3072 pixels and one color of 7071 x
+# 7071, rounded up. tests/images/test_memory.py measures it again. Pillow keeps one byte for each pixel of the
+# modes 1, L and P, and four of others. The coefficients of a progressive JPEG come on top; see jpeg_header.
 COSTS = {
     "JPEG, gray": Cost(1, 1),
     "JPEG": Cost(4, 4),
@@ -38,11 +38,13 @@ COSTS = {
     # 16 bits in Pillow, a copy of them as bytes, in two steps, and the 8 bits that stay.
     "PNG, 16-bit gray": Cost(6, 1),
     "PNG": Cost(4, 4),
+    "PNG with alpha": Cost(4, 4),
     # The pixels, and what replaces them in the next frame.
     "GIF": Cost(2, 1),
     # Run-length coding is decoded in Python: the rows, a copy of them, the image.
     "BMP, up to 256 colors": Cost(3, 1),
     "BMP": Cost(4, 4),
+    "BMP with alpha": Cost(4, 4),
     # Pillow always takes the decoder of animations: two canvases, and the frame as bytes.
     "WebP": Cost(12, 4, 1),
     # The alpha plane, and what decodes it.
@@ -111,7 +113,7 @@ def _jpeg(data: bytes) -> ImageHeader:
 def _png(data: bytes) -> ImageHeader:
     # https://www.w3.org/TR/png-3/#11IHDR: the first chunk is IHDR.
     width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
-    kind = "PNG"
+    kind = "PNG with alpha" if color in (4, 6) else "PNG"
     if color in (0, 3):
         kind = "PNG, 16-bit gray" if depth == 16 else "PNG, gray or palette"
     return ImageHeader("PNG", width, height, kind)
@@ -152,7 +154,7 @@ def _bmp(data: bytes) -> ImageHeader:
     (size,) = struct.unpack_from("<I", data, 14)
     width, height, _, bits = struct.unpack_from("<HHHH" if size == 12 else "<iiHH", data, 18)
     # Rows from top to bottom have a negative height. Pillow reads the width as unsigned.
-    kind = "BMP, up to 256 colors" if bits <= 8 else "BMP"
+    kind = "BMP, up to 256 colors" if bits <= 8 else "BMP with alpha" if bits == 32 else "BMP"
     return ImageHeader("BMP", width % 2**32, abs(height), kind)
 
 
@@ -202,7 +204,7 @@ _MAX_BOXES = 10_000
 
 
 def _properties(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The item properties of an ISO media file (ISO/IEC 14496-12, 8.11.14): name, and where they start and end."""
+    """The item properties of an ISO media file (ISO/IEC 14496-12, 8.11.14): name, start and end."""
     for name, start, end in _boxes(data, 0, len(data)):
         if name == b"meta":
             # A full box: four bytes of version and flags.

@@ -34,7 +34,7 @@ class JpegFrame:
 
 
 def jpeg_frame(data: bytes) -> JpegFrame:
-    """The frame header of a JPEG, as libjpeg will read it. Raises ValueError or IndexError if there is none."""
+    """The frame header of a JPEG, as libjpeg reads it. Raises ValueError or IndexError if there is none."""
     position, frame = 2, None
     for _ in range(_MAX_SEGMENTS):
         marker = _MARKER.search(data, position)

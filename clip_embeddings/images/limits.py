@@ -24,7 +24,7 @@ _ORIENTATIONS = (b"Exif", b"eXIf", b"exif", b"adobe")
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raises ApiError 413 `image_too_many_pixels` above `max_pixels`, or if a side is longer than MAX_SIDE."""
+    """Raises ApiError 413 `image_too_many_pixels` above `max_pixels`, or above MAX_SIDE on a side."""
     if width * height > max_pixels or max(width, height) > MAX_SIDE:
         raise too_many_pixels(f"{width:,} x {height:,} pixels", max_pixels)
 
@@ -61,8 +61,8 @@ def decoding_bytes(header: ImageHeader, data: bytes, settings: ImageSettings, ta
     # Pillow resizes one side, then the other.
     between = 4 * target * max(width, height)
     resizing = image + between
-    if cost.image == 4 and header.format != "JPEG":
-        resizing = max(resizing, min(2 * image, image + _PREMULTIPLIED_COPY), _RESIZE_ALPHA * pixels) + between
+    if "alpha" in header.kind:
+        resizing = between + max(image + min(image, _PREMULTIPLIED_COPY), _RESIZE_ALPHA * pixels)
     return max(decoding, resizing) + cost.copies * len(data) + _FIXED
 
 
@@ -94,5 +94,5 @@ class PixelQuota:
             if pixels <= self._left:
                 self._left -= pixels
                 return
-        message = f"The images of the request have more than {self._limit:,} pixels together; send fewer at once."
+        message = f"The images of the request have more than {self._limit:,} pixels together; send fewer."
         raise ApiError(413, "request_too_many_pixels", message)
