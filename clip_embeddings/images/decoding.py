@@ -132,9 +132,9 @@ def _open(format: str, data: bytes, deadline: float = float("inf")) -> ImageFile
     return image
 
 
-# Bytes that the JPEG decoder gets at a time; the deadline is checked in between. With Pillow's default,
-# 64 KiB, decoding takes 5 % longer.
-_JPEG_BLOCK = 1024 * 1024
+# Bytes that the JPEG decoder gets at a time; the deadline is checked in between. Measured: larger blocks, or
+# the whole file at once, are no faster.
+_JPEG_BLOCK = 256 * 1024
 
 
 @cache

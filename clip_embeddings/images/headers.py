@@ -46,9 +46,9 @@ COSTS = {
     "BMP": Cost(4, 4),
     "BMP with alpha": Cost(4, 4),
     # Pillow always takes the decoder of animations: two canvases, and the frame as bytes.
-    "WebP": Cost(12, 4, 1),
+    "WebP": Cost(12, 4, 2),
     # The alpha plane, and what decodes it.
-    "WebP with alpha": Cost(14, 4, 1),
+    "WebP with alpha": Cost(14, 4, 2),
     # Planes in full color resolution (the header cannot be relied on to say that it is lower), the frame as
     # RGB, and a copy of that as bytes.
     "AVIF": Cost(10, 4),

@@ -69,7 +69,7 @@ def decoding_bytes(header: ImageHeader, data: bytes, settings: ImageSettings, ta
 def too_much_memory(header: ImageHeader, needed: int, available: int) -> ApiError:
     """413 `image_too_many_pixels`: this process could never decode the image."""
     # In proportion, and rounded down to what has two digits.
-    allowed = header.pixels * available // needed
+    allowed = header.pixels * max(0, available - _FIXED) // needed
     step = 10 ** max(0, len(str(allowed)) - 2)
     return ApiError(
         413,
