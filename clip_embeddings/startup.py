@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
+from clip_embeddings.api_key import has_key
 from clip_embeddings.config import load_settings
 from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine.manifest import ModelError
@@ -68,7 +70,12 @@ def _server_limits(runtime: Runtime) -> ServerLimits:
         # Requests may wait for memory and for the model, each up to MAX_WAITING. A few more threads answer
         # that there is no room, and whether the function is healthy.
         threads=2 * settings.queue + usable_cpus() + 8,
+        wants_body=lambda headers: has_key(partial(_header, headers), settings.api_key),
     )
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    return headers.get(name.upper(), "")
 
 
 # Parameters of mallopt(3), from malloc.h.

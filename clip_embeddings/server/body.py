@@ -1,4 +1,4 @@
-"""What a request handler learns from the server: the body, how its arrival ended, whether the client is there."""
+"""What a request handler learns from the server: the body, how its arrival ended, if the client is there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class Arrival(Enum):
     COMPLETE = "complete"
     # The client closed the connection, or sent what is not a body.
     BROKEN = "broken"
+    # It was not read, because the request may not have a body of this size.
+    UNWANTED = "unwanted"
     # It came more slowly than is allowed.
     TOO_SLOW = "too slow"
     # It is larger than any request may be. It was not read.

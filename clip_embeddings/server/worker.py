@@ -77,7 +77,7 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
         )
         while self.alive and self.ppid == os.getppid():
             self.notify()
-            self._accept_events(len(self._loop.connections) < self._most_connections)
+            self._accept_events(self._loop.count < self._most_connections)
             self._turn()
         self._stop()
         self._exit()
@@ -119,7 +119,7 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
     def _turn(self) -> None:
         """Wait for events, handle them, and look at the deadlines."""
         now = time.monotonic()
-        for key, _ in self._loop.poller.select(TICK if self._loop.connections else 1.0):
+        for key, _ in self._loop.poller.select(TICK if self._loop.count else 1.0):
             if isinstance(key.data, Connection):
                 self._loop.on_ready(key.data)
             else:
@@ -170,7 +170,7 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
         now = time.monotonic()
         last = now + self.cfg.graceful_timeout
         self._loop.stop(now, STOP_IDLE, STOP_TIMEOUT)
-        while self._loop.connections and time.monotonic() < last:
+        while self._loop.count and time.monotonic() < last:
             self.notify()
             self._turn()
 
