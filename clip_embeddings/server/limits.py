@@ -39,6 +39,6 @@ class ServerLimits:
     bodies: FairSemaphore
     # Requests that may be in work at once, most of them waiting for the model.
     threads: int
-    # Whether a request with these headers, by their names in upper case, may send a large body: one without the
-    # API key may not.
+    # Whether a request with these headers, by their names in upper case, may send a large body: one without
+    # the API key may not.
     wants_body: Callable[[Mapping[str, str]], bool] = field(default=lambda headers: True)
