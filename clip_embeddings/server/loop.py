@@ -20,10 +20,16 @@ from clip_embeddings.server.reservations import Reservation
 # What is larger takes its memory from the budget of small bodies.
 USUAL_HEAD = 4 * 1024
 
-_HEAD_TIMED_OUT = b"The header of the request stopped coming.\n"
-HEAD_TIMED_OUT = (
-    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(_HEAD_TIMED_OUT), _HEAD_TIMED_OUT)
+
+def _plain_reply(status: bytes, sentence: bytes) -> bytes:
+    """A reply to what is no request, so that it has no route whose form an error could take."""
+    head = b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n" % status
+    return head + b"Content-Length: %d\r\n\r\n%b" % (len(sentence), sentence)
+
+
+HEAD_TIMED_OUT = _plain_reply(b"408 Request Timeout", b"The headers of the request came too slowly.\n")
+HEAD_TOO_LARGE = _plain_reply(
+    b"431 Request Header Fields Too Large", b"The headers have more than %d bytes.\n" % MAX_HEAD
 )
 
 
@@ -176,6 +182,10 @@ class EventLoop:
                     return
                 connection.reservation.add(self._bodies.small, MAX_HEAD)
             self._connections.watch(connection, selectors.EVENT_READ)
+            return
+        if progress is Progress.TOO_LARGE:
+            connection.send([HEAD_TOO_LARGE])
+            self._finish_unread(connection)
             return
         size = connection.head.size if progress is Progress.COMPLETE else len(connection.data)
         head = bytes(memoryview(connection.data)[:size])
