@@ -277,7 +277,7 @@ def _refuse_large(request: Request, max_bytes: int) -> None:
     if body.arrival is Arrival.TOO_LARGE:
         raise _too_large(max_bytes)
     if body.arrival is Arrival.NEVER_FITS:
-        raise never_fits(f"have more than {body.room:,} bytes", body.room)
+        raise never_fits(f"The body has more than {body.room:,} bytes", body.room)
     if body.arrival is Arrival.NO_ROOM:
         raise no_room()
     raise _incomplete()

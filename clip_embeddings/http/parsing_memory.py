@@ -41,7 +41,9 @@ class ParsingMemory:
         if amount <= UNCOUNTED:
             return
         if amount > self._budget.width:
-            raise never_fits(f"take {amount:,} bytes of memory once it is read", self._budget.width)
+            raise never_fits(
+                f"The body would take {amount:,} bytes of memory once it is parsed", self._budget.width
+            )
         try:
             self._held.enter_context(self._budget.acquire(amount, timeout=TIMEOUT))
         except OverloadedError:
@@ -53,8 +55,8 @@ class ParsingMemory:
 
 
 def never_fits(why: str, allowed: int) -> ApiError:
-    """The error for a body that this instance can never hold."""
-    message = f"The body would {why}; {allowed:,} are allowed here. Send less at once."
+    """The error for a body that there will never be memory for. `why` is the message's first half."""
+    message = f"{why}; this instance has {allowed:,} for all bodies. Send less at once."
     return ApiError(413, "request_too_large", message)
 
 
