@@ -105,7 +105,7 @@ class EventLoop:
                 connection.send_unsent()
                 self._replied(connection)
             elif state is State.CLOSE:
-                self._discard(connection)
+                self._read_and_forget(connection)
         except OSError:
             # The client is gone.
             self._connections.drop(connection)
@@ -143,7 +143,7 @@ class EventLoop:
 
     def expire(self, now: float) -> None:
         """Give up what has lasted too long."""
-        for connection in [each for each in self._connections.open if each.deadline <= now]:
+        for connection in [one for one in self._connections.open if one.deadline <= now]:
             try:
                 self._give_up(connection)
             except OSError:
@@ -232,7 +232,7 @@ class EventLoop:
             self._connections.enter(connection, State.CLOSE, time.monotonic() + CLOSE_TIMEOUT)
             self._connections.watch(connection, selectors.EVENT_READ)
 
-    def _discard(self, connection: Connection) -> None:
+    def _read_and_forget(self, connection: Connection) -> None:
         data = connection.receive(READ_BYTES)
         connection.discarded += len(data or b"")
         if connection.ended or connection.discarded > self._limits.body_bytes:
