@@ -19,8 +19,8 @@ from typing import Any
 
 from gunicorn.http.errors import NoMoreData
 from gunicorn.workers import base
-from gunicorn.workers.gthread import PollableMethodQueue
 
+from clip_embeddings.server.callbacks import Callbacks
 from clip_embeddings.server.connection import Connection
 from clip_embeddings.server.descriptors import allow_descriptors
 from clip_embeddings.server.exchange import Reply, answer, declared_length, parse_head
@@ -44,8 +44,7 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
     def init_process(self) -> None:
         """Called by gunicorn in the new process; serves until the end."""
         # Called in the thread of the loop, whichever thread defers them.
-        self._callbacks = PollableMethodQueue()
-        self._callbacks.init()
+        self._callbacks = Callbacks()
         self._loop = EventLoop(
             self.limits,
             self,
@@ -72,11 +71,8 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until a signal ends it, or gunicorn's master is gone."""
-        self._loop.poller.register(
-            self._callbacks.fileno(), selectors.EVENT_READ, self._callbacks.run_callbacks
-        )
-        while self.alive and self.ppid == os.getppid():
-            self.notify()
+        self._loop.poller.register(self._callbacks.fileno(), selectors.EVENT_READ, self._callbacks.run)
+        while self.alive:
             self._accept_events(self._loop.count < self._most_connections)
             self._turn()
         self._stop()
@@ -118,19 +114,22 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
 
     def _turn(self) -> None:
         """Wait for events, handle them, and look at the deadlines."""
-        now = time.monotonic()
         for key, _ in self._loop.poller.select(TICK if self._loop.count else 1.0):
             if isinstance(key.data, Connection):
                 self._loop.on_ready(key.data)
             else:
                 key.data(key.fileobj)
+        now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + TICK
             self._loop.expire(now)
+            # Tells gunicorn's master that this process is alive; if the master is gone, it ends.
+            self.notify()
+            self.alive = self.alive and self.ppid == os.getppid()
 
     def _accept_events(self, accepting: bool) -> None:
         """Watch the listening sockets, or leave new connections to the system's backlog."""
-        if accepting == self._accepting or time.monotonic() < self._accept_again:
+        if accepting == self._accepting or (accepting and time.monotonic() < self._accept_again):
             return
         for listener in self.sockets:
             if accepting:
@@ -171,7 +170,6 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
         last = now + self.cfg.graceful_timeout
         self._loop.stop(now, STOP_IDLE, STOP_TIMEOUT)
         while self._loop.count and time.monotonic() < last:
-            self.notify()
             self._turn()
 
     def _exit(self) -> None:
