@@ -19,6 +19,7 @@ from clip_embeddings.logs import Timings
 from clip_embeddings.protocols.base import NATIVE_ERRORS, Body, ErrorFormat
 from clip_embeddings.protocols.items import validate
 from clip_embeddings.runtime import Runtime
+from clip_embeddings.server.body import is_connected
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class RequestContext:
         """The body as the route's `Body` describes it. Raises ApiError."""
         assert self.route.body is not None
         return read_body(self.request, self.route.body, self.limits, self.body)
+
+    def is_connected(self) -> bool:
+        """Whether the client is still there to read the reply. One system call."""
+        return is_connected(self.request.environ)
 
     def read_query(self) -> Any:
         """The query string as the route's struct. Raises ApiError 400."""

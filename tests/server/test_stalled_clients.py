@@ -1,0 +1,133 @@
+"""Clients that send nothing, half a header or a byte now and then take no thread, and are given up."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.serving import Server, serving
+from tests.support.stalled import KINDS, stalling
+from tests.support.vectors import assert_texts
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving("embed_text", tmp_path_factory.mktemp("stalled") / "log", MAX_WAITING="4") as server:
+        server.get("/ready")
+        yield server
+
+
+def slowest_health(server: Server, seconds: float) -> float:
+    """The longest time, in seconds, of a request to /health, each on a new connection."""
+    slowest, end = 0.0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        before = time.monotonic()
+        assert server.get("/health").status_code == 200
+        slowest = max(slowest, time.monotonic() - before)
+        time.sleep(0.02)
+    return slowest
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thousand_stalled_clients_delay_nobody(target: Server, kind: str) -> None:
+    with stalling(target, kind, 1000) as stalled:
+        slowest = slowest_health(target, 1)
+        reply = target.post("/", json={"texts": ["a"]})
+        connected = stalled.connected
+
+    print(f"{kind}: /health took {1000 * slowest:.0f} ms at most beside {connected} clients")
+    assert slowest < 2
+    assert_texts(reply.json()["embeddings"], "a")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thousand_stalled_clients_delay_nobody_for_two_minutes(
+    log: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving("embed_text", log) as server:
+        server.get("/ready")
+        with stalling(server, kind, 1000) as stalled:
+            slowest = slowest_health(server, 120)
+        with capsys.disabled():
+            print(f"{kind}: {1000 * slowest:.0f} ms at most, {stalled.closed} connections were given up")
+
+    assert slowest < 0.1
+
+
+def connect(server: Server) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def test_a_head_has_ten_seconds_in_all(target: Server) -> None:
+    before = time.monotonic()
+    with connect(target) as silent, connect(target) as dripping:
+        dripping.sendall(KINDS["half a header"][0])
+        dripping.settimeout(1)
+        reply = b""
+        while not reply and time.monotonic() < before + 20:
+            try:
+                reply = dripping.recv(10_000)
+            except TimeoutError:
+                dripping.sendall(b"X")
+        taken = time.monotonic() - before
+        assert silent.recv(10_000) == b""
+
+    assert 9 < taken < 15
+    assert reply.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 50000", "Transfer-Encoding: chunked"])
+def test_a_body_that_drips_is_given_up(log: Path, framing: str) -> None:
+    piece = b"a" if "Length" in framing else b"1\r\na\r\n"
+    with serving("embed_text", log, BODY_TIMEOUT="1") as server, connect(server) as client:
+        before = time.monotonic()
+        head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
+        client.sendall(head.encode())
+        client.settimeout(0.1)
+        # Each byte comes in time, all of them do not.
+        while time.monotonic() < before + 10:
+            try:
+                reply = client.recv(10_000)
+                break
+            except TimeoutError:
+                client.sendall(piece)
+        taken = time.monotonic() - before
+
+    assert 0.9 < taken < 5
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert b"body_timeout" in reply
+
+
+def test_a_body_that_is_slow_but_moves_is_read(log: Path) -> None:
+    body = b'{"texts": ["a"]}'.ljust(200_000)
+    with serving("embed_text", log, BODY_TIMEOUT="1") as server, connect(server) as client:
+        head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        client.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
+        # 40,000 bytes a second: three seconds beyond BODY_TIMEOUT.
+        for start in range(0, len(body), 20_000):
+            client.sendall(body[start : start + 20_000])
+            time.sleep(0.5)
+        assert client.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+
+
+def test_clients_that_do_not_read_their_replies_take_no_thread(log: Path) -> None:
+    body = b'{"texts": [%b]}' % b",".join([b'"a"'] * 256)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with serving("embed_text", log, THREADS="2") as server:
+        server.get("/ready")
+        clients = [connect(server) for _ in range(6)]
+        for client in clients:
+            # More replies than the system's buffers take: each has 350 KB.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall((head % len(body) + body) * 20)
+        time.sleep(1)
+
+        assert slowest_health(server, 0.5) < 2
+        for client in clients:
+            client.close()
