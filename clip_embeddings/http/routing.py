@@ -105,9 +105,11 @@ class RequestContext:
         assert self.route.body is not None
         return read_body(self.request, self.route.body, self.limits, self.body)
 
-    def is_connected(self) -> bool:
-        """Whether the client is still there to read the reply. One system call."""
-        return is_connected(self.request.environ)
+    def check_connected(self) -> None:
+        """Raise ApiError 499 if the client has closed the connection, so that nobody reads the reply."""
+        if not is_connected(self.request.environ):
+            # nginx's status for it: https://nginx.org/en/docs/dev/development_guide.html#http_codes
+            raise ApiError(499, "client_gone", "The client closed the connection before the reply.")
 
     def read_query(self) -> Any:
         """The query string as the route's struct. Raises ApiError 400."""

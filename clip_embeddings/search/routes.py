@@ -108,7 +108,9 @@ def _search(
     with context.timings.measure("parse"):
         query = parse(read(), context.limits)
     # PROTOCOL_MODELS cannot name "search", so a request without a model uses the default one.
-    result = embed(query.embed_request, context.runtime, context.timings, "search")
+    result = embed(
+        query.embed_request, context.runtime, context.timings, "search", check=context.check_connected
+    )
     part = result.texts or result.images
     assert part is not None
     vector = only_vector(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -83,3 +84,21 @@ def test_a_client_that_waits_is_there_even_if_it_has_sent_more(
         client.sendall(more)
         assert outcome(tmp_path) == "there"
         assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_the_work_for_a_client_that_hangs_up_ends(tmp_path: Path) -> None:
+    texts = [f"{number} " + "a red heart on a table " * 12 for number in range(2048)]
+    body = json.dumps({"input": texts, "model": "demo"}).encode()
+    head = (
+        "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    log = tmp_path / "hung-up.log"
+    with serving("embed_text", log) as server:
+        with connect(server) as client:
+            client.sendall(head.encode() + body)
+        end = time.monotonic() + 10
+        while "status=499" not in log.read_text():
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.02)
+        assert server.post("/embed/text", data={"text": "a cat"}).status_code == 200
