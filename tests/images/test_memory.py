@@ -15,6 +15,7 @@ from PIL import Image
 
 from clip_embeddings.config import ROOT, ImageSettings
 from clip_embeddings.errors import ApiError
+from clip_embeddings.images.av1 import coded_pixels
 from clip_embeddings.images.decoder import ImageDecoder
 from clip_embeddings.images.decoding import decode_image
 from clip_embeddings.images.downloads import DownloadMemory
@@ -206,3 +207,22 @@ def test_a_download_holds_what_it_may_read_then_what_it_has_read() -> None:
             assert other.reserve(40) == 40
 
     assert memory.try_acquire(100)
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_an_avif_whose_frame_is_larger_than_its_image_is_refused(mode: str, sequence: bool) -> None:
+    # libavif would scale the frame to the size in `ispe`, after it has decoded it.
+    image = Image.new(mode, (1600, 1200))
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    frames = {"save_all": True, "append_images": [image]} if sequence else {}
+    data = save(image, "AVIF", speed=10, exif=exif, **frames)
+    size = struct.pack(">II", 1600, 1200)
+    assert read_header(data).pixels == coded_pixels(data) == 1600 * 1200
+
+    assert size in data
+    with pytest.raises(ApiError) as caught:
+        read_header(data.replace(size, struct.pack(">II", 64, 64)))
+
+    assert caught.value.code == "image_undecodable"
