@@ -7,10 +7,12 @@ and microseconds. What they say is checked again once the decoder has read the h
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from clip_embeddings.errors import ApiError
+from clip_embeddings.images.av1 import coded_pixels
+from clip_embeddings.images.boxes import find_boxes, walk_boxes
 from clip_embeddings.images.formats import detect_format
 from clip_embeddings.images.jpeg_header import jpeg_frame
 
@@ -175,12 +177,22 @@ def _webp(data: bytes) -> ImageHeader:
     raise ValueError("no such chunk")
 
 
+# Pixels that the frame of an AVIF may have beyond its image: some encoders fill its last blocks up.
+_CODED_MARGIN = 1_000_000
+
+
 def _heif(format: str) -> Callable[[bytes], ImageHeader]:
     def read(data: bytes) -> ImageHeader:
         """The largest of all images in the file: the main one, its tiles, its transparency, thumbnails."""
         width = height = 0
         alpha = deep = False
-        for name, start, end in _properties(data):
+        # Item properties: ISO/IEC 14496-12, 8.11.14.
+        properties = [
+            box
+            for first, last in find_boxes(data, b"meta", b"iprp", b"ipco")
+            for box in walk_boxes(data, first, last)
+        ]
+        for name, start, end in properties:
             if name == b"ispe":
                 size = struct.unpack_from(">II", data, start + 4)
                 if size[0] * size[1] > width * height:
@@ -193,44 +205,12 @@ def _heif(format: str) -> Callable[[bytes], ImageHeader]:
             elif name == b"hvcC":
                 # ISO/IEC 14496-15, 8.3.3.1.2: bitDepthLumaMinus8 and bitDepthChromaMinus8.
                 deep = deep or bool((data[start + 17] | data[start + 18]) & 7)
+        if format == "AVIF" and coded_pixels(data) > width * height + _CODED_MARGIN:
+            raise ValueError("the frame is larger than the image")
         kind = f"{format}{' with alpha' if alpha else ''}{', over 8 bits' if deep else ''}"
         return ImageHeader(format, width, height, kind)
 
     return read
-
-
-# Boxes of one kind in another. The first box of a file, ftyp, is followed by one to a few.
-_MAX_BOXES = 10_000
-
-
-def _properties(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The item properties of an ISO media file (ISO/IEC 14496-12, 8.11.14): name, start and end."""
-    for name, start, end in _boxes(data, 0, len(data)):
-        if name == b"meta":
-            # A full box: four bytes of version and flags.
-            for inner, inner_start, inner_end in _boxes(data, start + 4, end):
-                if inner == b"iprp":
-                    for container, first, last in _boxes(data, inner_start, inner_end):
-                        if container == b"ipco":
-                            yield from _boxes(data, first, last)
-
-
-def _boxes(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes between two positions (ISO/IEC 14496-12, 4.2): name, start and end of the content."""
-    for _ in range(_MAX_BOXES):
-        if position + 8 > end:
-            return
-        size, name = struct.unpack_from(">I4s", data, position)
-        header = 8
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", data, position + 8)
-            header = 16
-        elif size == 0:
-            size = end - position
-        if size < header:
-            raise ValueError("a box shorter than its header")
-        yield name, position + header, min(end, position + size)
-        position += size
 
 
 _READERS: dict[str, Callable[[bytes], ImageHeader]] = {

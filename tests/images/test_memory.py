@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from PIL import Image
 
 from clip_embeddings.config import ROOT, ImageSettings
 from clip_embeddings.errors import ApiError
+from clip_embeddings.images.av1 import coded_pixels
 from clip_embeddings.images.decoder import ImageDecoder
 from clip_embeddings.images.decoding import decode_image
 from clip_embeddings.images.downloads import DownloadMemory
@@ -175,12 +177,17 @@ def test_a_jpeg_at_reduced_size_counts_a_quarter() -> None:
 
 
 def test_an_image_larger_than_its_header_says_is_refused() -> None:
-    # The header is that of the first picture, which libwebp takes for damage, or the second would be larger.
-    small, large = webp_lossless(10, 10), webp_lossless(20, 20)
+    # Where an extension is empty, Pillow goes on to skip what follows, here a frame, as if it belonged to it.
+    large = save(Image.new("L", (300, 200)), "GIF")
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 10, 10, 0)
+    hidden = b"!\xf9\0" + frame + bytes(ord(",") - len(frame) + 1) + b"\0"
+    data = large[:6] + struct.pack("<HH", 10, 10) + large[10:]
+    at = data.index(b",", 13)
+    data = data[:at] + hidden + data[at:]
 
+    assert read_header(data).pixels == 100
     with pytest.raises(ApiError) as caught:
-        decode_image(small[:12] + large[12:20] + small[20:], settings=SETTINGS, max_pixels=10**6, target=224)
-
+        decode_image(data, settings=SETTINGS, max_pixels=10**6, target=224)
     assert caught.value.code == "image_undecodable"
 
 
@@ -200,3 +207,22 @@ def test_a_download_holds_what_it_may_read_then_what_it_has_read() -> None:
             assert other.reserve(40) == 40
 
     assert memory.try_acquire(100)
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_an_avif_whose_frame_is_larger_than_its_image_is_refused(mode: str, sequence: bool) -> None:
+    # libavif would scale the frame to the size in `ispe`, after it has decoded it.
+    image = Image.new(mode, (1600, 1200))
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    frames = {"save_all": True, "append_images": [image]} if sequence else {}
+    data = save(image, "AVIF", speed=10, exif=exif, **frames)
+    size = struct.pack(">II", 1600, 1200)
+    assert read_header(data).pixels == coded_pixels(data) == 1600 * 1200
+
+    assert size in data
+    with pytest.raises(ApiError) as caught:
+        read_header(data.replace(size, struct.pack(">II", 64, 64)))
+
+    assert caught.value.code == "image_undecodable"
