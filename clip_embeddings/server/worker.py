@@ -99,18 +99,19 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
         """Answer a request, in its thread."""
         keep = False
         try:
-            reply, keep = answer(
-                self.wsgi, self.cfg, connection, self._loop.largest_body, closing=not self.alive
-            )
-        except Exception as error:
-            reply = Reply()
-            self.handle_error(connection.request, reply, connection.client, error)
-        try:
+            try:
+                reply, keep = answer(
+                    self.wsgi, self.cfg, connection, self._loop.largest_body, closing=not self.alive
+                )
+            except Exception as error:
+                reply = Reply()
+                self.handle_error(connection.request, reply, connection.client, error)
             connection.send(reply.parts)
         except OSError:
             # The client is gone.
             keep = False
-        self._callbacks.defer(self._loop.finish, connection, keep)
+        finally:
+            self._callbacks.defer(self._loop.finish, connection, keep)
 
     def _turn(self) -> None:
         """Wait for events, handle them, and look at the deadlines."""
