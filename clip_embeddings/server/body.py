@@ -66,20 +66,29 @@ class BufferedBody(io.RawIOBase):
             TimeoutError: at the end, if the body came too slowly.
             OSError: at the end, if the body did not arrive as a whole for another reason.
         """
-        with memoryview(buffer) as target:
-            part = self.read(target.nbytes)
+        with memoryview(buffer) as target, memoryview(self._data) as data:
+            part = data[self._position : self._position + target.nbytes]
             target.cast("B")[: len(part)] = part
-        return len(part)
+            count = len(part)
+            part.release()
+            if target.nbytes:
+                self._moved(count)
+        return count
 
     def read(self, size: int | None = -1) -> bytes:
         """Read at most `size` bytes, or all that remain. Raises as `readinto`."""
-        end = len(self._data) if size is None or size < 0 else min(len(self._data), self._position + size)
+        end = len(self._data) if size is None or size < 0 else self._position + size
         with memoryview(self._data) as view:
             part = bytes(view[self._position : end])
-        self._position = end
-        if not part and size != 0 and self.arrival is not Arrival.COMPLETE:
-            raise TimeoutError if self.arrival is Arrival.TOO_SLOW else OSError(self.arrival.value)
+        if size != 0:
+            self._moved(len(part))
         return part
+
+    def _moved(self, count: int) -> None:
+        """Go on by what was read, nothing at the end."""
+        self._position += count
+        if not count and self.arrival is not Arrival.COMPLETE:
+            raise TimeoutError if self.arrival is Arrival.TOO_SLOW else OSError(self.arrival.value)
 
     def take(self) -> bytearray:
         """What has arrived, without a copy. The stream is empty afterwards."""

@@ -148,6 +148,8 @@ class EventLoop:
                 self._give_up(connection)
             except OSError:
                 self._connections.drop(connection)
+        # Those who gave up may have been first in the line.
+        self._bodies.admit()
 
     def stop(self, now: float, idle: float, arriving: float) -> None:
         """Close idle connections after `idle` seconds, those whose request is incomplete after `arriving`."""

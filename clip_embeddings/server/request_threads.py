@@ -26,11 +26,16 @@ class RequestThreads(Generic[T]):
         self._ended: list[None] = []
         self._idle = 0
 
-    def submit(self, item: T) -> None:
-        """Call `work(item)` in a thread. Never waits."""
+    def is_busy(self) -> bool:
+        """Whether what is submitted now must wait for a thread."""
         while self._ended:
             self._ended.pop()
             self._idle += 1
+        return self._idle <= 0 and self._started == self._most
+
+    def submit(self, item: T) -> None:
+        """Call `work(item)` in a thread. Never waits."""
+        self.is_busy()
         self._queue.put(item)
         if self._idle > 0 or self._started == self._most:
             self._idle -= 1

@@ -30,6 +30,7 @@ from clip_embeddings.server.request_threads import RequestThreads
 
 # Seconds between two looks at the deadlines.
 TICK = 0.25
+SPARE_THREADS = 4
 # Connections that are accepted before others have their turn.
 ACCEPTED_AT_ONCE = 64
 # The process or the system has no more file descriptors, or no memory for another socket.
@@ -52,6 +53,8 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
             wake=lambda: self._callbacks.defer(self._loop.admit),
         )
         self._threads: RequestThreads[Connection] = RequestThreads(self.limits.threads, self._answer)
+        # Requests without a body, such as health checks, need not wait for those of clients in a queue.
+        self._spare_threads: RequestThreads[Connection] = RequestThreads(SPARE_THREADS, self._answer)
         self._most_connections = allow_descriptors(CONNECTIONS)
         self._accepting = False
         # Times of time.monotonic().
@@ -93,24 +96,26 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
 
     def submit(self, connection: Connection) -> None:
         """See `Handler`."""
-        self._threads.submit(connection)
+        busy = self._threads.is_busy() and not connection.body
+        (self._spare_threads if busy else self._threads).submit(connection)
 
     def _answer(self, connection: Connection) -> None:
         """Answer a request, in its thread."""
         keep = False
         try:
-            reply, keep = answer(
-                self.wsgi, self.cfg, connection, self._loop.largest_body, closing=not self.alive
-            )
-        except Exception as error:
-            reply = Reply()
-            self.handle_error(connection.request, reply, connection.client, error)
-        try:
+            try:
+                reply, keep = answer(
+                    self.wsgi, self.cfg, connection, self._loop.largest_body, closing=not self.alive
+                )
+            except Exception as error:
+                reply = Reply()
+                self.handle_error(connection.request, reply, connection.client, error)
             connection.send(reply.parts)
         except OSError:
             # The client is gone.
             keep = False
-        self._callbacks.defer(self._loop.finish, connection, keep)
+        finally:
+            self._callbacks.defer(self._loop.finish, connection, keep)
 
     def _turn(self) -> None:
         """Wait for events, handle them, and look at the deadlines."""

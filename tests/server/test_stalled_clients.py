@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,17 @@ def test_clients_that_do_not_read_their_replies_take_no_thread(log: Path) -> Non
         assert slowest_health(server, 0.5) < 2
         for client in clients:
             client.close()
+
+
+def test_health_is_answered_while_every_thread_is_at_work(log: Path) -> None:
+    slow = {"texts": [f"{'word ' * 70}{number}" for number in range(256)]}
+    with serving("embed_text", log, THREADS="2", MAX_WAITING="100") as server, ThreadPoolExecutor(24) as pool:
+        server.get("/ready")
+        requests = [pool.submit(lambda: server.post("/", json=slow).status_code) for _ in range(24)]
+        time.sleep(0.1)
+        slowest = slowest_health(server, 0.5)
+        waiting = sum(not request.done() for request in requests)
+        assert {request.result() for request in requests} == {200}
+
+    assert waiting
+    assert slowest < 2
