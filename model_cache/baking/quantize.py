@@ -121,7 +121,7 @@ def _is_gelu(x: str, producers: Mapping[str, NodeProto], weights: Mapping[str, n
 def _leading_dimensions(graph: GraphProto) -> dict[str, tuple[str | int, ...]]:
     """All dimensions but the last of the tensors of which they are known. Dynamic ones are names."""
     dimensions: dict[str, tuple[str | int, ...]] = {}
-    for value in graph.value_info:
+    for value in (*graph.input, *graph.value_info):
         sizes = [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim[:-1]]
         if sizes and all(sizes):
             dimensions[value.name] = tuple(sizes)
