@@ -110,8 +110,8 @@ def _is_gelu(x: str, producers: Mapping[str, NodeProto], weights: Mapping[str, n
     if node is None or node.op_type != "Mul":
         return node is not None and node.op_type == "Gelu"
     for value, name in (node.input, reversed(node.input)):
-        gate = producers.get(name)
-        scaled = producers.get(gate.input[0]) if gate and gate.op_type == "Sigmoid" else None
+        sigmoid = producers.get(name)
+        scaled = producers.get(sigmoid.input[0]) if sigmoid and sigmoid.op_type == "Sigmoid" else None
         if scaled and scaled.op_type == "Mul" and value in scaled.input:
             slopes = [weights[factor] for factor in scaled.input if factor in weights]
             return any(np.allclose(slope, QUICK_GELU_SLOPE) for slope in slopes)
