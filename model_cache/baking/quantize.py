@@ -5,8 +5,8 @@ activation scale for a whole batch, so that a vector depends on the other items 
 8 bits of a weight, and the products saturate on CPUs without VNNI: vectors that are close to float32 on one
 machine are not on another.
 
-In a short text's run every operator costs as much to call as to compute, and in a long batch every pass over
-an activation counts. So an activation becomes 8 bits in four or five operators, of which two pass over it.
+For a short text the call of a small operator costs more than its work, and in a large batch every pass over an
+activation counts. So an activation becomes 8 bits in four or five operators, of which two or three pass over it.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def _quantize_activation(
     yield helper.make_node("Max", [f"{x}.exact", f"{spread.name}.least"], [f"{x}.scale"])
     if key not in zero_points:
         zero_points[key] = f"{x}.zeros"
-        yield helper.make_node("Shape", [f"{x}.scale"], [f"{x}.rows"])
-        yield helper.make_node("Expand", [f"{spread.name}.zero", f"{x}.rows"], [f"{x}.zeros"])
+        yield helper.make_node("Shape", [f"{x}.scale"], [f"{x}.count"])
+        yield helper.make_node("Expand", [f"{spread.name}.zero", f"{x}.count"], [f"{x}.zeros"])
     # A block as wide as the row: one scale per row, whatever the number of dimensions.
     inputs = [x, f"{x}.scale", zero_points[key]]
     yield helper.make_node("QuantizeLinear", inputs, [f"{x}.q"], axis=-1, block_size=width)
