@@ -5,8 +5,8 @@ activation scale for a whole batch, so that a vector depends on the other items 
 8 bits of a weight, and the products saturate on CPUs without VNNI: vectors that are close to float32 on one
 machine are not on another.
 
-For a short text the call of a small operator costs more than its work, and in a large batch every pass over an
-activation counts. So an activation becomes 8 bits in four or five operators, of which two or three pass over it.
+For a short text the call of a small operator costs more than its work, and in a large batch every pass over
+an activation counts. So an activation becomes 8 bits in four or five operators: two or three passes over it.
 """
 
 from __future__ import annotations
