@@ -8,17 +8,18 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clip_embeddings.engine.manifest import ModelError, load_manifest, sha256_of
 from clip_embeddings.engine.model import check_canary, load_model
 from clip_embeddings.engine.scheduler import Scheduler
 from model_cache import bake
-from model_cache.baking import parity
+from model_cache.baking import parity, parity_samples
 from model_cache.baking.arguments import parse_arguments
 from model_cache.baking.progress import step
 from tests.support.baking.command import Outcome, Run
-from tests.support.baking.tiny import Tiny
+from tests.support.baking.tiny import Tiny, engine_images, engine_texts, min_cosine, texts
 
 TABLE_ROW = re.compile(
     r"^(text|image) +(fp32|int8) +(0\.\d{7}|1\.0{7}) +(0\.\d{7}|1\.0{7})( +[\d.]+){3}(  taken)?$"
@@ -137,6 +138,11 @@ def test_one_tower_alone(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> N
     assert (folder / "text.data").stat().st_size < 0.35 * (baked / "text.data").stat().st_size
     with pytest.raises(ModelError, match="has no image tower"):
         load_manifest(folder, ["image"])
+    captions = texts()[-9:]
+    vectors = engine_texts(folder, captions)
+    assert min_cosine(vectors, engine_texts(baked, captions)) > 0.99
+    alone = np.concatenate([engine_texts(folder, [caption]) for caption in captions])
+    assert np.abs(vectors - alone).max() <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -178,6 +184,9 @@ def test_auto_takes_int8_where_it_is_close_enough(
     assert tower.parity.keys() == {"fp32", "int8", "reason"}
     assert sorted(path.name for path in folder.iterdir()) == [*IMAGE_FILES, "manifest.json", "notes.txt"]
     check_canary(load_model(folder, ["image"], scheduler=Scheduler(2, 0)), "image")
+    images = parity_samples.images()[:9]
+    alone = np.concatenate([engine_images(folder, [image]) for image in images])
+    assert np.abs(engine_images(folder, images) - alone).max() <= 1e-5
 
 
 @pytest.mark.parametrize(
