@@ -100,36 +100,41 @@ class BytePairs:
         # Tokens that may be formed, lowest rank first, and their parts. A pair that no longer occurs when its
         # turn comes is replaced nowhere; it cannot come back later, because its parts have lower ranks.
         parts: dict[int, str] = {}
+        known = self._known_pairs
         for pair in map(add, symbols, symbols[1:]):
-            if (token := self._token(pair)) >= 0:
+            token = known[pair] if pair in known else self._look_up(pair)
+            if token:
                 parts[token] = pair
         heap = list(parts)
         heapify(heap)
         while heap:
             token = heappop(heap)
+            rest = symbols.split(parts[token])
+            if len(rest) == 1:
+                continue
             character = chr(token)
-            symbols = symbols.replace(parts[token], character)
-            at = symbols.find(character)
-            while at >= 0:
-                for pair in (symbols[at - 1 : at + 1], symbols[at : at + 2]):
-                    if len(pair) == 2 and (new := self._token(pair)) >= 0 and new not in parts:
-                        parts[new] = pair
-                        heappush(heap, new)
-                at = symbols.find(character, at + 1)
+            symbols = character.join(rest)
+            pairs = [rest[0][-1:] + character, character + rest[-1][:1]]
+            for between in set(rest[1:-1]):
+                pairs += (between[-1:] or character) + character, character + (between[:1] or character)
+            for pair in pairs:
+                new = known[pair] if pair in known else self._look_up(pair)
+                if new and new not in parts:
+                    parts[new] = pair
+                    heappush(heap, new)
         return symbols
 
-    def _token(self, pair: str) -> int:
-        """The token that the two characters of `pair` form, or -1."""
-        token = self._known_pairs.get(pair)
-        if token is None:
+    def _look_up(self, pair: str) -> int:
+        """The token that the two characters of `pair` form, or 0, which is none that is formed."""
+        token = 0
+        if len(pair) == 2:
             key = ord(pair[0]) << 16 | ord(pair[1])
             index = bisect_left(self._pairs, key)
-            token = -1
             if index < len(self._pairs) and self._pairs[index] == key:
                 token = self._merged[index]
-            if len(self._known_pairs) >= CACHED_PAIRS:
-                self._known_pairs.clear()
-            self._known_pairs[pair] = token
+        if len(self._known_pairs) >= CACHED_PAIRS:
+            self._known_pairs.clear()
+        self._known_pairs[pair] = token
         return token
 
     def _merge_start(self, data: bytes, symbols: str, limit: int) -> str:
