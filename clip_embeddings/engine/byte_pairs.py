@@ -23,7 +23,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from operator import add
@@ -38,6 +38,11 @@ CACHED_WORDS = 8192
 CACHED_PAIRS = 16384
 # Bytes of a long word that are first tried for each token wanted from it.
 BYTES_PER_TOKEN = 4
+# How many of a long word's tokens are tried as the end of its start, and how many tokens ahead the search for
+# what may come next looks. With two, no border in random or repeated text was left undecided; with none, half
+# of those in letters without spaces.
+CANDIDATES = 8
+LOOKAHEAD = 2
 
 
 class BytePairs:
@@ -140,34 +145,48 @@ class BytePairs:
     def _merge_start(self, data: bytes, symbols: str, limit: int) -> str:
         """At least the first `limit` tokens of a word, given as bytes and as symbols, or all that it has.
 
-        Work grows with `limit`, and only in the worst case with the word.
+        The tokens of a text are those of two parts of it, one after the other, if the last token of the first
+        part and the first of the second stay as they are when only these two are merged again: the first
+        merge across the border would concern no others. So merging a word's start is enough, if it has a
+        token that no beginning of the rest would change.
         """
         size = BYTES_PER_TOKEN * limit + 2 * self._longest
         while size < len(symbols):
             tokens = self.merge(symbols[:size])
             end = 0
-            for count, token in enumerate(map(ord, tokens), 1):
+            for count, token in enumerate(map(ord, tokens[: limit + CANDIDATES]), 1):
                 start, end = end, end + self._starts[token + 1] - self._starts[token]
-                if count >= limit and self._always_ends(data, symbols, start, end):
+                if count >= limit and self._stays(data, symbols, start, end):
                     return tokens[:count]
             size *= 4
         return self.merge(symbols)
 
-    def _always_ends(self, data: bytes, symbols: str, start: int, end: int) -> bool:
-        """Whether the token from `start` to `end`, the last one of the word's first `end` bytes, is a token of
-        the whole word.
-
-        The tokens of a text are those of its two parts, one after the other, if the last token of the first
-        part and the first token of the second are not merged differently when they stand alone: the first
-        merge across the border would only concern these two. So this tries every token that the rest of the
-        word may begin with.
-        """
-        if end + self._longest >= len(symbols):
+    def _stays(self, data: bytes, symbols: str, start: int, end: int) -> bool:
+        """Whether the token from `start` to `end` is the same, whatever the rest's first token is."""
+        # Behind this, a token may be one that ends a word.
+        if end + (LOOKAHEAD + 1) * self._longest >= len(symbols):
             return False
-        for length in range(1, self._longest + 1):
-            following = self.find(data[end : end + length])
-            if following is not None:
-                both = self.merge(symbols[start : end + length])
-                if len(both) != 2 or ord(both[1]) != following:
-                    return False
-        return True
+        following = self._following(data, end)
+        harmless = set(self._neighbors(data, symbols, start, end))
+        return not any(
+            self._may_follow(data, symbols, end, other, LOOKAHEAD) for other in following if other not in harmless
+        )
+
+    def _may_follow(self, data: bytes, symbols: str, start: int, end: int, tokens: int) -> bool:
+        """Whether the token from `start` to `end` may be the rest's first: if `tokens` more can follow it."""
+        return tokens == 0 or any(
+            self._may_follow(data, symbols, end, other, tokens - 1)
+            for other in self._neighbors(data, symbols, start, end)
+        )
+
+    def _neighbors(self, data: bytes, symbols: str, start: int, end: int) -> Iterator[int]:
+        """Where tokens end that may follow the one from `start` to `end`: both stay if merged together."""
+        for other in self._following(data, end):
+            both = self.merge(symbols[start:other])
+            if len(both) == 2 and self._starts[ord(both[1]) + 1] - self._starts[ord(both[1])] == other - end:
+                yield other
+
+    def _following(self, data: bytes, start: int) -> list[int]:
+        """Where the tokens end that begin at `start`."""
+        ends = range(start + 1, start + self._longest + 1)
+        return [end for end in ends if self.find(data[start:end]) is not None]
