@@ -52,7 +52,7 @@ class BytePairs:
     def __init__(self, data: bytes) -> None:
         """Raises ValueError or struct.error if `data` is not the contents of such a file."""
         magic, tokens, merges, slots, self._longest = HEADER.unpack_from(data)
-        if magic != MAGIC:
+        if magic != MAGIC or not 512 <= tokens < slots:
             raise ValueError("it has another format")
         view = memoryview(data)[HEADER.size :]
         parts = []
@@ -88,12 +88,11 @@ class BytePairs:
 
     def find(self, name: bytes) -> int | None:
         """The token in the hash table whose name is `name`, or None."""
-        mask = len(self._slots) - 1
-        slot = crc32(name) & mask
+        slot = crc32(name) % len(self._slots)
         while (token := self._slots[slot]) != EMPTY:
             if self._names[self._starts[token] : self._starts[token + 1]] == name:
                 return token
-            slot = (slot + 1) & mask
+            slot = (slot + 1) % len(self._slots)
         return None
 
     def symbols(self, data: bytes) -> str:
@@ -166,11 +165,9 @@ class BytePairs:
         # Behind this, a token may be one that ends a word.
         if end + (LOOKAHEAD + 1) * self._longest >= len(symbols):
             return False
-        following = self._following(data, end)
         harmless = set(self._neighbors(data, symbols, start, end))
-        return not any(
-            self._may_follow(data, symbols, end, other, LOOKAHEAD) for other in following if other not in harmless
-        )
+        others = (other for other in self._following(data, end) if other not in harmless)
+        return not any(self._may_follow(data, symbols, end, other, LOOKAHEAD) for other in others)
 
     def _may_follow(self, data: bytes, symbols: str, start: int, end: int, tokens: int) -> bool:
         """Whether the token from `start` to `end` may be the rest's first: if `tokens` more can follow it."""

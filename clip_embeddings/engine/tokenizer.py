@@ -14,7 +14,7 @@ import html
 import re
 import string
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -78,6 +78,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 def tokenize(tokenizer: Tokenizer, spec: TextSpec, texts: Sequence[str]) -> Tokens:
     """The token ids of each text, cut at the context length with the end token last."""
     clean = CLEANERS[spec.clean]
+    encoded: Iterable[tuple[list[int], bool]]
     if isinstance(tokenizer, BytePairs):
         encoded = (_encode_byte_pairs(tokenizer, spec, clean(text)) for text in texts)
     else:

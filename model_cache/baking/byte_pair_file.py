@@ -11,7 +11,7 @@ from zlib import crc32
 from clip_embeddings.engine.byte_pairs import EMPTY, HEADER, MAGIC, BytePairs
 from model_cache.baking.errors import BakeError
 
-# At least this many slots of the hash table for each token: a name is then found with one or two attempts.
+# Slots of the hash table for each token: a name is then found with one or two attempts.
 SLOTS_PER_TOKEN = 2
 END_OF_WORD = "</w>"
 
@@ -37,8 +37,10 @@ def write_byte_pairs(source: Any, path: Path) -> None:
         raise BakeError("The token ids of this tokenizer are not in the order of its merges.")
     names = [_name(source, token, is_special=ids[token] in special) for token in tokens]
     pairs = BytePairs(_file(names, merges, ()))
-    named = [token for token in range(len(names)) if token in special or _is_reached(pairs, names[token], token)]
-    path.write_bytes(_file(names, merges, named))
+    reached = [
+        token for token, name in enumerate(names) if token in special or _is_reached(pairs, name, token)
+    ]
+    path.write_bytes(_file(names, merges, reached))
 
 
 def _name(source: Any, token: str, *, is_special: bool) -> bytes:
@@ -57,10 +59,10 @@ def _is_reached(pairs: BytePairs, name: bytes, token: int) -> bool:
     return pairs.merge(symbols) == chr(token)
 
 
-def _file(names: Sequence[bytes], merges: dict[tuple[int, int], int], named: Iterable[int]) -> bytes:
-    """The file's contents; the hash table holds the tokens `named`."""
-    slots = array("H", [EMPTY]) * (1 << (SLOTS_PER_TOKEN * len(names) - 1).bit_length())
-    for token in named:
+def _file(names: Sequence[bytes], merges: dict[tuple[int, int], int], reached: Iterable[int]) -> bytes:
+    """The file's contents; the hash table holds the tokens `reached`."""
+    slots = array("H", [EMPTY]) * (SLOTS_PER_TOKEN * len(names))
+    for token in reached:
         slot = crc32(names[token]) % len(slots)
         while slots[slot] != EMPTY:
             slot = (slot + 1) % len(slots)
