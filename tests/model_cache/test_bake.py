@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from clip_embeddings.engine.manifest import ModelError, load_manifest, sha256_of
+from clip_embeddings.engine.manifest import ModelError, fingerprint, load_manifest, sha256_of
 from clip_embeddings.engine.model import check_canary, load_model
 from clip_embeddings.engine.scheduler import Scheduler
 from model_cache import bake
 from model_cache.baking import parity
 from model_cache.baking.arguments import parse_arguments
 from model_cache.baking.progress import step
+from model_cache.baking.tokenizer_file import clip_library_file
+from model_cache.baking.torch_setup import import_open_clip
 from tests.support.baking.command import Outcome, Run
 from tests.support.baking.tiny import Tiny
 
