@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_embeddings.engine.manifest import Manifest, Tower, to_json
+from clip_embeddings.engine.tokenizer import BYTE_PAIRS, LIBRARY
 from model_cache.baking.errors import BakeError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 # Every file that a bake may write.
-OUTPUTS = {"text.onnx", "text.data", "image.onnx", "image.data", "tokenizer.json", MANIFEST}
+OUTPUTS = {"text.onnx", "text.data", "image.onnx", "image.data", BYTE_PAIRS, LIBRARY, MANIFEST}
 # Packages whose versions the manifest records.
 TOOLS = ("torch", "open_clip_torch", "onnx", "onnxruntime", "tokenizers", "pillow")
 

@@ -24,7 +24,7 @@ from tests.support.serving import ROOT, environment, free_port
 
 DEMO = ROOT / "model_cache" / "demo"
 CAKE = DEMO / "pictures" / "birthday-cake.png"
-TEXT_TOWER = {"text.onnx", "text.data", "tokenizer.json"}
+TEXT_TOWER = {"text.onnx", "text.data", "tokenizer.bpe"}
 IMAGE_TOWER = {"image.onnx", "image.data"}
 JSON = "Content-Type: application/json"
 
@@ -264,7 +264,7 @@ def test_the_demo_model_is_refused_unless_named(tmp_path: Path) -> None:
     assert "model_cache.bake" in ended.stderr
 
 
-@pytest.mark.parametrize("file", ["text.data", "tokenizer.json"])
+@pytest.mark.parametrize("file", ["text.data", "tokenizer.bpe"])
 def test_a_corrupted_model_file_stops_the_stage_with_its_name(file: str, tmp_path: Path) -> None:
     model = tmp_path / "my model"
     shutil.copytree(DEMO, model, ignore=shutil.ignore_patterns("*.py", "pictures"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -11,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_embeddings.engine.manifest import ModelError, load_manifest, sha256_of
+from clip_embeddings.engine.manifest import ModelError, fingerprint, load_manifest, sha256_of
 from clip_embeddings.engine.model import check_canary, load_model
 from clip_embeddings.engine.scheduler import Scheduler
 from model_cache import bake
 from model_cache.baking import parity, parity_samples
 from model_cache.baking.arguments import parse_arguments
 from model_cache.baking.progress import step
+from model_cache.baking.tokenizer_file import clip_library_file
+from model_cache.baking.torch_setup import import_open_clip
 from tests.support.baking.command import Outcome, Run
 from tests.support.baking.tiny import Tiny, engine_images, engine_texts, min_cosine, texts
 
@@ -32,7 +35,7 @@ def rows(out: str) -> dict[tuple[str, str], bool]:
     return {(match[1], match[2]): bool(match[6]) for match in matches if match}
 
 
-TEXT_FILES = ["text.data", "text.onnx", "tokenizer.json"]
+TEXT_FILES = ["text.data", "text.onnx", "tokenizer.bpe"]
 IMAGE_FILES = ["image.data", "image.onnx"]
 
 
@@ -102,6 +105,16 @@ def test_manifest_lists_every_file_with_its_sha256(baked: Path) -> None:
     fingerprints = {tower.fingerprint for tower in towers.values()}
     assert len(fingerprints) == 2
     assert all(re.fullmatch("[0-9a-f]{16}", fingerprint) for fingerprint in fingerprints)
+
+
+def test_the_form_of_the_tokenizers_file_changes_no_fingerprint(baked: Path) -> None:
+    """It is that of earlier versions, which baked tokenizer.json: vectors in an index stay valid."""
+    text = load_manifest(baked).towers["text"]
+    library_file = clip_library_file(import_open_clip().SimpleTokenizer())
+
+    graph, weights, _ = text.files
+    hashes = (graph.sha256, weights.sha256, hashlib.sha256(library_file.encode()).hexdigest())
+    assert text.fingerprint == fingerprint(text.precision, text.text, *hashes)
 
 
 def test_manifest_keeps_the_figures(baked: Path) -> None:
