@@ -16,7 +16,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from model_cache.baking.catalogue import CATALOGUE
-from tests.bench import backfill, concurrency, index, measure, models, payloads, services, throughput, weights
+from tests.bench import (
+    backfill,
+    concurrency,
+    index,
+    machine,
+    measure,
+    models,
+    payloads,
+    services,
+    side_by_side,
+    side_by_side_report,
+    throughput,
+    weights,
+)
+from tests.bench import load as load_generator
 from tests.bench.measure import Key, Samples
 from tests.bench.report import Memory, Results, table, verdicts
 from tests.bench.services import Running, Service
@@ -42,6 +56,14 @@ def main() -> None:
         return
     if options.throughput:
         print(throughput.report(_progress, quick=options.quick))
+        return
+    if options.peers:
+        load_generator.require_wrk()
+        described = machine.describe()
+        results = side_by_side.measure_all(
+            side_by_side.QUICK if options.quick else side_by_side.FULL, _progress
+        )
+        print(side_by_side_report.report(described, results))
         return
     folders = {precision: weights.baked(precision) for precision in weights.PRECISIONS}
     if options.concurrency:
@@ -143,6 +165,12 @@ def _parse() -> argparse.Namespace:
         dest="concurrency",
         action="store_true",
         help="only: whether two model runs at once pay off on this machine",
+    )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="only: this project beside fastembed, infinity-emb, FastAPI + open_clip and FastAPI + "
+        "transformers, each in an environment of its own (installs 4 GB below build/; needs wrk)",
     )
     parser.add_argument(
         "--throughput",

@@ -29,7 +29,8 @@ def main(tower: str, folder: str, seconds: str, clients: str, *items: str) -> No
     embed(items[0])
     first = time.monotonic()
     cpu_ms = [single(embed, item, float(seconds)) for item in items]
-    loads = [together(embed, items[0], int(number), float(seconds)) for number in clients.split(",")]
+    numbers = map(int, clients.split(",")) if float(seconds) else ()
+    loads = [together(embed, items[0], number, float(seconds)) for number in numbers]
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     megabytes = int(status["VmRSS"].split()[0]) * 1024 / 1e6
     print(json.dumps({"first": first, "cpu_ms": cpu_ms, "loads": loads, "megabytes": megabytes}))
@@ -40,7 +41,7 @@ def single(embed, item: str, seconds: float) -> float:
     for _ in range(5):
         embed(item)
     count, started, cpu = 0, time.monotonic(), time.process_time()
-    while time.monotonic() < started + seconds:
+    while not count or time.monotonic() < started + seconds:
         embed(item)
         count += 1
     return (time.process_time() - cpu) / count * 1000

@@ -1,0 +1,118 @@
+"""The tables of `make bench ARGS=--peers`, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.bench import machine, payloads, prices
+from tests.bench.peer_services import LARGE, PHOTO, TEXT
+from tests.bench.side_by_side import CLIENTS, CONCURRENCY, Measured
+
+
+def report(described: str, results: Sequence[Measured]) -> str:
+    """The machine, versions, and the tables of cost, throughput and prices.
+
+    Args:
+        described: the machine, as it was before the measurement.
+        results: of all services.
+    """
+    versions = [f"- {result.name}: {result.versions}" for result in results if result.versions]
+    return "\n\n".join(
+        [
+            "\n".join([described, *versions]),
+            _costs(results),
+            "Requests a second, and milliseconds until half and 99 of 100 are answered, on all CPUs:",
+            _throughput(results),
+            _price_heading(),
+            _prices(results),
+        ]
+    )
+
+
+def _costs(results: Sequence[Measured]) -> str:
+    header = (
+        "",
+        "CPU ms: text",
+        "photo",
+        "12 MP",
+        "start s: text",
+        "photo",
+        "memory MB: texts",
+        "photos",
+        "installed MB",
+        "model MB",
+    )
+    rows = [header]
+    for result in results:
+        if not result.cpu_ms:
+            rows.append((result.name, f"not measured: {result.failure}", *[""] * (len(header) - 2)))
+            continue
+        rows.append(
+            (
+                result.name + (f" (incomplete: {result.failure})" if result.failure else ""),
+                *(_number(result.cpu_ms.get(kind), 1) for kind in (TEXT, PHOTO, LARGE)),
+                *(_number(result.start.get(kind), 2) for kind in (TEXT, PHOTO)),
+                *(_number(result.memory.get(kind), 0) for kind in (TEXT, PHOTO)),
+                _number(result.packages, 0),
+                _number(result.model, 0),
+            )
+        )
+    return machine.markdown(rows)
+
+
+def _throughput(results: Sequence[Measured]) -> str:
+    rows = [("", *(f"{clients} client{'s' * (clients > 1)}" for clients in CLIENTS))]
+    for kind in (TEXT, PHOTO):
+        for result in results:
+            cells = []
+            for clients in CLIENTS:
+                load = result.loads.get((kind, clients))
+                refused = f"; {load.refused}" if load and load.refused else ""
+                cells.append(f"{load.rate:.0f} ({load.p50:.0f}, {load.p99:.0f}{refused})" if load else "")
+            if any(cells):
+                rows.append((f"{kind}, {result.name}", *cells))
+    return machine.markdown(rows)
+
+
+def _price_heading() -> str:
+    characters = len(payloads.SHORT_TEXT)
+    return (
+        f"USD for a million texts of {characters} characters and a million photos of 640x480 on one CPU of "
+        f"this machine, at Cloud Run's list prices (${prices.CPU_SECOND:f} a CPU-second, "
+        f"${prices.GIB_SECOND:.7f} a GiB-second, ${prices.MILLION_REQUESTS:.2f} a million requests, time "
+        f"rounded up to {prices.BILLED_SECONDS * 1000:.0f} ms) and at Vertex AI's "
+        f"(${prices.VERTEX_1000_CHARACTERS:.4f} for 1,000 characters, ${prices.VERTEX_IMAGE:.4f} an image):"
+    )
+
+
+def _prices(results: Sequence[Measured]) -> str:
+    least, most = CONCURRENCY
+    rows = [
+        (
+            "",
+            *(
+                f"{kind}: {how}"
+                for kind in ("texts", "photos")
+                for how in ("concurrency 1, apart", "1, never idle", f"{most}, never idle", "GiB")
+            ),
+        )
+    ]
+    for result in results:
+        cells: list[str] = []
+        for kind in (TEXT, PHOTO):
+            one, many = result.one_cpu.get((kind, least)), result.one_cpu.get((kind, most))
+            if not one or not many:
+                cells += [""] * 4
+                continue
+            gib = prices.memory(result.memory[kind])
+            costs = prices.apart(one.p50, gib), prices.busy(one.rate, gib), prices.busy(many.rate, gib)
+            cells += [*(f"{cost:.2f}" for cost in costs), f"{gib:g}"]
+        if any(cells):
+            rows.append((result.name, *cells))
+    text, image = prices.vertex_text(len(payloads.SHORT_TEXT)), prices.vertex_image()
+    rows.append(("Vertex AI", *[f"{text:.2f}"] * 3, "", *[f"{image:.2f}"] * 3, ""))
+    return machine.markdown(rows)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
