@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.bench import machine, payloads, prices
+from tests.bench.load import require_wrk
+from tests.bench.measure import Progress
 from tests.bench.peer_services import LARGE, PHOTO, TEXT
-from tests.bench.side_by_side import CLIENTS, CONCURRENCY, Measured
+from tests.bench.side_by_side import CLIENTS, CONCURRENCY, FULL, QUICK, Measured, measure_all
 
 
-def report(described: str, results: Sequence[Measured]) -> str:
-    """The machine, versions, and the tables of cost, throughput and prices.
-
-    Args:
-        described: the machine, as it was before the measurement.
-        results: of all services.
-    """
+def report(progress: Progress, *, quick: bool) -> str:
+    """The machine, versions, and the tables of cost, throughput and prices."""
+    require_wrk()
+    described = machine.describe()
+    results = measure_all(QUICK if quick else FULL, progress)
     versions = [f"- {result.name}: {result.versions}" for result in results if result.versions]
     return "\n\n".join(
         [
@@ -42,7 +42,7 @@ def _costs(results: Sequence[Measured]) -> str:
         "installed MB",
         "model MB",
     )
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for result in results:
         if not result.cpu_ms:
             rows.append((result.name, f"not measured: {result.failure}", *[""] * (len(header) - 2)))
@@ -61,7 +61,7 @@ def _costs(results: Sequence[Measured]) -> str:
 
 
 def _throughput(results: Sequence[Measured]) -> str:
-    rows = [("", *(f"{clients} client{'s' * (clients > 1)}" for clients in CLIENTS))]
+    rows: list[tuple[str, ...]] = [("", *(f"{clients} client{'s' * (clients > 1)}" for clients in CLIENTS))]
     for kind in (TEXT, PHOTO):
         for result in results:
             cells = []
