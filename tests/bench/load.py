@@ -10,14 +10,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from statistics import median_low
 
 from tests.bench.services import REPLY_SECONDS, Payload, Running
 
 SCRIPT = Path(__file__).with_name("load.lua")
+# A round takes longer than asked for until each client would get so many replies, but no longer than this.
+REPLIES = 4
+MOST_SECONDS = 60
+
+
+class NoReplyError(RuntimeError):
+    """Not one reply came while the load lasted."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +68,23 @@ def drive(
         server: has answered `payload` before.
         payload: what every client sends.
         clients: connections, each kept alive.
-        seconds: of a round; a shorter one, which is not counted, precedes them.
+        seconds: of a round, or more where a service is slow; a shorter one, which is not counted, precedes.
         rounds: how often.
         cpus: where wrk runs; anywhere if empty.
     """
-    # The first requests to a service may take longer than the warm-up.
-    with suppress(RuntimeError):
-        _run(server, payload, clients, max(1, seconds // 3), cpus)
+    seconds = _enough(server, payload, clients, seconds, cpus)
     results = [_run(server, payload, clients, seconds, cpus) for _ in range(rounds)]
     middle = median_low(result.rate for result in results)
     return next(result for result in results if result.rate == middle)
+
+
+def _enough(server: Running, payload: Payload, clients: int, seconds: int, cpus: tuple[int, ...]) -> int:
+    """Warm `server` up. Returns seconds in which each of `clients` gets a few replies: `seconds` or more."""
+    try:
+        warm = _run(server, payload, clients, max(2, seconds // 3), cpus)
+    except NoReplyError:
+        return MOST_SECONDS
+    return max(seconds, min(MOST_SECONDS, ceil(REPLIES * clients / warm.rate)))
 
 
 def _run(server: Running, payload: Payload, clients: int, seconds: int, cpus: tuple[int, ...]) -> Load:
@@ -94,7 +108,7 @@ def _run(server: Running, payload: Payload, clients: int, seconds: int, cpus: tu
     figures = json.loads(ended.stdout.strip().splitlines()[-1])
     answered = figures["requests"]
     if not answered:
-        raise RuntimeError(f"{server.name} answered nothing in {seconds} s")
+        raise NoReplyError(f"{server.name} answered nothing in {seconds} s")
     return Load(
         clients=clients,
         rate=answered / figures["seconds"],

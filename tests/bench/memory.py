@@ -15,7 +15,6 @@ from http.client import HTTPException
 from pathlib import Path
 
 from clip_embeddings.functions import find_function
-from deploy.sizing import memory_setting
 from tests.bench import machine, payloads, services, weights
 from tests.bench.measure import Progress
 from tests.bench.sampling import settled, watching
@@ -53,14 +52,13 @@ class Outcome:
     kept: float
     # Status and number of failed items of each reply, or how the connection ended.
     replies: Sequence[str]
-    # The --memory setting that deploy.sh chooses, and its size.
+    # The --memory setting that deploy.sh chooses.
     setting: str
-    limit: float
 
     @property
     def fits(self) -> bool:
-        """Whether the whole process stays within its deployed size, with what is mapped beside it."""
-        return self.peak <= self.limit and self.kept <= MOST_KEPT * self.rest
+        """Whether the peak stays within the deployed size, and no more is kept than may be."""
+        return self.peak <= weights.mebibytes(self.setting) and self.kept <= MOST_KEPT * self.rest
 
 
 def report(progress: Progress, *, quick: bool) -> str:
@@ -105,7 +103,7 @@ def _cases(model: str, quick: bool) -> Iterator[Case]:
 
 
 def _measure(case: Case, folder: Path, logs: Path) -> Outcome:
-    setting = _setting(case.function, folder)
+    setting = weights.deployed_memory(case.function, folder)
     service = services.function(case.function, case.function, MODEL=str(folder), MEMORY_LIMIT=setting)
     service = replace(service, cpus=tuple(range(case.cpus)))
     with services.running(service, logs) as server:
@@ -114,8 +112,7 @@ def _measure(case: Case, folder: Path, logs: Path) -> Outcome:
         with watching(server) as peak, ThreadPoolExecutor(case.at_once) as pool:
             replies = list(pool.map(lambda _: _ask(server, case.payload), range(case.at_once)))
         kept = settled(server, KEPT_AFTER) if server.process.poll() is None else 0.0
-    limit = float(setting.removesuffix("Gi")) * 1024 if setting.endswith("Gi") else float(setting[:-2])
-    return Outcome(case, rest, peak.mebibytes, kept, replies, setting, limit)
+    return Outcome(case, rest, peak.mebibytes, kept, replies, setting)
 
 
 def _warm(server: Running, service: Service) -> None:
@@ -154,14 +151,6 @@ def _job_state(server: Running, path: str, job: str) -> str:
             return str(state)
         time.sleep(0.2)
     return "unfinished"
-
-
-def _setting(function: str, folder: Path) -> str:
-    """The --memory setting that deploy.sh chooses for `function`."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    towers = find_function(function).towers
-    sizes = [file["bytes"] for tower in towers for file in manifest["towers"][tower]["files"]]
-    return memory_setting(find_function(function), sizes)
 
 
 def _chinese(count: int) -> list[str]:

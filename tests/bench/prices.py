@@ -18,14 +18,6 @@ BILLED_SECONDS = 0.1
 VERTEX_IMAGE = 0.0001
 VERTEX_1000_CHARACTERS = 0.0002
 
-# Settings of Cloud Run's --memory that are tried, in GiB.
-_MEMORY = (0.5, 1, 2, 4, 8)
-
-
-def memory(megabytes: float) -> float:
-    """GiB of the smallest setting that holds `megabytes`, a tenth to spare."""
-    return next(gib for gib in _MEMORY if megabytes * 1e6 <= 0.9 * gib * 2**30)
-
 
 def apart(milliseconds: float, gib: float) -> float:
     """USD for a million requests that never overlap nor follow at once: each is rounded up by itself."""

@@ -65,6 +65,8 @@ class Measured:
     # MB of installed packages, and of the model's files.
     packages: float = 0.0
     model: float = 0.0
+    # The --memory setting on Cloud Run by kind, where deploy.sh chooses one.
+    settings: dict[str, str] = field(default_factory=dict)
     failure: str = ""
 
 
@@ -107,13 +109,14 @@ _VERSIONS = {
 def _functions(precision: str, effort: Effort, progress: Progress) -> Callable[[Measured], None]:
     def run(measured: Measured) -> None:
         folder, build = weights.baked(precision), weights.BUILD / "staged" / precision
+        measured.model = _megabytes(folder)
         python = environments.install("functions", progress)
         requests = peer_services.native_payloads()
         for tower, kinds in (("text", (TEXT,)), ("image", (PHOTO, LARGE))):
             service = services.staged(f"embed_{tower}", f"embed_{tower}", folder, build)
             service = replace(service, python=python)
+            measured.settings[kinds[0]] = weights.deployed_memory(service.name, folder)
             _serve(measured, service, {kind: requests[kind] for kind in kinds}, effort, progress)
-        measured.model = _megabytes(folder)
 
     return run
 
@@ -121,9 +124,9 @@ def _functions(precision: str, effort: Effort, progress: Progress) -> Callable[[
 def _infinity(effort: Effort, progress: Progress) -> Callable[[Measured], None]:
     def run(measured: Measured) -> None:
         model = peer_models.hugging_face(progress)
+        measured.model = _megabytes(model)
         service = peer_services.infinity(environments.install("infinity", progress), model)
         _serve(measured, service, peer_services.infinity_payloads(), effort, progress)
-        measured.model = _megabytes(model)
 
     return run
 
@@ -131,9 +134,9 @@ def _infinity(effort: Effort, progress: Progress) -> Callable[[Measured], None]:
 def _open_clip(effort: Effort, progress: Progress) -> Callable[[Measured], None]:
     def run(measured: Measured) -> None:
         checkpoint = weights.checkpoint()
+        measured.model = checkpoint.stat().st_size / 1e6
         service = peer_services.open_clip(environments.install("open_clip", progress), checkpoint)
         _serve(measured, service, peer_services.native_payloads(), effort, progress)
-        measured.model = checkpoint.stat().st_size / 1e6
 
     return run
 
@@ -141,9 +144,9 @@ def _open_clip(effort: Effort, progress: Progress) -> Callable[[Measured], None]
 def _transformers(effort: Effort, progress: Progress) -> Callable[[Measured], None]:
     def run(measured: Measured) -> None:
         model = peer_models.hugging_face(progress)
+        measured.model = _megabytes(model)
         service = peer_services.transformers(environments.install("transformers", progress), model)
         _serve(measured, service, peer_services.native_payloads(), effort, progress)
-        measured.model = _megabytes(model)
 
     return run
 

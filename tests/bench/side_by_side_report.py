@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.bench import machine, payloads, prices
+from deploy.sizing import FREE, MEMORY
+from tests.bench import machine, payloads, prices, weights
 from tests.bench.load import require_wrk
 from tests.bench.measure import Progress
 from tests.bench.peer_services import LARGE, PHOTO, TEXT
@@ -49,7 +50,7 @@ def _costs(results: Sequence[Measured]) -> str:
             continue
         rows.append(
             (
-                result.name + (f" (incomplete: {result.failure})" if result.failure else ""),
+                result.name,
                 *(_number(result.cpu_ms.get(kind), 1) for kind in (TEXT, PHOTO, LARGE)),
                 *(_number(result.start.get(kind), 2) for kind in (TEXT, PHOTO)),
                 *(_number(result.memory.get(kind), 0) for kind in (TEXT, PHOTO)),
@@ -57,7 +58,8 @@ def _costs(results: Sequence[Measured]) -> str:
                 _number(result.model, 0),
             )
         )
-    return machine.markdown(rows)
+    incomplete = [f"{result.name} stopped: {result.failure}" for result in results if result.failure]
+    return "\n\n".join([machine.markdown(rows), *incomplete])
 
 
 def _throughput(results: Sequence[Measured]) -> str:
@@ -87,31 +89,25 @@ def _price_heading() -> str:
 
 def _prices(results: Sequence[Measured]) -> str:
     least, most = CONCURRENCY
-    rows = [
-        (
-            "",
-            *(
-                f"{kind}: {how}"
-                for kind in ("texts", "photos")
-                for how in ("concurrency 1, apart", "1, never idle", f"{most}, never idle", "GiB")
-            ),
-        )
-    ]
-    for result in results:
-        cells: list[str] = []
-        for kind in (TEXT, PHOTO):
+    header = ("", "memory", f"concurrency {least}, apart", f"{least}, never idle", f"{most}, never idle")
+    rows: list[tuple[str, ...]] = [header]
+    vertex = {TEXT: prices.vertex_text(len(payloads.SHORT_TEXT)), PHOTO: prices.vertex_image()}
+    for kind, price in vertex.items():
+        for result in results:
             one, many = result.one_cpu.get((kind, least)), result.one_cpu.get((kind, most))
             if not one or not many:
-                cells += [""] * 4
                 continue
-            gib = prices.memory(result.memory[kind])
+            setting = result.settings.get(kind) or _setting(result.memory[kind])
+            gib = weights.mebibytes(setting) / 1024
             costs = prices.apart(one.p50, gib), prices.busy(one.rate, gib), prices.busy(many.rate, gib)
-            cells += [*(f"{cost:.2f}" for cost in costs), f"{gib:g}"]
-        if any(cells):
-            rows.append((result.name, *cells))
-    text, image = prices.vertex_text(len(payloads.SHORT_TEXT)), prices.vertex_image()
-    rows.append(("Vertex AI", *[f"{text:.2f}"] * 3, "", *[f"{image:.2f}"] * 3, ""))
+            rows.append((f"{kind}, {result.name}", setting, *(f"{cost:.2f}" for cost in costs)))
+        rows.append((f"{kind}, Vertex AI", "", *[f"{price:.2f}"] * 3))
     return machine.markdown(rows)
+
+
+def _setting(megabytes: float) -> str:
+    """The smallest --memory setting of Cloud Run that holds `megabytes` with a tenth to spare."""
+    return next(setting for setting, size in MEMORY.items() if megabytes <= FREE * size)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -13,8 +13,6 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from clip_embeddings.functions import find_function
-from deploy.sizing import memory_setting
 from tests.bench import machine, payloads, services, weights
 from tests.bench.measure import Progress
 from tests.bench.services import Running
@@ -53,9 +51,7 @@ def report(minutes: float, progress: Progress) -> str:
     described = machine.describe()
     folder = weights.baked("int8")
     manifest = json.loads((folder / "manifest.json").read_text())
-    function = find_function("gateway")
-    sizes = [file["bytes"] for tower in manifest["towers"].values() for file in tower["files"]]
-    setting = memory_setting(function, sizes)
+    setting = weights.deployed_memory("gateway", folder)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for name, data in crops(PHOTOS).items():
