@@ -19,8 +19,8 @@ from tests.bench.services import REPLY_SECONDS, Payload, Running
 
 SCRIPT = Path(__file__).with_name("load.lua")
 # A round takes longer than asked for until each client would get so many replies, but no longer than this.
-REPLIES = 4
-MOST_SECONDS = 60
+REPLIES = 3
+MOST_SECONDS = 30
 
 
 class NoReplyError(RuntimeError):
