@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 
+from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.functions import find_function
 from tests.bench import machine, payloads, services, weights
 from tests.bench.measure import Progress
@@ -103,7 +104,7 @@ def _cases(model: str, quick: bool) -> Iterator[Case]:
 
 
 def _measure(case: Case, folder: Path, logs: Path) -> Outcome:
-    setting = weights.deployed_memory(case.function, folder)
+    setting = weights.deployed_memory(case.function, folder, case.cpus or usable_cpus())
     service = services.function(case.function, case.function, MODEL=str(folder), MEMORY_LIMIT=setting)
     service = replace(service, cpus=tuple(range(case.cpus)))
     with services.running(service, logs) as server:

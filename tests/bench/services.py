@@ -50,12 +50,12 @@ def function(
     return Service(name, (*module, "--host", "127.0.0.1", "--port", "{port}"), settings, folder)
 
 
-def staged(name: str, target: str, model: Path, build: Path) -> Service:
+def staged(name: str, target: str, model: Path, build: Path, **settings: str) -> Service:
     """A function as it is deployed: staged in a folder below `build`, with its own tower only."""
     stage = [str(ROOT / "deploy.sh"), f"--model={model}", f"--build-dir={build}", "stage", target]
     subprocess.run(stage, stdout=sys.stderr, check=True)
     (folder,) = (build / target / "model_cache").iterdir()
-    return function(name, target, folder=build / target, MODEL=folder.name)
+    return function(name, target, folder=build / target, MODEL=folder.name, **settings)
 
 
 def fastapi(checkpoint: Path) -> Service:

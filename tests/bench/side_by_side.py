@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from clip_embeddings.cpus import usable_cpus
 from tests.bench import environments, measure, payloads, peer_models, peer_services, services, weights
 from tests.bench.environments import InstallationError
 from tests.bench.load import Load, drive
@@ -113,9 +114,12 @@ def _functions(precision: str, effort: Effort, progress: Progress) -> Callable[[
         python = environments.install("functions", progress)
         requests = peer_services.native_payloads()
         for tower, kinds in (("text", (TEXT,)), ("image", (PHOTO, LARGE))):
-            service = services.staged(f"embed_{tower}", f"embed_{tower}", folder, build)
+            name = f"embed_{tower}"
+            # The deployed size is that of one CPU; the limit is that of the CPUs here.
+            measured.settings[kinds[0]] = weights.deployed_memory(name, folder, 1)
+            limit = weights.deployed_memory(name, folder, usable_cpus())
+            service = services.staged(name, name, folder, build, MEMORY_LIMIT=limit)
             service = replace(service, python=python)
-            measured.settings[kinds[0]] = weights.deployed_memory(service.name, folder)
             _serve(measured, service, {kind: requests[kind] for kind in kinds}, effort, progress)
 
     return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deploy.sizing import FREE, MEMORY
+from deploy.sizing import MEMORY
 from tests.bench import machine, payloads, prices, weights
 from tests.bench.load import require_wrk
 from tests.bench.measure import Progress
@@ -107,7 +107,7 @@ def _prices(results: Sequence[Measured]) -> str:
 
 def _setting(megabytes: float) -> str:
     """The smallest --memory setting of Cloud Run that holds `megabytes` with a tenth to spare."""
-    return next(setting for setting, size in MEMORY.items() if megabytes <= FREE * size)
+    return next(setting for setting, size in MEMORY.items() if megabytes * 1e6 <= 0.9 * size)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
+from clip_embeddings.cpus import usable_cpus
 from tests.bench import machine, payloads, services, weights
 from tests.bench.measure import Progress
 from tests.bench.services import Running
@@ -51,7 +52,7 @@ def report(minutes: float, progress: Progress) -> str:
     described = machine.describe()
     folder = weights.baked("int8")
     manifest = json.loads((folder / "manifest.json").read_text())
-    setting = weights.deployed_memory("gateway", folder)
+    setting = weights.deployed_memory("gateway", folder, usable_cpus())
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for name, data in crops(PHOTOS).items():

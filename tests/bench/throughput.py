@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from clip_embeddings.cpus import usable_cpus
 from tests.bench import environments, machine, peer_models, peer_services, services, weights
 from tests.bench.load import Load, drive, require_wrk
 from tests.bench.measure import Progress, block
@@ -84,7 +85,14 @@ def _plan(progress: Progress) -> Iterator[tuple[str, Service, list[Request]]]:
     """The services, each with what is sent to it and from how many clients."""
     folder, build = weights.baked("int8"), weights.BUILD / "staged" / "int8"
     text, image = (
-        services.staged(f"{OURS}, {tower}", f"embed_{tower}", folder, build) for tower in ("text", "image")
+        services.staged(
+            f"{OURS}, {tower}",
+            f"embed_{tower}",
+            folder,
+            build,
+            MEMORY_LIMIT=weights.deployed_memory(f"embed_{tower}", folder, usable_cpus()),
+        )
+        for tower in ("text", "image")
     )
     payloads = peer_services.native_payloads()
     yield OURS, text, [(TEXT, payloads[TEXT], (1, 16, 64))]

@@ -61,12 +61,12 @@ def baked(precision: str) -> Path:
     return folder
 
 
-def deployed_memory(function: str, folder: Path) -> str:
+def deployed_memory(function: str, folder: Path, cpus: int) -> str:
     """The --memory setting that deploy.sh chooses for `function` with the model `folder`: 512Mi."""
     described = find_function(function)
     manifest = load_manifest(folder, described.towers)
     sizes = [file.bytes for tower in described.towers for file in manifest.towers[tower].files]
-    return memory_setting(described, sizes)
+    return memory_setting(described, sizes, cpus)
 
 
 def mebibytes(setting: str) -> float:
