@@ -20,10 +20,10 @@ from typing import Any
 from clip_embeddings.cpus import usable_cpus
 from tests.bench import environments, measure, payloads, peer_models, peer_services, services, weights
 from tests.bench.environments import InstallationError
-from tests.bench.load import Load, drive
+from tests.bench.load import Load, NoReplyError, drive
 from tests.bench.measure import Progress
 from tests.bench.peer_services import LARGE, PHOTO, TEXT
-from tests.bench.services import Payload, Service
+from tests.bench.services import Payload, Running, Service
 from tests.support.photographs import detailed_12mp_jpeg
 from tests.support.serving import ROOT, environment
 
@@ -172,7 +172,8 @@ def _serve(
             measured.cpu_ms[kind] = measure.block(server, payload, effort.single[kind]).mean_cpu * 1000
             for clients in CLIENTS if kind != LARGE else ():
                 progress(f"{measured.name}: {kind}, {clients} clients")
-                measured.loads[kind, clients] = drive(server, payload, clients, effort.seconds, effort.rounds)
+                timing = effort.seconds, effort.rounds
+                _drive(measured, measured.loads, (kind, clients), server, payload, timing)
             measured.memory[kind] = server.tree_pss()
         stack.close()
         pinned = replace(service, cpus=(0,))
@@ -182,9 +183,24 @@ def _serve(
             server.wait_for_reply(payload)
             for clients in CONCURRENCY if kind != LARGE else ():
                 progress(f"{measured.name}: {kind}, {clients} clients, one CPU")
-                measured.one_cpu[kind, clients] = drive(
-                    server, payload, clients, effort.seconds, 1, generator
-                )
+                timing = effort.seconds, 1
+                _drive(measured, measured.one_cpu, (kind, clients), server, payload, timing, generator)
+
+
+def _drive(
+    measured: Measured,
+    loads: dict[tuple[str, int], Load],
+    key: tuple[str, int],
+    server: Running,
+    payload: Payload,
+    timing: tuple[int, int],
+    cpus: tuple[int, ...] = (),
+) -> None:
+    """Put a load into `loads`, or note that nothing was answered."""
+    try:
+        loads[key] = drive(server, payload, key[1], *timing, cpus)
+    except NoReplyError as error:
+        measured.failure = f"{key[1]} clients, {key[0]}: {error}"
 
 
 def _fastembed(effort: Effort, progress: Progress) -> Callable[[Measured], None]:

@@ -53,12 +53,15 @@ def _costs(results: Sequence[Measured]) -> str:
                 result.name,
                 *(_number(result.cpu_ms.get(kind), 1) for kind in (TEXT, PHOTO, LARGE)),
                 *(_number(result.start.get(kind), 2) for kind in (TEXT, PHOTO)),
-                *(_number(result.memory.get(kind), 0) for kind in (TEXT, PHOTO)),
+                _number(result.memory.get(TEXT), 0),
+                _number(result.memory.get(LARGE, result.memory.get(PHOTO)), 0),
                 _number(result.packages, 0),
                 _number(result.model, 0),
             )
         )
-    incomplete = [f"{result.name} stopped: {result.failure}" for result in results if result.failure]
+    incomplete = [
+        f"{result.name}: {result.failure}" for result in results if result.cpu_ms and result.failure
+    ]
     return "\n\n".join([machine.markdown(rows), *incomplete])
 
 
