@@ -76,7 +76,7 @@ def _only(options: argparse.Namespace) -> str:
     if options.memory:
         return memory.report(_progress, quick=quick)
     if options.soak:
-        return soak.report(options.soak, _progress)
+        return soak.report(1.0 if quick else options.soak, _progress)
     if options.peers:
         return side_by_side_report.report(_progress, quick=quick)
     return ""
