@@ -5,6 +5,7 @@ Some encoders take seconds and over a gigabyte, so files are kept in build/pictu
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import struct
@@ -18,11 +19,13 @@ from PIL import Image
 SIDE = 7071
 
 _CACHE = Path(__file__).resolve().parents[2] / "build" / "pictures"
+# Part of the files' names, so that a change of this module makes them anew.
+_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 
 
 def hostile_picture(name: str, width: int = SIDE, height: int = SIDE) -> bytes:
     """The picture `name`, a key of PICTURES, of `width` x `height` pixels."""
-    path = _CACHE / f"{name.replace(' ', '-')}-{width}x{height}"
+    path = _CACHE / f"{name.replace(' ', '-')}-{width}x{height}-{_SOURCE}"
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -55,17 +58,17 @@ def webp_lossy(width: int, height: int) -> bytes:
 
 
 def avif_rgba(width: int, height: int) -> bytes:
-    """An AVIF with an alpha plane."""
-    return _saved("RGBA", (width, height), "AVIF", quality=0, speed=10, max_threads=1)
+    """An AVIF with an alpha plane, and with color planes of its full size."""
+    return _saved("RGBA", (width, height), "AVIF", quality=0, speed=10, subsampling="4:4:4", max_threads=1)
 
 
 def heic_rgba(width: int, height: int) -> bytes:
-    """A HEIC with an alpha plane."""
+    """A HEIC with an alpha plane, and with color planes of its full size."""
     import pillow_heif
 
     pillow_heif.register_heif_opener()
     fast = {"preset": "ultrafast", "x265:ctu": "64", "x265:min-cu-size": "32"}
-    return _saved("RGBA", (width, height), "HEIF", quality=0, enc_params=fast)
+    return _saved("RGBA", (width, height), "HEIF", quality=0, chroma=444, enc_params=fast)
 
 
 def png_rgba(width: int, height: int) -> bytes:
