@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,20 @@ def test_health_is_answered_while_every_thread_is_at_work(log: Path) -> None:
 
     assert waiting
     assert slowest < 2
+
+
+def test_stalled_clients_do_not_use_up_the_memory_of_others(target: Server) -> None:
+    """Bodies of 16 MiB in all, and heads of as much, which have begun and do not go on."""
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    body = b'{"texts": ["a"]}'
+    with ExitStack() as clients:
+        for number in range(600):
+            client = clients.enter_context(connect(target))
+            declared, large = b"Content-Length: 60000\r\n\r\n" + bytes(5000), b"X: y\r\n" * 1000
+            client.sendall(head + (declared if number % 2 else large))
+        time.sleep(0.5)
+        for size in (len(body), 3000, 30_000):
+            with connect(target) as client:
+                client.sendall(head + b"Content-Length: %d\r\n\r\n" % size + body.ljust(size))
+                client.settimeout(5)
+                assert client.recv(1000).startswith(b"HTTP/1.1 200 OK")
