@@ -12,7 +12,7 @@ from clip_embeddings.server.body import Arrival
 from clip_embeddings.server.buffering import ChunkScanner, Progress
 from clip_embeddings.server.connection import Connection, State
 from clip_embeddings.server.connections import Connections
-from clip_embeddings.server.limits import ROOM_TIMEOUT, SLOWEST, SMALL_BODIES, SMALL_BODY, ServerLimits
+from clip_embeddings.server.limits import FREE, ROOM_TIMEOUT, SLOWEST, SMALL_BODIES, SMALL_BODY, ServerLimits
 from clip_embeddings.server.reservations import Room
 
 # Bytes that one connection may send before others have their turn. Every read releases Python's lock, and
@@ -40,22 +40,27 @@ class BodyReader:
         self._limits = limits
         self._submit_to = submit
         self.large = Room(limits.bodies, wake)
+        # Bodies up to SMALL_BODY: those that are still arriving, and those that arrived with their head.
+        # Clients that stall can keep the first full, and not the second.
         self.small = Room(FairSemaphore(SMALL_BODIES, 0), wake)
+        self._complete = Room(FairSemaphore(SMALL_BODIES, 0), wake)
 
     def admit(self) -> None:
         """Give the room that has become free to bodies that wait for it."""
-        self.small.admit()
-        self.large.admit()
+        for room in (self._complete, self.small, self.large):
+            room.admit()
 
     def begin(self, connection: Connection, length: int | None) -> None:
         """Read a body of `length` bytes, or a chunked one, from its beginning."""
         if length is None:
             self._begin_chunks(connection)
             return
-        room = self.small if length <= SMALL_BODY else self.large
-        if length == 0:
-            self._submit(connection)
-        elif room is self.large and not self._limits.wants_body(dict(connection.request.headers)):
+        if length <= FREE:
+            self._place_body(connection, length)
+            return
+        is_complete = length <= len(connection.data)
+        room = self.large if length > SMALL_BODY else self._complete if is_complete else self.small
+        if length > SMALL_BODY and not self._limits.wants_body(dict(connection.request.headers)):
             self._submit(connection, Arrival.UNWANTED)
         elif length > self._limits.body_bytes:
             self._submit(connection, Arrival.TOO_LARGE)
@@ -65,6 +70,7 @@ class BodyReader:
             self._with_room(connection, room, length, lambda: self._place_body(connection, length))
 
     def _place_body(self, connection: Connection, length: int) -> None:
+        """Receive a body of `length` bytes, for which there is room."""
         if len(connection.data) == length:
             connection.body, connection.data = connection.data, bytearray()
             connection.filled = length

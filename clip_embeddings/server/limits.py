@@ -25,6 +25,10 @@ STOP_IDLE = 2.0
 # Bodies up to this size share a budget of their own, so that large ones do not keep them waiting.
 SMALL_BODY = 64 * KiB
 SMALL_BODIES = 16 * KiB * KiB
+# Every connection may have a head and a body of this size without taking them from a budget: with
+# CONNECTIONS, 64 MiB at worst.
+FREE = 4 * KiB
+LARGE_HEADS = 16 * KiB * KiB
 CONNECTIONS = 8192
 
 

@@ -9,16 +9,22 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from clip_embeddings.semaphore import FairSemaphore
 from clip_embeddings.server.body import Arrival
 from clip_embeddings.server.body_reader import READ_BYTES, BodyReader
 from clip_embeddings.server.buffering import Progress
 from clip_embeddings.server.connection import MAX_HEAD, Connection, State
 from clip_embeddings.server.connections import Connections
-from clip_embeddings.server.limits import CLOSE_TIMEOUT, HEAD_TIMEOUT, SLOWEST, SMALL_BODY, ServerLimits
-from clip_embeddings.server.reservations import Reservation
-
-# What is larger takes its memory from the budget of small bodies.
-USUAL_HEAD = 4 * 1024
+from clip_embeddings.server.limits import (
+    CLOSE_TIMEOUT,
+    FREE,
+    HEAD_TIMEOUT,
+    LARGE_HEADS,
+    SLOWEST,
+    SMALL_BODY,
+    ServerLimits,
+)
+from clip_embeddings.server.reservations import Reservation, Room
 
 
 def _plain_reply(status: bytes, sentence: bytes) -> bytes:
@@ -63,6 +69,8 @@ class EventLoop:
     ) -> None:
         self._connections = Connections()
         self._bodies = BodyReader(self._connections, limits, self._submit, wake)
+        # For heads above FREE that have not arrived as a whole.
+        self._heads = Room(FairSemaphore(LARGE_HEADS, 0), wake)
         self._limits = limits
         self._handler = handler
         self._keepalive = keepalive
@@ -178,11 +186,11 @@ class EventLoop:
         if progress is Progress.MORE:
             if connection.state is State.IDLE:
                 self._connections.enter(connection, State.HEAD, time.monotonic() + HEAD_TIMEOUT)
-            elif len(connection.data) > USUAL_HEAD and not connection.reservation.bytes:
-                if not self._bodies.small.reserve(MAX_HEAD):
+            if len(connection.data) > FREE and not connection.reservation.bytes:
+                if not self._heads.reserve(MAX_HEAD):
                     self._connections.drop(connection)
                     return
-                connection.reservation.add(self._bodies.small, MAX_HEAD)
+                connection.reservation.add(self._heads, MAX_HEAD)
             self._connections.watch(connection, selectors.EVENT_READ)
             return
         if progress is Progress.TOO_LARGE:

@@ -128,8 +128,10 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
         if now >= self._next_look:
             self._next_look = now + TICK
             self._loop.expire(now)
-            # Tells gunicorn's master that this process is alive; if the master is gone, it ends.
-            self.notify()
+            if self.timeout:
+                # gunicorn's master ends a process that says nothing for so long.
+                self.notify()
+            # Without its master, the process ends.
             self.alive = self.alive and self.ppid == os.getppid()
 
     def _accept_events(self, accepting: bool) -> None:

@@ -55,7 +55,7 @@ def test_the_limit_of_descriptors_is_raised_for_the_connections() -> None:
 
 def test_the_server_serves_more_than_a_thousand_connections(log: Path) -> None:
     with serving("embed_text", log) as server, ExitStack() as clients:
-        connections = [clients.enter_context(connect(server)) for _ in range(1500)]
+        connections = [clients.enter_context(connect(server)) for _ in range(1100)]
         for client in connections:
             client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         for client in connections:
