@@ -72,6 +72,7 @@ class ImageDecoder:
         if quota is not None:
             # A JPEG costs least, and less still at reduced size; measured in docs/performance.md.
             quota.take(header.pixels // (4 if reduction(header, settings, target) > 1 else 1))
+        needed = min(needed + header.rare_bytes, self.memory.width)
         background = deadline is None
         with (
             self.memory.acquire(needed, background=background, timeout=_seconds_left(deadline)),

@@ -136,6 +136,19 @@ def test_what_does_not_fit_now_waits_for_those_before_it() -> None:
     assert order == ["first", "second"]
 
 
+def test_a_lossless_webp_reserves_what_its_prefix_codes_may_take() -> None:
+    shared = decoder(300 * MiB, slots=9)
+    lossless = save(photo("chelsea").resize((1200, 900)), "WEBP", lossless=True)
+    assert needed(lossless) < 30 * MiB
+
+    with (
+        shared.admit(lossless, 224),
+        pytest.raises(OverloadedError),
+        shared.admit(lossless, 224, deadline=time.monotonic() + 0.05),
+    ):
+        pass
+
+
 def test_after_the_deadline_nothing_is_begun() -> None:
     with pytest.raises(OverloadedError), decoder().admit(webp_lossless(9, 9), 224, deadline=time.monotonic()):
         pass
