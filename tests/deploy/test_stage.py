@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from tests.support.deploy_script import NAMES, deploy_sh
-from tests.support.models import copy_model
+from tests.support.models import copy_model, edit_manifest
 from tests.support.serving import ROOT, environment, free_port
 
 DEMO = ROOT / "model_cache" / "demo"
@@ -242,6 +242,24 @@ def test_several_models_in_one_artifact(tmp_path: Path) -> None:
     }
     # The index holds the vectors of one model.
     assert [path.name for path in (built / "search" / "model_cache").iterdir()] == ["demo"]
+
+
+def test_a_model_with_a_tokenizer_of_the_library_gets_the_library(tmp_path: Path) -> None:
+    second = copy_model(tmp_path / "second")
+    (second / "tokenizer.bpe").rename(second / "tokenizer.json")
+
+    def rename(manifest: Any) -> None:
+        manifest["towers"]["text"]["files"][2]["path"] = "tokenizer.json"
+
+    edit_manifest(second, rename)
+
+    ended = stage(tmp_path, "embed_mixed", "search", MODELS=str(second))
+
+    assert ended.returncode == 0, ended.stderr
+    build = tmp_path / "build"
+    assert "tokenizers==" in (build / "embed_mixed" / "requirements.txt").read_text()
+    # It serves the first model only.
+    assert "tokenizers==" not in (build / "search" / "requirements.txt").read_text()
 
 
 def test_a_model_without_a_text_tower(tmp_path: Path) -> None:
