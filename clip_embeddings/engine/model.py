@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_embeddings.engine import canary
-from clip_embeddings.engine.manifest import Manifest, ModelError, Preprocess, TextSpec, Tower, load_manifest
+from clip_embeddings.engine.manifest import (
+    Manifest,
+    ModelError,
+    Preprocess,
+    TextSpec,
+    Tower,
+    load_manifest,
+    tokenizer_file,
+)
 from clip_embeddings.engine.scheduler import Scheduler, no_check
 from clip_embeddings.engine.session import open_session, run_session
-from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize, tokenizer_file
+from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
 from clip_embeddings.lazy import Lazy
 
 if TYPE_CHECKING:

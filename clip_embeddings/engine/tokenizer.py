@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_embeddings.engine.byte_pairs import BytePairs
-from clip_embeddings.engine.manifest import ModelError, TextSpec, Tower
+from clip_embeddings.engine.manifest import BYTE_PAIR_TOKENIZER, ModelError, TextSpec
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as LibraryTokenizer
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     # What `tokenize` takes.
     Tokenizer = BytePairs | LibraryTokenizer
 
-# The file of a text tower that holds its tokenizer has one of these names: merges of byte pairs, or a file of
-# the `tokenizers` library.
-BYTE_PAIRS = "tokenizer.bpe"
-LIBRARY = "tokenizer.json"
 # The word pattern and the special tokens of CLIP's tokenizer: open_clip.tokenizer.SimpleTokenizer.
 SPECIAL = frozenset({"<start_of_text>", "<end_of_text>"})
 WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -57,15 +53,10 @@ class Tokens:
     truncated: list[int]
 
 
-def tokenizer_file(tower: Tower) -> str:
-    """The name of the file with the tokenizer of `tower`, a text tower."""
-    return BYTE_PAIRS if any(file.path == BYTE_PAIRS for file in tower.files) else LIBRARY
-
-
 def load_tokenizer(path: Path) -> Tokenizer:
     """Load the baked tokenizer. Raises ModelError if the file holds none."""
     try:
-        if path.name == BYTE_PAIRS:
+        if path.name == BYTE_PAIR_TOKENIZER:
             return BytePairs(path.read_bytes())
         # Imported late: it takes 50 ms.
         from tokenizers import Tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from clip_embeddings.engine.tokenizer import BYTE_PAIRS, LIBRARY
+from clip_embeddings.engine.manifest import BYTE_PAIR_TOKENIZER, LIBRARY_TOKENIZER
 from model_cache.baking.byte_pair_file import write_byte_pairs
 from model_cache.baking.checkpoints import TokenizerFile
 from model_cache.baking.errors import BakeError
@@ -22,8 +22,8 @@ def write_clip_tokenizer(source: Any, folder: Path) -> TokenizerFile:
     Raises:
         BakeError: its token ids are not in the order of its merges.
     """
-    write_byte_pairs(source, folder / BYTE_PAIRS)
-    return TokenizerFile(BYTE_PAIRS, _sha256(clip_library_file(source)))
+    write_byte_pairs(source, folder / BYTE_PAIR_TOKENIZER)
+    return TokenizerFile(BYTE_PAIR_TOKENIZER, _sha256(clip_library_file(source)))
 
 
 def clip_library_file(source: Any) -> str:
@@ -48,8 +48,8 @@ def write_library_tokenizer(source: Any, context_length: int, folder: Path) -> T
     tokenizer.enable_truncation(context_length)
     tokenizer.no_padding()
     content = _one_line(tokenizer)
-    (folder / LIBRARY).write_text(content, encoding="utf-8")
-    return TokenizerFile(LIBRARY, _sha256(content))
+    (folder / LIBRARY_TOKENIZER).write_text(content, encoding="utf-8")
+    return TokenizerFile(LIBRARY_TOKENIZER, _sha256(content))
 
 
 def _one_line(tokenizer: Tokenizer) -> str:

@@ -11,11 +11,16 @@ import pytest
 from PIL import Image
 
 from clip_embeddings.engine.canary import IMAGE, canary_image
-from clip_embeddings.engine.manifest import Canary, ModelError, sha256_of
+from clip_embeddings.engine.manifest import (
+    BYTE_PAIR_TOKENIZER,
+    LIBRARY_TOKENIZER,
+    Canary,
+    ModelError,
+    sha256_of,
+)
 from clip_embeddings.engine.model import Model, check_canary, load_model, normalize_rows
 from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.engine.session import run_session
-from clip_embeddings.engine.tokenizer import BYTE_PAIRS, LIBRARY
 from model_cache.baking.tokenizer_file import clip_library_file
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.models import DEMO, copy_demo, edit_manifest, flip_a_byte
@@ -117,13 +122,15 @@ def test_a_model_with_the_tokenizer_of_an_earlier_version_gives_the_same_vectors
     model: Model, tmp_path: Path
 ) -> None:
     folder = copy_demo(tmp_path / "model")
-    (folder / BYTE_PAIRS).unlink()
-    path = folder / LIBRARY
+    (folder / BYTE_PAIR_TOKENIZER).unlink()
+    path = folder / LIBRARY_TOKENIZER
     path.write_text(clip_library_file(import_open_clip().SimpleTokenizer()))
 
     def replace_file(manifest: Any) -> None:
-        file = next(file for file in manifest["towers"]["text"]["files"] if file["path"] == BYTE_PAIRS)
-        file.update(path=LIBRARY, bytes=path.stat().st_size, sha256=sha256_of(path))
+        file = next(
+            file for file in manifest["towers"]["text"]["files"] if file["path"] == BYTE_PAIR_TOKENIZER
+        )
+        file.update(path=LIBRARY_TOKENIZER, bytes=path.stat().st_size, sha256=sha256_of(path))
 
     edit_manifest(folder, replace_file)
     earlier = _load(folder)

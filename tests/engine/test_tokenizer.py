@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from clip_embeddings.engine.byte_pairs import CACHED_CHARS, CACHED_PAIRS, BytePairs
-from clip_embeddings.engine.manifest import ModelError, TextSpec
-from clip_embeddings.engine.tokenizer import BYTE_PAIRS, LIBRARY, load_tokenizer, pad, tokenize
+from clip_embeddings.engine.manifest import BYTE_PAIR_TOKENIZER, LIBRARY_TOKENIZER, ModelError, TextSpec
+from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
 from model_cache.baking.tokenizer_file import clip_library_file, write_clip_tokenizer
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.texts import every_character, generated_texts
@@ -35,20 +35,20 @@ def folder(open_clip_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
     """A folder with the tokenizer as it is baked, and as earlier versions baked it."""
     path = tmp_path_factory.mktemp("tokenizer")
     write_clip_tokenizer(open_clip_tokenizer, path)
-    (path / LIBRARY).write_text(clip_library_file(open_clip_tokenizer))
+    (path / LIBRARY_TOKENIZER).write_text(clip_library_file(open_clip_tokenizer))
     return path
 
 
 @pytest.fixture(scope="module")
 def tokenizer(folder: Path) -> BytePairs:
-    loaded = load_tokenizer(folder / BYTE_PAIRS)
+    loaded = load_tokenizer(folder / BYTE_PAIR_TOKENIZER)
     assert isinstance(loaded, BytePairs)
     return loaded
 
 
 @pytest.fixture(scope="module")
 def library(folder: Path) -> LibraryTokenizer:
-    loaded = load_tokenizer(folder / LIBRARY)
+    loaded = load_tokenizer(folder / LIBRARY_TOKENIZER)
     assert isinstance(loaded, LibraryTokenizer)
     return loaded
 
@@ -143,7 +143,7 @@ def test_the_start_of_a_long_word_is_enough(tokenizer: BytePairs, library: Libra
 
 
 def test_what_it_remembers_is_bounded(folder: Path) -> None:
-    pairs = BytePairs((folder / BYTE_PAIRS).read_bytes())
+    pairs = BytePairs((folder / BYTE_PAIR_TOKENIZER).read_bytes())
     rng = random.Random(3)
 
     for _ in range(10_000):
@@ -193,7 +193,7 @@ def test_trimming_pads_to_the_longest_text_only(tokenizer: BytePairs) -> None:
     assert pad(rows, spec()).tolist()[0] == [START, 320, 2368, END, 0]
 
 
-@pytest.mark.parametrize("name", [BYTE_PAIRS, LIBRARY])
+@pytest.mark.parametrize("name", [BYTE_PAIR_TOKENIZER, LIBRARY_TOKENIZER])
 @pytest.mark.parametrize("content", ["", "{}", "not json", '{"version": "1.0"}', "CLIPBPE1" + "\x7f" * 64])
 def test_a_broken_tokenizer_file_is_a_model_error(name: str, content: str, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -204,8 +204,8 @@ def test_a_broken_tokenizer_file_is_a_model_error(name: str, content: str, tmp_p
 
 
 def test_a_cut_tokenizer_file_is_a_model_error(folder: Path, tmp_path: Path) -> None:
-    data = (folder / BYTE_PAIRS).read_bytes()
-    path = tmp_path / BYTE_PAIRS
+    data = (folder / BYTE_PAIR_TOKENIZER).read_bytes()
+    path = tmp_path / BYTE_PAIR_TOKENIZER
     for size in (10, 1000, 300_000, len(data) - 1):
         path.write_bytes(data[:size])
         with pytest.raises(ModelError, match=r"tokenizer\.bpe is not a tokenizer file"):
