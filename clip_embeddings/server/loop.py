@@ -26,6 +26,9 @@ from clip_embeddings.server.limits import (
 )
 from clip_embeddings.server.reservations import Reservation, Room
 
+# Bodies that are given up at one look at the deadlines.
+GIVEN_UP_AT_ONCE = 25
+
 
 def _plain_reply(status: bytes, sentence: bytes) -> bytes:
     """A reply to what is no request, so that it has no route whose form an error could take."""
@@ -151,7 +154,13 @@ class EventLoop:
 
     def expire(self, now: float) -> None:
         """Give up what has lasted too long."""
+        answered = 0
         for connection in [one for one in self._connections.open if one.deadline <= now]:
+            if connection.state in (State.BODY, State.ROOM):
+                # A thread tells the client why. A thousand of them at once would keep other requests waiting.
+                answered += 1
+                if answered > GIVEN_UP_AT_ONCE:
+                    continue
             try:
                 self._give_up(connection)
             except OSError:
