@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from model_cache.baking.catalogue import CATALOGUE
-from tests.bench import backfill, concurrency, index, measure, models, payloads, services, weights
+from tests.bench import backfill, concurrency, index, measure, models, payloads, services, tokenizer, weights
 from tests.bench.measure import Key, Samples
 from tests.bench.report import Memory, Results, table, verdicts
 from tests.bench.services import Running, Service
@@ -39,6 +39,9 @@ def main() -> None:
         load = os.getloadavg()[0]
         print(_index(options.quick) if options.index else _backfill(options.quick))
         _warn(load)
+        return
+    if options.tokenizer:
+        print(tokenizer.report(3 if options.quick else 15, _progress))
         return
     folders = {precision: weights.baked(precision) for precision in weights.PRECISIONS}
     if options.concurrency:
@@ -143,6 +146,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--index", action="store_true", help="only: search over 100,000 vectors in SQLite")
     parser.add_argument("--backfill", action="store_true", help="only: photos indexed per second")
+    parser.add_argument("--tokenizer", action="store_true", help="only: CLIP's tokenizer in its two files")
     return parser.parse_args()
 
 
