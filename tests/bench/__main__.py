@@ -28,6 +28,7 @@ from tests.bench import (
     side_by_side_report,
     soak,
     throughput,
+    tokenizer,
     weights,
 )
 from tests.bench.measure import Key, Samples
@@ -71,6 +72,8 @@ def _only(options: argparse.Namespace) -> str:
         return report
     if options.concurrency:
         return concurrency.compare(weights.baked("int8"), *((0.5, 2) if quick else (2.0, 5)))
+    if options.tokenizer:
+        return tokenizer.report(3 if quick else 15, _progress)
     if options.throughput:
         return throughput.report(_progress, quick=quick)
     if options.memory:
@@ -193,6 +196,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--index", action="store_true", help="only: search over 100,000 vectors in SQLite")
     parser.add_argument("--backfill", action="store_true", help="only: photos indexed per second")
+    parser.add_argument("--tokenizer", action="store_true", help="only: CLIP's tokenizer in its two files")
     return parser.parse_args()
 
 
