@@ -93,7 +93,9 @@ def measure_all(effort: Effort, progress: Progress) -> list[Measured]:
             measured.packages = environments.megabytes(environment_name)
             run(measured)
         except (InstallationError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-            measured.failure = " ".join(str(error).split())[-300:]
+            # The first line says what failed, the last one is the end of a log.
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            measured.failure = " ... ".join(dict.fromkeys((lines[0][:150], lines[-1].strip()[-150:])))
             progress(f"{name} failed: {measured.failure}")
     return results
 
@@ -165,8 +167,8 @@ def _serve(
         for (kind, _), samples in measure.starts(first, effort.starts, logs, progress).items():
             measured.start[kind] = samples.median
         server = stack.enter_context(services.running(service, logs))
+        server.wait_for_reply(next(iter(requests.values())))
         for kind, payload in requests.items():
-            server.wait_for_reply(payload)
             progress(f"{measured.name}: {kind}, one after the other")
             measure.block(server, payload, 5)
             measured.cpu_ms[kind] = measure.block(server, payload, effort.single[kind]).mean_cpu * 1000
@@ -179,8 +181,8 @@ def _serve(
         pinned = replace(service, cpus=(0,))
         generator = tuple(range(1, os.cpu_count() or 1))
         server = stack.enter_context(services.running(pinned, logs))
+        server.wait_for_reply(next(iter(requests.values())))
         for kind, payload in requests.items():
-            server.wait_for_reply(payload)
             for clients in CONCURRENCY if kind != LARGE else ():
                 progress(f"{measured.name}: {kind}, {clients} clients, one CPU")
                 timing = effort.seconds, 1
