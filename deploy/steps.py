@@ -138,9 +138,10 @@ def printed(plan: Iterable[Step]) -> Iterator[str]:
                 yield f'{name}="$({line(command)})"'
             case Unless(check, command):
                 yield f'[ -n "$({line(check)} 2>/dev/null)" ] ||\n  {line(command)}'
-            case RunIfPasses(check, stdin, command):
-                # Joined, so that in a shell that goes on after errors, too, nothing follows a failure.
-                yield f"{line(check)} <<<{quote(stdin)} &&\n  {line(command)}"
+            case RunIfPasses(check, stdin, command, failure):
+                # One statement, so that a shell that goes on after errors does not run the command either.
+                yield f"if {line(check)} <<<{quote(stdin)}; then\n  {line(command)}"
+                yield f"else\n  echo {quote(failure)} >&2\n  false\nfi"
             case IfChanged(steps=steps):
                 yield from printed(steps)
             case Say():

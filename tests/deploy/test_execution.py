@@ -139,8 +139,10 @@ def test_a_check_that_fails_ends_the_plan_with_its_sentence(
     with pytest.raises(DeployError, match="it is the other"):
         execute(plan)
     # In a shell that goes on after errors, too, what depends on the check does not follow it.
-    pasted = subprocess.run(["bash", "-c", "\n".join(printed(plan))])
-
-    assert pasted.returncode != 0
-    assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().err == "+ grep --quiet other\n"
+    shell = ("bash", "-c", "\n".join((*printed(plan), "echo the end")))
+    pasted = subprocess.run(shell, capture_output=True, text=True)
+
+    assert (pasted.stdout, pasted.stderr) == ("the end\n", "it is the other\n")
+    assert subprocess.run((shell[0], "-e", *shell[1:]), capture_output=True).stdout == b""
+    assert list(tmp_path.iterdir()) == []

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.support.cloud_projects import deploy_to, enable, logged_in
-from tests.support.cloud_run import serving
+from tests.support.cloud_run import deployed, serving
 from tests.support.deploy_script import deploy_sh, needs_gcloud
-from tests.support.google_apis import IDENTITY_TOKEN, PROJECT, GoogleApis, Request, playing
+from tests.support.google_apis import IDENTITY_TOKEN, NUMBER, PROJECT, GoogleApis, Request, playing
 
 pytestmark = [needs_gcloud, pytest.mark.full]
 
@@ -29,6 +29,17 @@ def apis() -> Iterator[GoogleApis]:
 def deploy(apis: GoogleApis, folder: Path, value: int, *options: str) -> subprocess.CompletedProcess[str]:
     """Deploy embed_text with a setting, so that it differs from what was deployed with another value."""
     return deploy_to(apis, folder, f"--env=MAX_ITEMS={value}", *options, "deploy", "embed_text")
+
+
+def serve_something(apis: GoogleApis) -> None:
+    """A revision of embed_text that somebody deployed earlier, and that has all traffic."""
+    body = {
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Service",
+        "metadata": {"name": "embed-text", "namespace": NUMBER, "labels": {"app": "clip-functions"}},
+        "spec": {"template": {"metadata": {}, "spec": {"containers": [{"image": "earlier"}]}}},
+    }
+    apis.services["embed-text"] = deployed(body, None, "http://nowhere.test")
 
 
 def traffic(apis: GoogleApis) -> list[Any]:
@@ -70,8 +81,8 @@ def test_traffic_follows_the_check(apis: GoogleApis, tmp_path: Path) -> None:
 
     assert second.returncode == 0, second.stderr
     old, new = revisions(apis)
-    deployed, moved = [request.body for request in apis.requests if request.method == "PUT"]
-    assert deployed["spec"]["traffic"] == [
+    put, moved = [request.body for request in apis.requests if request.method == "PUT"]
+    assert put["spec"]["traffic"] == [
         {"revisionName": old, "percent": 100},
         {"revisionName": new, "tag": "candidate"},
     ]
@@ -84,7 +95,7 @@ def test_traffic_follows_the_check(apis: GoogleApis, tmp_path: Path) -> None:
 
 
 def test_a_revision_that_is_not_ready_gets_no_traffic(apis: GoogleApis, tmp_path: Path) -> None:
-    assert deploy(apis, tmp_path, 1).returncode == 0
+    serve_something(apis)
     (good,) = revisions(apis)
 
     apis.ready = 503
@@ -129,7 +140,7 @@ def test_a_first_revision_that_is_not_ready_is_deployed_again(apis: GoogleApis, 
 
 
 def test_a_deployment_that_was_interrupted_is_repeated(apis: GoogleApis, tmp_path: Path) -> None:
-    assert deploy(apis, tmp_path, 1).returncode == 0
+    serve_something(apis)
 
     # A revision that does not start, then one whose traffic cannot be moved.
     apis.starts = False

@@ -152,9 +152,14 @@ def _bucket(apis: GoogleApis, request: Request, name: str) -> tuple[int, Any]:
     return (200, apis.buckets[name]) if name in apis.buckets else _missing("no such bucket")
 
 
+def _buckets(apis: GoogleApis, request: Request) -> tuple[int, Any]:
+    return 200, {"kind": "storage#buckets", "items": list(apis.buckets.values())}
+
+
 def _new_bucket(apis: GoogleApis, request: Request) -> tuple[int, Any]:
-    apis.buckets[request.body["name"]] = {"kind": "storage#bucket", **request.body}
-    return 200, apis.buckets[request.body["name"]]
+    name = request.body["name"]
+    apis.buckets[name] = {"kind": "storage#bucket", "id": name, **request.body}
+    return 200, apis.buckets[name]
 
 
 def _change_bucket(apis: GoogleApis, request: Request, name: str) -> tuple[int, Any]:
@@ -283,6 +288,7 @@ ROUTES: tuple[tuple[str, str, EmbedResult], ...] = (
     ("POST", rf"/v\d/projects/{PROJECT}/serviceAccounts", _new_account),
     ("GET", rf"(?:/storage/v1)?/projects/{PROJECT}/serviceAccount", _agent),
     ("GET", r"(?:/storage/v1)?/b/([^/]+)", _bucket),
+    ("GET", r"(?:/storage/v1)?/b", _buckets),
     ("POST", r"(?:/storage/v1)?/b", _new_bucket),
     ("PATCH", r"(?:/storage/v1)?/b/([^/]+)", _change_bucket),
     ("GET", rf"/v\d/projects/{PROJECT}/locations/([^/]+)/triggers/([^/]+)", _trigger),
