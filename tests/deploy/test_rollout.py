@@ -16,6 +16,8 @@ from tests.support.google_apis import IDENTITY_TOKEN, NUMBER, PROJECT, GoogleApi
 
 pytestmark = [needs_gcloud, pytest.mark.full]
 
+# It exists, so that there is less to look up.
+ACCOUNT = f"runs@{PROJECT}.iam.gserviceaccount.com"
 ASKED = "/revisions/candidate---embed-text/ready"
 
 
@@ -26,9 +28,10 @@ def apis() -> Iterator[GoogleApis]:
         yield running
 
 
-def deploy(apis: GoogleApis, folder: Path, value: int, *options: str) -> subprocess.CompletedProcess[str]:
+def deploy(apis: GoogleApis, folder: Path, value: int) -> subprocess.CompletedProcess[str]:
     """Deploy embed_text with a setting, so that it differs from what was deployed with another value."""
-    return deploy_to(apis, folder, f"--env=MAX_ITEMS={value}", *options, "deploy", "embed_text")
+    options = (*(f"--{kind}={ACCOUNT}" for kind in ("service-account", "build-service-account")),)
+    return deploy_to(apis, folder, *options, f"--env=MAX_ITEMS={value}", "deploy", "embed_text")
 
 
 def serve_something(apis: GoogleApis) -> None:
@@ -53,9 +56,14 @@ def revisions(apis: GoogleApis) -> list[str]:
     return [*apis.services["embed-text"]["status"]["revisions"]]
 
 
+def changes_service(request: Request) -> bool:
+    """Whether a request deploys a revision of embed_text, or moves its traffic."""
+    return request.method == "PUT" and request.path.endswith("/services/embed-text")
+
+
 def moves_traffic(request: Request) -> bool:
     """Whether a request is that of update-traffic."""
-    return request.method == "PUT" and not any("tag" in item for item in request.body["spec"]["traffic"])
+    return changes_service(request) and not any("tag" in item for item in request.body["spec"]["traffic"])
 
 
 def test_traffic_follows_the_check(apis: GoogleApis, tmp_path: Path) -> None:
@@ -81,13 +89,13 @@ def test_traffic_follows_the_check(apis: GoogleApis, tmp_path: Path) -> None:
 
     assert second.returncode == 0, second.stderr
     old, new = revisions(apis)
-    put, moved = [request.body for request in apis.requests if request.method == "PUT"]
+    put, moved = [request.body for request in apis.requests if changes_service(request)]
     assert put["spec"]["traffic"] == [
         {"revisionName": old, "percent": 100},
         {"revisionName": new, "tag": "candidate"},
     ]
     assert moved["spec"]["traffic"] == [{"latestRevision": True, "percent": 100}]
-    paths = [request.path for request in apis.requests if request.method == "PUT" or request.path == ASKED]
+    paths = [request.path for request in apis.requests if changes_service(request) or request.path == ASKED]
     assert paths[1] == ASKED
     assert serving(apis.services["embed-text"]) == new
     (container,) = apis.services["embed-text"]["spec"]["template"]["spec"]["containers"]
