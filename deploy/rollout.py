@@ -55,7 +55,7 @@ def rollout_steps(deployment: Deployment, function: Function, deploy: Command) -
     yield Lookup("CANDIDATE", deployment.gcloud(*describe, url))
     move = ("run", "services", "update-traffic", service, region, "--to-latest", f"--remove-tags={TAG}")
     yield RunIfPasses(
-        _ask(f"{variable('CANDIDATE')}/ready"),
+        _readiness_request(f"{variable('CANDIDATE')}/ready"),
         f"Authorization: Bearer {variable('TOKEN')}",
         deployment.gcloud(*move, "--format=none"),
         f"{function.name} is deployed, but {variable('CANDIDATE')}/ready does not answer 200, so no traffic "
@@ -64,7 +64,7 @@ def rollout_steps(deployment: Deployment, function: Function, deploy: Command) -
     )
 
 
-def _ask(url: str) -> Command:
+def _readiness_request(url: str) -> Command:
     """GET `url` with the header on standard input; fails unless it is answered with 200."""
     seconds = str(max(1, retry_seconds()))
     return (

@@ -197,6 +197,8 @@ def _parse() -> argparse.Namespace:
         "--throughput",
         action="store_true",
         help="only: requests a second of many clients, on one CPU and on two (needs wrk)",
+    )
+    parser.add_argument(
         "--probes",
         action="store_true",
         help="only: the first answered request, by the platform's startup probe",
