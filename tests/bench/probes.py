@@ -22,7 +22,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from statistics import median
 
-from tests.bench import payloads, services, weights
+from tests.bench import machine, payloads, services, weights
 from tests.bench.measure import Progress
 from tests.bench.services import Payload, Running, Service, post, running
 
@@ -31,7 +31,8 @@ PERIOD, TIMEOUT = 1.0, 1.0
 
 
 def report(progress: Progress, *, quick: bool) -> str:
-    """A line per function: the median of the seconds to its first answered request, with each probe."""
+    """The machine, and a line per function: median seconds to its first answered request, with each probe."""
+    described = machine.describe()
     text, photo = payloads.texts(), payloads.raw(payloads.small_jpeg())
     empty = services.function("empty", "empty", "tests/bench/empty_function.py")
     folder, build = weights.baked("int8"), weights.BUILD / "staged" / "int8"
@@ -55,11 +56,9 @@ def report(progress: Progress, *, quick: bool) -> str:
                     # The first round brings every file into the page cache.
                     if number:
                         seconds.setdefault((name, probe), []).append(taken)
-    lines = [f"{'first answered request, s':<28}{'TCP probe':>12}{'HTTP probe':>12}"]
-    for name in functions:
-        cells = "".join(f"{median(seconds[name, probe]):>12.2f}" for probe in probes)
-        lines.append(f"{name:<28}{cells}")
-    return "\n".join(lines)
+    rows = [["first answered request, s", *(f"{probe} probe" for probe in probes)]]
+    rows += ([name, *(f"{median(seconds[name, probe]):.2f}" for probe in probes)] for name in functions)
+    return f"{described}\n\n{machine.markdown(rows)}"
 
 
 def _first_answer(service: Service, payload: Payload, wait: Callable[[Running], None], logs: Path) -> float:
