@@ -44,6 +44,7 @@ IDENTITY_TOKEN = ".".join(
     base64.urlsafe_b64encode(part).decode().rstrip("=")
     for part in (b'{"alg":"none"}', b'{"aud":"gcloud","exp":9999999999}', b"signature")
 )
+LOGIN_PATH = "/token"
 LOGIN = {"type": "authorized_user", "client_id": "id", "client_secret": "secret", "refresh_token": "refresh"}
 
 
@@ -86,7 +87,7 @@ class GoogleApis:
             "CLOUDSDK_CONFIG": str(folder / "gcloud"),
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
             "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE": str(login),
-            "CLOUDSDK_AUTH_TOKEN_HOST": "http://oauth2.test/token",
+            "CLOUDSDK_AUTH_TOKEN_HOST": f"http://oauth2.test{LOGIN_PATH}",
             "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
             "CLOUDSDK_PROXY_TYPE": "http",
             "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
@@ -306,7 +307,7 @@ ROUTES: tuple[tuple[str, str, EmbedResult], ...] = (
     ("POST", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services", _new_service),
     ("PUT", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services/([^/]+)", _deploy),
     ("GET", r"/revisions/([^/]+)---([^/]+)/ready", _ready),
-    ("POST", "/token", _token),
+    ("POST", LOGIN_PATH, _token),
     ("GET", rf"/v1/projects/{PROJECT}/databases/[^/]+/collectionGroups/-/indexes", _indexes),
     ("GET", rf"/apis/run.googleapis.com/v1/namespaces/{PROJECT}/jobs", _no_jobs),
 )
@@ -330,7 +331,9 @@ def playing() -> Iterator[GoogleApis]:
                 json.loads(raw) if raw[:1] == b"{" else raw or None,
                 self.headers.get("Authorization", "").removeprefix("Bearer "),
             )
-            apis.requests.append(request)
+            # Logging in changes nothing, and happens whenever gcloud is called.
+            if request.path != LOGIN_PATH:
+                apis.requests.append(request)
             status, body = apis.answer(request)
             data = json.dumps(body).encode()
             self.send_response(status)
