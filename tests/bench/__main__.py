@@ -24,6 +24,7 @@ from tests.bench import (
     memory,
     models,
     payloads,
+    probes,
     services,
     side_by_side_report,
     soak,
@@ -56,6 +57,7 @@ def main() -> None:
     print(f"\n{os.cpu_count()} CPUs. Seconds and ms are medians, MB are 10^6 bytes.")
     _warn(load)
     print("\n".join(verdicts(results)))
+    print(f"\n{probes.report(_progress, quick=options.quick)}")
     print(f"\n{_index(options.quick)}\n\n{_backfill(options.quick)}")
 
 
@@ -82,6 +84,8 @@ def _only(options: argparse.Namespace) -> str:
         return soak.report(1.0 if quick else options.soak, _progress)
     if options.peers:
         return side_by_side_report.report(_progress, quick=quick)
+    if options.probes:
+        return probes.report(_progress, quick=quick)
     return ""
 
 
@@ -193,6 +197,11 @@ def _parse() -> argparse.Namespace:
         "--throughput",
         action="store_true",
         help="only: requests a second of many clients, on one CPU and on two (needs wrk)",
+    )
+    parser.add_argument(
+        "--probes",
+        action="store_true",
+        help="only: the first answered request, by the platform's startup probe",
     )
     parser.add_argument("--index", action="store_true", help="only: search over 100,000 vectors in SQLite")
     parser.add_argument("--backfill", action="store_true", help="only: photos indexed per second")
