@@ -1,7 +1,7 @@
 """An index in a table of PostgreSQL, with pgvector: `postgresql://user@host/database?table=photos`.
 
-The graph of each space is searched approximately; see postgres_search. Every change is one statement that compares
-generations itself, so it does not matter which isolation level the server's transactions have.
+The graph of each space is searched approximately; see postgres_search. Every change is one statement that
+compares generations itself, so it does not matter which isolation level the server's transactions have.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class PostgresIndex:
                     cursor.nextset()
             return written
 
-        return self._run(write) if checked else []
+        return self._pool.run(write) if checked else []
 
     def delete(self, bucket: str, name: str, generation: int, *, forget: bool = False) -> bool:
         check_generation(generation)
@@ -107,10 +107,10 @@ class PostgresIndex:
                 _limit_waiting(connection)
                 return connection.execute(rows.delete(self._url.table), parameters).fetchone() is not None
 
-        deleted = self._run(write)
+        deleted = self._pool.run(write)
         if time.monotonic() > self._next_sweep:
             self._next_sweep = time.monotonic() + SWEEP_SECONDS
-            self._run(lambda connection: connection.execute(rows.sweep(self._url.table)).rowcount)
+            self._pool.run(lambda connection: connection.execute(rows.sweep(self._url.table)).rowcount)
         return deleted
 
     def query(
@@ -129,7 +129,7 @@ class PostgresIndex:
         check_dimensions(space, dimensions, len(query_vector))
         assert self._extension is not None
         search = make_search(self._url, self._extension, query_vector, space, k, bucket, prefix)
-        hits = self._run(partial(run_search, search=search))
+        hits = self._pool.run(partial(run_search, search=search))
         return [hit for hit in hits if min_score is None or hit.score >= min_score]
 
     def get(self, bucket: str, name: str) -> Entry | None:
@@ -179,16 +179,13 @@ class PostgresIndex:
         """Close the connections. The next call makes new ones."""
         self._pool.close()
 
-    def _run(self, work: Any) -> Any:
-        return self._pool.run(work)
-
     def _fetch(self, select: sql.Composed, parameters: Any) -> list[tuple[Any, ...]]:
         return self._pool.run(
             lambda connection: connection.execute(select, parameters, binary=True).fetchall()
         )
 
     def _compose(self, template: str) -> sql.Composed:
-        return sql.SQL(template).format(columns=rows.COLUMNS, table=sql.Identifier(self._url.table))  # type: ignore[arg-type]
+        return sql.SQL(template).format(columns=rows.COLUMNS, table=sql.Identifier(self._url.table))
 
     def _prepare(self, connection: Connection) -> None:
         self._extension = prepare(connection, self._url)

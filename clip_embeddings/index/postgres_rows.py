@@ -166,4 +166,3 @@ def _utc(value: datetime) -> datetime:
 def configure(connection: Connection[Any]) -> None:
     """Have a connection send vectors."""
     connection.adapters.register_dumper(Vector, VectorDumper)
-

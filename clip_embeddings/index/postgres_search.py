@@ -91,7 +91,9 @@ def _by_graph(connection: Connection, search: Search) -> list[Hit]:
     nearest = _select(search, distance, fetched)
     if vector_type == "vector":
         return _hits(connection, search, nearest, settings)[: search.k]
-    exact = sql.SQL("SELECT {columns}, vector <=> %(vector)s FROM ({nearest}) AS nearest ORDER BY 10 LIMIT {k}")
+    exact = sql.SQL(
+        "SELECT {columns}, vector <=> %(vector)s FROM ({nearest}) AS nearest ORDER BY 10 LIMIT {k}"
+    )
     columns = sql.SQL("bucket, name, generation, content_type, size, updated, space, fingerprint, metadata")
     statement = exact.format(columns=columns, nearest=nearest, k=sql.Literal(search.k))
     return _hits(connection, search, statement, settings)
