@@ -63,7 +63,7 @@ def parse_postgres_url(url: str) -> PostgresUrl:
     )
     if match is None:
         raise ValueError(
-            "use postgresql://user@host/database?table=name, with %-escapes for any of :/?#[]@% in a part of it"
+            "use postgresql://user@host/database?table=name, with %-escapes for any of :/?#[]@% in its parts"
         )
     # libpq takes a plus sign for itself, and not for a blank as in forms.
     pairs = [pair.partition("=")[::2] for pair in (match["query"] or "").split("&") if pair]

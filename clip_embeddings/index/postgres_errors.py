@@ -1,4 +1,4 @@
-"""PostgreSQL's errors as those of `storage.types`: which pass by themselves, and what an operator must run."""
+"""PostgreSQL's errors as those of `storage.types`: which pass by themselves, and what to run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from psycopg import errors
 from clip_embeddings.postgres_url import PostgresUrl
 from clip_embeddings.storage.types import StorageError, TransientError
 
-# Classes of SQLSTATE, and states, that pass by themselves: connections, conflicts between transactions, limits
-# of resources, an operator's interventions, a server that has become a standby.
+# Classes of SQLSTATE, and states, that pass by themselves: connections, conflicts between transactions,
+# limits of resources, an operator's interventions, a server that has become a standby.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 TRANSIENT_CLASSES = ("08", "40", "53", "57")
 TRANSIENT_STATES = ("25006", "55P03")

@@ -1,4 +1,4 @@
-"""Connections to one PostgreSQL database: a pool for each process, made at its first use, and retried calls."""
+"""Connections to one PostgreSQL database: a pool for each process, made at first use, and retried calls."""
 
 from __future__ import annotations
 
@@ -73,9 +73,10 @@ class PostgresPool:
         _pools.add(self)
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """The result of `work`, whose changes are committed. Called again after a conflict or a lost connection.
+        """The result of `work`, whose changes are committed.
 
-        So `work` must be idempotent: a commit may have succeeded although its connection was lost.
+        It is called again after a conflict or a lost connection. So it must be idempotent: a commit may have
+        succeeded although its connection was lost.
 
         Raises:
             TransientError: conflicts or a lack of connections lasted for RETRY_TIMEOUT.

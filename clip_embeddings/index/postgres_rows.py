@@ -1,4 +1,4 @@
-"""The rows of an index in PostgreSQL: the statements that change and read them, and how entries become rows."""
+"""The rows of an index in PostgreSQL: the statements that change them, and how entries become rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psycopg.pq import Format
 
 from clip_embeddings.index.types import Entry, EntryError
 
-# Bytes that an entry's bucket and name may have together: a primary key has at most a third of a page of 8 KiB.
+# Bytes that an entry's bucket and name may have together: a key has at most a third of a page of 8 KiB.
 # https://www.postgresql.org/docs/current/btree.html
 MAX_KEY_BYTES = 2600
 
@@ -86,7 +86,7 @@ def parse_vector(data: bytes) -> np.ndarray:
 
 def statement(template: str, table: str) -> sql.Composed:
     """A statement for the rows of `table`."""
-    return sql.SQL(template).format(table=sql.Identifier(table))  # type: ignore[arg-type]
+    return sql.SQL(template).format(table=sql.Identifier(table))
 
 
 def upsert(table: str) -> sql.Composed:
@@ -147,8 +147,8 @@ def check_key(entry: Entry) -> None:
         raise EntryError(f"The bucket and the name of an object have more than {MAX_KEY_BYTES:,} bytes.")
 
 
-# PostgreSQL's text holds every character but NUL. Two characters stand for it, and for the first of these two;
-# the order of the bytes and "starts with" stay the same.
+# PostgreSQL's text holds every character but NUL. Two characters stand for it, and for the first of these
+# two; the order of the bytes and "starts with" stay the same.
 def escape(text: str) -> str:
     """`text` without NUL: a text that PostgreSQL takes."""
     return text.replace("\x01", "\x01\x02").replace("\0", "\x01\x01")

@@ -1,4 +1,4 @@
-"""The tables of an index in PostgreSQL: made and migrated under a lock, with one graph of vectors per space."""
+"""The tables of an index in PostgreSQL: made and migrated under a lock, with a graph of vectors per space."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LOCK = 0x636C6970
 
 # Each entry is one version: the statements that lead to it from the version before. Only ever append.
 #
-# A tombstone is a row without a vector that has `expires`. Vectors are stored in the row itself, uncompressed, as
-# long as a row fits into a page: by default PostgreSQL would move those above 2 KB elsewhere, and a search read
+# A tombstone is a row without a vector that has `expires`. Vectors are stored in the row, uncompressed, as long
+# as it fits into a page: by default PostgreSQL would move those above 2 KB elsewhere, and a search would read
 # both places. Texts are compared by their bytes.
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -56,7 +56,8 @@ MIGRATIONS: tuple[str, ...] = (
 # Dimensions up to which pgvector builds a graph, by the type of its vectors.
 # https://github.com/pgvector/pgvector#hnsw
 MAX_GRAPH_DIMENSIONS = {"vector": 2000, "halfvec": 4000}
-# The first versions of pgvector with graphs, with `halfvec`, and with scans that go on until enough rows match.
+# The first versions of pgvector with graphs, with `halfvec`, and with scans that go on until enough rows
+# match.
 GRAPHS, HALF_VECTORS, ITERATIVE_SCANS = (0, 5), (0, 7), (0, 8)
 
 
@@ -120,21 +121,21 @@ def claim_space(connection: Connection, url: PostgresUrl, space: str, dimensions
 
 
 def graph_statement(url: PostgresUrl, space: str, dimensions: int, number: int) -> sql.Composed:
-    """CREATE INDEX for the graph of a space: of its rows only, because one graph has vectors of one length."""
+    """CREATE INDEX for the graph of a space's rows, because one graph has vectors of one length."""
     return sql.SQL(
         "CREATE INDEX {name} ON {table} USING hnsw (({vector}) {operators}) WHERE space = {space}"
     ).format(
         name=sql.Identifier(f"{url.table}_graph_{number}"),
         table=sql.Identifier(url.table),
         vector=cast_vector(sql.SQL("vector"), url.vector_type, dimensions),
-        operators=sql.SQL(f"{url.vector_type}_cosine_ops"),  # type: ignore[arg-type]
+        operators=sql.SQL(f"{url.vector_type}_cosine_ops"),
         space=sql.Literal(escape(space)),
     )
 
 
 def cast_vector(value: sql.Composable, vector_type: str, dimensions: int) -> sql.Composed:
     """`value` as a graph holds it."""
-    return sql.SQL("{}::{}({})").format(value, sql.SQL(vector_type), sql.Literal(dimensions))  # type: ignore[arg-type]
+    return sql.SQL("{}::{}({})").format(value, sql.SQL(vector_type), sql.Literal(dimensions))
 
 
 def _version(connection: Connection, table: str) -> int | None:
@@ -198,7 +199,7 @@ def _extension(connection: Connection) -> Extension:
 def _compose(template: str, table: str) -> sql.Composed:
     """A statement with the names of the index's tables."""
     entries, spaces, schema = map(sql.Identifier, table_names(table))
-    return sql.SQL(template).format(  # type: ignore[arg-type]
+    return sql.SQL(template).format(
         table=entries,
         spaces=spaces,
         schema=schema,

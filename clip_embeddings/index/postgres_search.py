@@ -1,7 +1,7 @@
 """Searches in PostgreSQL: by a graph (HNSW), and exactly wherever the graph yields too few rows.
 
-A graph yields the `ef_search` rows nearest to a vector, of which filters then remove some. So a filter that few
-rows match is searched exactly from the start, and so is everything for which the graph fell short.
+A graph yields the `ef_search` rows nearest to a vector, of which filters then remove some. So a filter that
+few rows match is searched exactly from the start, and so is everything for which the graph fell short.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from clip_embeddings.index.postgres_schema import (
 from clip_embeddings.index.types import Hit, prefix_end
 from clip_embeddings.postgres_url import PostgresUrl
 
-# Rows that a graph collects: at least, at least for a filter, and for each row that is asked for. Recall and time
-# grow with it; docs/performance.md has the measurement. Then the most that pgvector allows.
+# Rows that a graph collects: at least, at least for a filter, and for each row that is asked for. Recall and
+# time grow with it; docs/performance.md has the measurement. Then the most that pgvector allows.
 EF_SEARCH, EF_FILTERED, EF_PER_HIT, MAX_EF = 120, 400, 2, 1000
-# A graph of 16-bit vectors yields so many times the rows that are asked for; the nearest by all bits are kept.
+# A graph of 16-bit vectors yields so many times the rows that are asked for; those that are nearest by all
+# bits are kept.
 HALF_OVERFETCH = 4
 # Rows up to which a filter is searched exactly from the start: tens of milliseconds.
 EXACT_ROWS = 5000
@@ -88,15 +89,22 @@ def _by_graph(connection: Connection, search: Search) -> list[Hit]:
         cast_vector(sql.SQL("vector"), vector_type, dimensions),
         cast_vector(sql.SQL("%(vector)s::vector"), vector_type, dimensions),
     )
-    nearest = _select(search, distance, fetched)
     if vector_type == "vector":
-        return _hits(connection, search, nearest, settings)[: search.k]
-    exact = sql.SQL(
-        "SELECT {columns}, vector <=> %(vector)s FROM ({nearest}) AS nearest ORDER BY 10 LIMIT {k}"
+        return _hits(connection, search, _select(search, distance, search.k), settings)
+    # The few that are nearest by 16 bits, sorted once more.
+    rank = sql.SQL(
+        "SELECT {columns}, vector <=> %(vector)s AS distance FROM ("
+        "SELECT * FROM {table} WHERE {condition} ORDER BY {half_distance} LIMIT {fetched}"
+        ") AS nearest ORDER BY distance LIMIT {k}"
+    ).format(
+        columns=COLUMNS,
+        table=sql.Identifier(search.url.table),
+        condition=_condition(search),
+        half_distance=distance,
+        fetched=sql.Literal(fetched),
+        k=sql.Literal(search.k),
     )
-    columns = sql.SQL("bucket, name, generation, content_type, size, updated, space, fingerprint, metadata")
-    statement = exact.format(columns=columns, nearest=nearest, k=sql.Literal(search.k))
-    return _hits(connection, search, statement, settings)
+    return _hits(connection, search, rank, settings)
 
 
 def _exact(connection: Connection, search: Search, settings: Mapping[str, str]) -> list[Hit]:
@@ -108,7 +116,8 @@ def _exact(connection: Connection, search: Search, settings: Mapping[str, str]) 
 def _select(search: Search, distance: sql.Composable, limit: int) -> sql.Composed:
     """The nearest matching rows: COLUMNS and the distance."""
     return sql.SQL(
-        "SELECT {columns}, {distance} AS distance FROM {table} WHERE {condition} ORDER BY distance LIMIT {limit}"
+        "SELECT {columns}, {distance} AS distance FROM {table} WHERE {condition}"
+        " ORDER BY distance LIMIT {limit}"
     ).format(
         columns=COLUMNS,
         distance=distance,

@@ -1,4 +1,4 @@
-"""The parameters of a connection: those of the URL, of a service file and of the environment, with encryption.
+"""The parameters of a connection: from the URL, a service file and the environment, with encryption.
 
 A service file: https://www.postgresql.org/docs/current/libpq-pgservice.html
 """
@@ -46,7 +46,14 @@ def _service(name: str, env: Mapping[str, str]) -> dict[str, str]:
     user_file = env.get("PGSERVICEFILE") or Path(env.get("HOME", "/"), ".pg_service.conf")
     system_file = Path(env.get("PGSYSCONFDIR") or "/etc/postgresql-common", SYSTEM_FILE)
     for path in (Path(user_file), system_file):
-        parser = ConfigParser(delimiters=("=",), comment_prefixes=("#",), interpolation=None, strict=False)
+        parser = ConfigParser(
+            delimiters=("=",),
+            comment_prefixes=("#",),
+            interpolation=None,
+            strict=False,
+            # Such a section is an ordinary one to libpq.
+            default_section="",
+        )
         try:
             parser.read(path, encoding="utf-8")
         except (Error, OSError, UnicodeDecodeError):

@@ -124,8 +124,8 @@ BACKENDS: tuple[IndexBackend, ...] = (
             ),
         ),
     ),
-    # clip_embeddings.postgres_url checks the parts of these URLs. What a deployment needs depends on the host:
-    # see deploy/databases.py.
+    # clip_embeddings.postgres_url checks the parts of these URLs. What a deployment needs depends on the
+    # host: see deploy/databases.py.
     IndexBackend(
         scheme="postgresql",
         url_pattern=r"postgresql://[^#]*",
