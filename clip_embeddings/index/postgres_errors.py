@@ -59,13 +59,9 @@ def _advice(error: psycopg.Error, url: PostgresUrl) -> str | None:
     if not isinstance(error, errors.InsufficientPrivilege):
         return None
     if "extension" in message:
-        return (
-            f"Run CREATE EXTENSION vector; in the database {database} as a role that may create extensions."
-        )
-    if "schema" in message:
-        return (
-            f"The role may not create the index's tables: run GRANT USAGE, CREATE ON SCHEMA public TO {role};"
-        )
+        return f"A role that may create extensions must run CREATE EXTENSION vector; in {database}."
+    if "for schema" in message:
+        return f"The role may not create tables: run GRANT USAGE, CREATE ON SCHEMA public TO {role};"
     if "must be owner" in message:
         return f"The role may not index a new space: run ALTER TABLE {url.table} OWNER TO {role};"
     return f"The role may not use the index: run GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {role};"

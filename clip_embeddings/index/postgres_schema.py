@@ -23,9 +23,9 @@ LOCK = 0x636C6970
 
 # Each entry is one version: the statements that lead to it from the version before. Only ever append.
 #
-# A tombstone is a row without a vector that has `expires`. Vectors are stored in the row, uncompressed, as long
-# as it fits into a page: by default PostgreSQL would move those above 2 KB elsewhere, and a search would read
-# both places. Texts are compared by their bytes.
+# A tombstone is a row without a vector that has `expires`. Vectors are stored in the row, uncompressed, as
+# long as it fits into a page: by default PostgreSQL would move those above 2 KB elsewhere, and a search would
+# read both places. Texts are compared by their bytes.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE {table} (
