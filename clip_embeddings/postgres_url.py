@@ -112,14 +112,14 @@ def is_on_this_machine(hosts: str) -> bool:
 def mask_password(text: str) -> str:
     """`text` with *** in place of the password of any URL or `password=` in it, even of a malformed one."""
     # Up to the last @, because a password that is not escaped may hold any character.
-    text = re.sub(r"((?:postgres\w*):/*[^:@\s]*):\S*@", r"\1:***@", text, flags=re.IGNORECASE)
+    text = re.sub(r"((?:postgres\w*):/*[^:@]*):.*@", r"\1:***@", text, flags=re.IGNORECASE | re.DOTALL)
     return re.sub(r"(password=)[^&\s]*", r"\1***", text, flags=re.IGNORECASE)
 
 
 def _own_values(given: Mapping[str, str]) -> tuple[str, str, int]:
     table = given.get("table", "")
     if not re.fullmatch(TABLE, table):
-        raise ValueError(f"name a table, as in ?table=photos, that matches {TABLE}")
+        raise ValueError(f"use a table's name that matches {TABLE}, as in ?table=photos")
     vector_type = given.get("vectors", VECTOR_TYPES[0])
     if vector_type not in VECTOR_TYPES:
         raise ValueError(f"vectors must be {' or '.join(VECTOR_TYPES)}")

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 from clip_embeddings.functions import Function
+from deploy.databases import database_flags
 from deploy.deployment import APP_LABEL, JOBS_FOLDER, Deployment, resource_kind, service_name
 from deploy.gcloud import join_values
 from deploy.options import EVENT_TIMEOUT, JOB_TIMEOUT, PUBLIC, REQUEST_TIMEOUT
@@ -66,8 +67,8 @@ def _settings(deployment: Deployment, function: Function, facts: ModelFacts) -> 
         settings["JOBS_URL"] = f"gs://{deployment.bucket('jobs')}/{JOBS_FOLDER}"
     if "photos" in function.needs:
         settings["BUCKET_URL"] = f"gs://{deployment.bucket('photos')}"
-    if "index" in function.needs:
-        settings["INDEX_URL"] = deployment.index_url()
+    if "index" in function.needs and (url := deployment.index_url()):
+        settings["INDEX_URL"] = url
     if options["ALLOWED_BUCKETS"] and "image" in function.towers:
         settings["ALLOWED_BUCKETS"] = options["ALLOWED_BUCKETS"]
     return join_values([f"{name}={value}" for name, value in settings.items()])
@@ -86,9 +87,7 @@ def _flags(deployment: Deployment, function: Function) -> list[str]:
         f"--service-account={deployment.service_account}",
         f"--set-env-vars={_settings(deployment, function, facts)}",
     ]
-    secret = options["API_KEY_SECRET"]
-    if secret and function.is_http:
-        flags.append(f"--set-secrets=API_KEY={secret}:latest")
+    flags += database_flags(options, function)
     if function.is_job:
         timeout = options["TIMEOUT"] or JOB_TIMEOUT
         return [*flags, f"--tasks={options['TASKS']}", "--max-retries=3", f"--task-timeout={timeout}"]
@@ -106,7 +105,7 @@ def _flags(deployment: Deployment, function: Function) -> list[str]:
     if function.event:
         return [*flags, f"--timeout={options['TIMEOUT'] or EVENT_TIMEOUT}", "--no-allow-unauthenticated"]
     # /ready answers once the model is loaded, but requires the key, which a probe does not send.
-    path = "/health" if secret else "/ready"
+    path = "/health" if options["API_KEY_SECRET"] else "/ready"
     return [
         *flags,
         f"--timeout={options['TIMEOUT'] or REQUEST_TIMEOUT}",

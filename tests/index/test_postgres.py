@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -27,14 +32,14 @@ from tests.support.histories import History, check_history, histories
 from tests.support.index_process import row_name
 from tests.support.indexes import close_index, opened_index
 from tests.support.postgres_server import PostgresServer
-from tests.support.serving import ROOT, free_port
+from tests.support.serving import ROOT, free_port, refusal, serving
 from tests.support.threads import run_threads
 
 
 @pytest.fixture
 def url(postgres: PostgresServer) -> str:
-    """The URL of an index in an empty database."""
-    return postgres.index_url(postgres.new_database())
+    """The URL of an index that does not exist yet."""
+    return postgres.index_url(table=f"t{uuid.uuid4().hex}")
 
 
 @pytest.fixture
@@ -45,8 +50,14 @@ def index(url: str) -> Iterator[PostgresIndex]:
 
 
 def run(postgres: PostgresServer, url: str, statement: str) -> list[tuple[object, ...]]:
-    """Run a statement in the database of a URL."""
-    return postgres.run(statement, parse_postgres_url(url).parameters["dbname"])
+    """Run a statement, with the name of the URL's table for {table}."""
+    return postgres.run(statement.format(table=parse_postgres_url(url).table))
+
+
+def index_definitions(postgres: PostgresServer, url: str) -> list[str]:
+    """The statements that made the database's own indexes of the URL's table, in the order of their names."""
+    select = "SELECT indexdef FROM pg_indexes WHERE tablename = '{table}' ORDER BY indexname"
+    return [str(row[0]) for row in run(postgres, url, select)]
 
 
 def names(index: PostgresIndex, prefix: str = "") -> list[str]:
@@ -89,13 +100,15 @@ def test_the_index_sets_the_level_that_it_needs(postgres: PostgresServer) -> Non
     assert level == ("read committed",)
 
 
-def test_processes_that_begin_at_once_make_the_tables_once(postgres: PostgresServer, url: str) -> None:
+def test_processes_that_begin_at_once_make_the_tables_once(postgres: PostgresServer) -> None:
+    database = postgres.new_database()
+    url = postgres.index_url(database)
     indexes = [PostgresIndex(parse_postgres_url(url)) for _ in range(8)]
 
     run_threads([partial(each.upsert, [entry(str(number))]) for number, each in enumerate(indexes)])
 
     assert indexes[0].count("s") == 8
-    assert len(run(postgres, url, "SELECT 1 FROM pg_indexes WHERE indexdef LIKE '%hnsw%'")) == 1
+    assert len(postgres.run("SELECT 1 FROM pg_indexes WHERE indexdef LIKE '%hnsw%'", database)) == 1
     for index in indexes:
         index.close()
 
@@ -240,18 +253,17 @@ def test_an_index_works_in_both_processes_after_a_fork(url: str) -> None:
 
 
 def test_connections_are_bounded(postgres: PostgresServer, url: str) -> None:
-    with opened_index(f"{url}&connections=2") as index:
+    with opened_index(f"{url}&connections=2&application_name=bounded") as index:
         index.upsert([entry("a")])
         run_threads([partial(index.query, direction("q"), "s", 1)] * 12)
 
-        count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'clip-embeddings'"
-        ((connections,),) = run(postgres, url, f"{count} AND datname = current_database()")
+        count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'bounded'"
+        ((connections,),) = run(postgres, url, count)
         assert connections in (1, 2)
 
 
 def test_an_index_is_reached_by_a_unix_socket(postgres: PostgresServer) -> None:
-    database = postgres.new_database()
-    url = f"postgresql://postgres@/{database}?host={postgres.folder}&port={postgres.port}&table=photos"
+    url = f"postgresql://postgres@/postgres?host={postgres.folder}&port={postgres.port}&table=socket"
 
     with opened_index(url) as index:
         assert index.upsert([entry("a")]) == [True]
@@ -382,12 +394,12 @@ def test_a_database_without_unicode_is_refused(postgres: PostgresServer) -> None
 
 
 def test_a_table_of_somebody_else_is_left_alone(postgres: PostgresServer, url: str) -> None:
-    run(postgres, url, "CREATE TABLE photos (id int)")
+    run(postgres, url, "CREATE TABLE {table} (id int)")
 
-    with opened_index(url) as index, pytest.raises(StorageError, match=r"has a table photos .* no index"):
+    with opened_index(url) as index, pytest.raises(StorageError, match=r"has a table \w+ or .* no index"):
         index.upsert([entry("a")])
 
-    assert run(postgres, url, "SELECT * FROM photos") == []
+    assert run(postgres, url, "SELECT * FROM {table}") == []
 
 
 def test_an_older_schema_is_migrated_and_a_newer_one_refused(
@@ -402,8 +414,8 @@ def test_an_older_schema_is_migrated_and_a_newer_one_refused(
         for each in indexes:
             each.close()
 
-    assert run(postgres, url, "SELECT note FROM photos") == [("migrated",)]
-    assert run(postgres, url, "SELECT version FROM photos_schema") == [(2,)]
+    assert run(postgres, url, "SELECT note FROM {table}") == [("migrated",)]
+    assert run(postgres, url, "SELECT version FROM {table}_schema") == [(2,)]
     with opened_index(url) as older, pytest.raises(StorageError, match=r"made by a newer version .*schema 2"):
         older.count()
 
@@ -413,7 +425,7 @@ def test_tables_that_are_dropped_are_made_again(
 ) -> None:
     index.upsert([entry("a")])
     assert index.replacements() == 0
-    run(postgres, url, "DROP TABLE photos, photos_spaces, photos_schema")
+    run(postgres, url, "DROP TABLE {table}, {table}_spaces, {table}_schema")
 
     assert index.query(direction("q"), "s", 1) == []
     assert index.replacements() == 1
@@ -429,7 +441,7 @@ def test_expired_tombstones_are_removed(
         for name in "abc":
             index.delete("photos", name, 1)
 
-    assert run(postgres, url, "SELECT count(*) FROM photos") == [(0,)]
+    assert run(postgres, url, "SELECT count(*) FROM {table}") == [(0,)]
 
 
 def test_each_space_has_a_graph_of_its_own_up_to_2000_dimensions(
@@ -439,7 +451,9 @@ def test_each_space_has_a_graph_of_its_own_up_to_2000_dimensions(
     for space, dimensions in spaces.items():
         index.upsert([entry(space, space=space, vector=direction(space, dimensions))])
 
-    graphs = "SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '%hnsw%' ORDER BY indexname"
+    graphs = (
+        "SELECT indexdef FROM pg_indexes WHERE tablename = '{table}' AND indexdef LIKE '%hnsw%' ORDER BY 1"
+    )
     first, second = (str(row[0]) for row in run(postgres, url, graphs))
     assert "(vector)::vector(2000)) vector_cosine_ops) WHERE (space = 'it''s 100%'::text)" in first
     assert f"(vector)::vector({DIMENSIONS})) vector_cosine_ops) WHERE (space = 's'::text)" in second
@@ -502,4 +516,83 @@ def test_half_vectors_where_the_extension_has_them(postgres: PostgresServer, url
         read = index.get("photos", "7")
         assert read is not None
         assert read.vector.tolist() == entries[7].vector.tolist()
-    assert "halfvec(2500)" in str(run(postgres, url, "SELECT indexdef FROM pg_indexes"))
+    assert "halfvec(2500)" in str(
+        run(postgres, url, "SELECT indexdef FROM pg_indexes WHERE tablename = '{table}'")
+    )
+
+
+POOLER = """
+[databases]
+* = host=127.0.0.1 port={server_port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 2
+"""
+
+
+@pytest.fixture
+def pooler(postgres: PostgresServer, tmp_path: Path) -> Iterator[int]:
+    """The port of a PgBouncer that gives every transaction one of two connections."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("PgBouncer is not installed")
+    port = free_port()
+    # PgBouncer does not run as root, and whom it runs as cannot read the folders of tests.
+    with tempfile.NamedTemporaryFile("w", suffix=".ini") as file, (tmp_path / "log").open("wb") as log:
+        file.write(POOLER.format(server_port=postgres.port, port=port))
+        file.flush()
+        os.chmod(file.name, 0o644)
+        process = subprocess.Popen([program, file.name], stdout=log, stderr=log, user=postgres.owner)
+        try:
+            yield port
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+
+def test_an_index_is_reached_through_a_pooler_of_transactions(
+    postgres: PostgresServer, url: str, pooler: int
+) -> None:
+    with opened_index(url.replace(f":{postgres.port}/", f":{pooler}/") + "&connections=8") as index:
+
+        def work(thread: int) -> None:
+            for number in range(5):
+                name = f"{thread}/{number}"
+                assert index.upsert([entry(name), entry(f"{name}/other")]) == [True, True]
+                assert index.query(direction(f"{name} 1"), "s", 1)[0].entry.name == name
+                assert index.query(direction("q"), "s", 1, prefix=name)[0].entry.name.startswith(name)
+                assert index.delete("photos", name, 1)
+
+        run_threads([partial(work, number) for number in range(6)])
+
+        assert index.count("s") == 30
+
+
+def test_a_function_shows_no_password(
+    postgres: PostgresServer, role: tuple[str, str], tmp_path: Path
+) -> None:
+    url = postgres.index_url().replace("postgres@", f"{role[0]}:the-wrong-word@")
+    with serving("search", tmp_path / "log", INDEX_URL=url, LOG_LEVEL="DEBUG", MODEL="demo") as server:
+        reply = server.post("/search", json={"text": "a cat"})
+
+    assert (reply.status_code, reply.json()["error"]["code"]) == (500, "storage_failed")
+    log = (tmp_path / "log").read_text()
+    assert "password authentication failed" in log
+    assert "the-wrong-word" not in log + reply.text
+    assert "the-wrong-word" not in refusal("search", INDEX_URL=f"{url}&table=again")
+
+
+def test_a_function_searches_and_survives_a_restart(tmp_path: Path) -> None:
+    with postgres_server.running() as database:
+        settings = {"INDEX_URL": database.index_url(), "MODEL": "demo"}
+        with serving("search", tmp_path / "log", **settings) as server:
+            for _ in range(2):
+                reply = server.post("/search", json={"text": "a cat"})
+                assert reply.status_code == 200, (tmp_path / "log").read_text()
+                assert reply.json()["notice"].startswith("The index is empty")
+                database.kill()
+                database.start()

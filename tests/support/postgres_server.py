@@ -48,6 +48,11 @@ class PostgresServer:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def owner(self) -> str | None:
+        """PostgreSQL does not run as root: the user to run it as, or None for this one."""
+        return None if os.geteuid() else "nobody"
+
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         command = [str(_program("postgres")), "-D", str(self.folder / "data"), "-p", str(self.port)]
@@ -63,7 +68,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                user=_owner(),
+                user=self.owner,
             )
         deadline = time.monotonic() + 60
         while True:
@@ -115,10 +120,9 @@ class PostgresServer:
 def running(**options: str) -> Iterator[PostgresServer]:
     """A new server. Options go into postgresql.conf."""
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    owner = _owner()
-    if owner:
-        shutil.chown(folder, owner)
     server = PostgresServer(folder)
+    if server.owner:
+        shutil.chown(folder, server.owner)
     try:
         initdb = [str(_program("initdb")), "-D", str(folder / "data"), "-U", USER, "--auth=trust"]
         made = subprocess.run(
@@ -128,7 +132,7 @@ def running(**options: str) -> Iterator[PostgresServer]:
             capture_output=True,
             text=True,
             check=False,
-            user=owner,
+            user=server.owner,
         )
         assert made.returncode == 0, made.stderr
         (folder / "data" / "pg_hba.conf").write_text(ACCESS)
@@ -146,11 +150,6 @@ def _program(name: str) -> Path:
     folder = programs()
     assert folder is not None
     return folder / name
-
-
-def _owner() -> str | None:
-    """PostgreSQL does not run as root: the user to run it as, or None for this one."""
-    return None if os.geteuid() else "nobody"
 
 
 def _children(pid: int) -> list[int]:
