@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from clip_embeddings.index.postgres_pool import PostgresPool
 from clip_embeddings.index.postgres_schema import (
     Connection,
     Extension,
+    build_missing_graphs,
     claim_space,
     prepare,
     space_dimensions,
@@ -65,6 +67,7 @@ class PostgresIndex:
         # The number of dimensions of each space. It does not change as long as the tables are there.
         self._dimensions: dict[str, int] = {}
         self._next_sweep = 0.0
+        self._builds_graphs_later = False
 
     def upsert(self, entries: Sequence[Entry]) -> list[bool]:
         checked = [check_entry(entry) for entry in entries]
@@ -175,6 +178,20 @@ class PostgresIndex:
     def replacements(self) -> int:
         return self._pool.replacements
 
+    @contextmanager
+    def bulk_loading(self) -> Iterator[None]:
+        """Build the graphs of spaces that are new in this block at its end.
+
+        That is several times faster than adding rows to a graph, one after the other. If the block is never
+        left, searches are exact, and slow, until a later one ends.
+        """
+        self._builds_graphs_later = True
+        try:
+            yield
+        finally:
+            self._builds_graphs_later = False
+        self._pool.run(partial(build_missing_graphs, url=self._url))
+
     def close(self) -> None:
         """Close the connections. The next call makes new ones."""
         self._pool.close()
@@ -204,7 +221,13 @@ class PostgresIndex:
             return dimensions
         given = len(entry.vector)
         self._dimensions[entry.space] = self._pool.run(
-            partial(claim_space, url=self._url, space=entry.space, dimensions=given)
+            partial(
+                claim_space,
+                url=self._url,
+                space=entry.space,
+                dimensions=given,
+                graph=not self._builds_graphs_later,
+            )
         )
         return self._dimensions[entry.space]
 

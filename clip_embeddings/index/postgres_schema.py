@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors, sql
 
 from clip_embeddings.index.postgres_errors import table_names
-from clip_embeddings.index.postgres_rows import escape
+from clip_embeddings.index.postgres_rows import escape, unescape
 from clip_embeddings.index.types import check_dimensions
 from clip_embeddings.postgres_url import PostgresUrl
 from clip_embeddings.storage.types import REQUEST_TIMEOUT, StorageError
@@ -102,8 +102,11 @@ def space_dimensions(connection: Connection, table: str, space: str) -> int | No
     return int(row[0]) if row else None
 
 
-def claim_space(connection: Connection, url: PostgresUrl, space: str, dimensions: int) -> int:
-    """The space's dimensions, which are `dimensions` if it is new; a new one also gets its graph.
+def claim_space(connection: Connection, url: PostgresUrl, space: str, dimensions: int, *, graph: bool) -> int:
+    """The space's dimensions, which are `dimensions` if it is new.
+
+    Args:
+        graph: whether a new space gets its graph at once.
 
     Raises:
         EntryError: its dimensions are others.
@@ -112,7 +115,7 @@ def claim_space(connection: Connection, url: PostgresUrl, space: str, dimensions
     insert = "INSERT INTO {spaces} (space, dimensions) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING id"
     row = connection.execute(_compose(insert, url.table), [escape(space), dimensions]).fetchone()
     if row is not None:
-        if dimensions <= MAX_GRAPH_DIMENSIONS[url.vector_type]:
+        if graph and dimensions <= MAX_GRAPH_DIMENSIONS[url.vector_type]:
             connection.execute(graph_statement(url, space, dimensions, int(row[0])))
         return dimensions
     claimed = space_dimensions(connection, url.table, space) or dimensions
@@ -120,12 +123,23 @@ def claim_space(connection: Connection, url: PostgresUrl, space: str, dimensions
     return claimed
 
 
+def build_missing_graphs(connection: Connection, url: PostgresUrl) -> None:
+    """Make the graphs of the spaces that have none. Nothing can be written meanwhile."""
+    _lock(connection)
+    spaces = connection.execute(_compose("SELECT space, dimensions, id FROM {spaces}", url.table)).fetchall()
+    for space, dimensions, number in spaces:
+        name = _graph_name(url.table, number)
+        row = connection.execute("SELECT to_regclass(%s)", [name]).fetchone()
+        if row == (None,) and dimensions <= MAX_GRAPH_DIMENSIONS[url.vector_type]:
+            connection.execute(graph_statement(url, unescape(space), dimensions, number))
+
+
 def graph_statement(url: PostgresUrl, space: str, dimensions: int, number: int) -> sql.Composed:
     """CREATE INDEX for the graph of a space's rows, because one graph has vectors of one length."""
     return sql.SQL(
         "CREATE INDEX {name} ON {table} USING hnsw (({vector}) {operators}) WHERE space = {space}"
     ).format(
-        name=sql.Identifier(f"{url.table}_graph_{number}"),
+        name=sql.Identifier(_graph_name(url.table, number)),
         table=sql.Identifier(url.table),
         vector=cast_vector(sql.SQL("vector"), url.vector_type, dimensions),
         operators=sql.SQL(f"{url.vector_type}_cosine_ops"),
@@ -136,6 +150,10 @@ def graph_statement(url: PostgresUrl, space: str, dimensions: int, number: int) 
 def cast_vector(value: sql.Composable, vector_type: str, dimensions: int) -> sql.Composed:
     """`value` as a graph holds it."""
     return sql.SQL("{}::{}({})").format(value, sql.SQL(vector_type), sql.Literal(dimensions))
+
+
+def _graph_name(table: str, number: int) -> str:
+    return f"{table}_graph_{number}"
 
 
 def _version(connection: Connection, table: str) -> int | None:

@@ -37,7 +37,7 @@ def main() -> None:
         return
     if options.index or options.backfill:
         load = os.getloadavg()[0]
-        print(_index(options.quick) if options.index else _backfill(options.quick))
+        print(_index(options.quick, options.rows) if options.index else _backfill(options.quick))
         _warn(load)
         return
     folders = {precision: weights.baked(precision) for precision in weights.PRECISIONS}
@@ -59,8 +59,8 @@ def _warn(load: float) -> None:
         print(f"Other processes used the machine (load {load:.1f}): trust CPU time and ratios, not seconds.")
 
 
-def _index(quick: bool) -> str:
-    return index.report(*((10_000, 50) if quick else (100_000, 300)))
+def _index(quick: bool, rows: int | None = None) -> str:
+    return index.report(rows or (10_000 if quick else 100_000), 50 if quick else 300)
 
 
 def _backfill(quick: bool) -> str:
@@ -141,7 +141,8 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="only: whether two model runs at once pay off on this machine",
     )
-    parser.add_argument("--index", action="store_true", help="only: search over 100,000 vectors in SQLite")
+    parser.add_argument("--index", action="store_true", help="only: search over many vectors, in each index")
+    parser.add_argument("--rows", type=int, metavar="N", help="with --index: how many vectors (100,000)")
     parser.add_argument("--backfill", action="store_true", help="only: photos indexed per second")
     return parser.parse_args()
 

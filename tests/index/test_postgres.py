@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from psycopg import IsolationLevel
 
 from clip_embeddings.index import postgres as postgres_module
@@ -76,7 +76,8 @@ LEVELS = list(IsolationLevel)
 def test_no_isolation_level_loses_an_update(url: str, level: IsolationLevel, count: int) -> None:
     index = PostgresIndex(parse_postgres_url(url), isolation_level=level)
 
-    @settings(max_examples=count, deadline=None)
+    # The machine that runs the tests may be slow.
+    @settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(history=histories())
     def check(history: History) -> None:
         check_history(index, history, threads=4)

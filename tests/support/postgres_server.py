@@ -84,10 +84,15 @@ class PostgresServer:
         """End every process of it with SIGKILL."""
         assert self.process is not None
         # Each session is in a group of its own.
-        for pid in [self.process.pid, *_children(self.process.pid)]:
+        for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(20)
+
+    def processes(self) -> list[int]:
+        """The server and its sessions."""
+        assert self.process is not None
+        return [self.process.pid, *_children(self.process.pid)]
 
     def stop(self) -> None:
         """End it at once, sessions included."""
