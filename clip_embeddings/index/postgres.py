@@ -167,6 +167,23 @@ class PostgresIndex:
                 return
             parameters["start"], comparison = page[-1][0], ">"
 
+    def entries(self, space: str | None = None) -> Iterator[Entry]:
+        if space is not None and not is_text(space):
+            return
+        condition = "space IS NOT NULL" if space is None else "space = %(space)s"
+        select = self._compose(
+            f"SELECT {{columns}}, vector FROM {{table}} WHERE {condition}"
+            " AND (bucket, name) > (%(bucket)s, %(name)s) ORDER BY bucket, name LIMIT %(limit)s"
+        )
+        parameters = {"space": space and rows.escape(space), "bucket": "", "name": "", "limit": PAGE_SIZE}
+        while True:
+            page = self._fetch(select, parameters)
+            for row in page:
+                yield rows.to_entry(row, rows.parse_vector(row[-1]))
+            if len(page) < PAGE_SIZE:
+                return
+            parameters["bucket"], parameters["name"] = page[-1][:2]
+
     def count(self, space: str | None = None) -> int:
         if space is not None and not is_text(space):
             return 0

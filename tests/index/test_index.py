@@ -394,6 +394,26 @@ def test_listings_longer_than_a_page(index: Index, monkeypatch: pytest.MonkeyPat
     assert sorted(query_names(index, direction("q"))) == remaining
 
 
+def test_every_entry_is_listed_with_its_vector(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in BACKENDS:
+        monkeypatch.setattr(import_module(backend.module), "PAGE_SIZE", 3)
+    written = [entry(f"{number:02}", bucket=bucket) for bucket in ("a", "b\0") for number in range(7)]
+    other = entry("other", space="t\0%", vector=direction("other", 3))
+    index.upsert([*written, other])
+    index.delete("a", "03", 1)
+    written = [each for each in written if each.uri != "gs://a/03"]
+
+    def listed(space: str | None) -> dict[str, list[float]]:
+        return {each.uri: each.vector.tolist() for each in index.entries(space)}
+
+    expected = {each.uri: each.vector.tolist() for each in written}
+    assert listed("s") == expected
+    assert listed("t\0%") == {other.uri: other.vector.tolist()}
+    assert listed(None) == expected | listed("t\0%")
+    assert listed("unknown") == listed("\ud800") == {}
+    assert {each.uri: each for each in index.entries("s")} == {each.uri: each for each in written}
+
+
 def test_writers_see_the_writes_of_others(open_again: Open) -> None:
     first, second = open_again(), open_again()
     first.upsert([entry("a"), entry("b")])
