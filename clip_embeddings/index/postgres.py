@@ -199,15 +199,16 @@ class PostgresIndex:
     def bulk_loading(self) -> Iterator[None]:
         """Build the graphs of spaces that are new in this block at its end.
 
-        That is several times faster than adding rows to a graph, one after the other. If the block is never
-        left, searches are exact, and slow, until a later one ends.
+        That is several times faster than adding rows to a graph, one after the other. If the process dies in
+        it, searches are exact, and slow, until another such block ends.
         """
         self._builds_graphs_later = True
         try:
             yield
         finally:
             self._builds_graphs_later = False
-        self._pool.run(partial(build_missing_graphs, url=self._url))
+            # Also after an error, because what was written must be found.
+            self._pool.run(partial(build_missing_graphs, url=self._url))
 
     def close(self) -> None:
         """Close the connections. The next call makes new ones."""

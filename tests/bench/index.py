@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_embeddings.index.types import Index
+from clip_embeddings.index.types import Hit, Index
 from tests.bench.services import kilobytes
 from tests.support import postgres_server
 from tests.support.entries import entry
@@ -39,6 +39,10 @@ POSTGRES_OPTIONS = {
 MOST_MS, LEAST_RECALL = 15.0, 0.95
 
 
+# The nearest rows, and the nearest of those that a tenth's prefix leaves: (queries, BEST).
+Expected = tuple[np.ndarray, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Measured:
     """One index. Times are seconds, sizes MB."""
@@ -50,6 +54,7 @@ class Measured:
     cpu: float
     recall: float
     tenth: list[float]
+    tenth_recall: float
     hundredth: list[float]
     after_write: list[float]
     memory: float
@@ -59,14 +64,14 @@ class Measured:
 def report(rows: int, queries: int) -> str:
     """Fill an index of each kind with the same vectors, query both alike, and print one table."""
     query_vectors = next(_batches(queries, queries, seed=1))[1]
-    expected = _exact(rows, query_vectors)
+    expected = _exact(rows, query_vectors), _exact(rows, query_vectors, every=10)
     measured = {"SQLite": _sqlite(rows, query_vectors, expected)}
     if postgres_server.programs() is not None:
         measured["PostgreSQL"] = _postgres(rows, query_vectors, expected)
     return _table(rows, measured)
 
 
-def _sqlite(rows: int, queries: np.ndarray, expected: np.ndarray) -> Measured:
+def _sqlite(rows: int, queries: np.ndarray, expected: Expected) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "photos.sqlite")
         with opened_index(f"sqlite://{path}") as writer, opened_index(f"sqlite://{path}") as index:
@@ -83,7 +88,7 @@ def _sqlite(rows: int, queries: np.ndarray, expected: np.ndarray) -> Measured:
             )
 
 
-def _postgres(rows: int, queries: np.ndarray, expected: np.ndarray) -> Measured:
+def _postgres(rows: int, queries: np.ndarray, expected: Expected) -> Measured:
     with postgres_server.running(**POSTGRES_OPTIONS) as server:
         url = server.index_url()
         with opened_index(url) as writer, opened_index(url) as index:
@@ -104,7 +109,7 @@ def _measure(
     index: Index,
     rows: int,
     queries: np.ndarray,
-    expected: np.ndarray,
+    expected: Expected,
     *,
     cpu: Callable[[], float],
     memory: Callable[[], float],
@@ -121,17 +126,20 @@ def _measure(
     plain: list[float] = []
     tenth: list[float] = []
     hundredth: list[float] = []
-    matches = 0
+    matches = matches_of_tenth = 0
     cpu_seconds = 0.0
     # In turn, so that a drift of the machine affects all of them alike.
-    for query, best in zip(queries, expected, strict=True):
+    for query, best, best_of_tenth in zip(queries, *expected, strict=True):
         cpu_seconds -= cpu()
         started = time.perf_counter()
         hits = index.query(query, "s", BEST)
         plain.append(time.perf_counter() - started)
         cpu_seconds += cpu()
-        matches += len({hit.entry.name for hit in hits} & {_name(int(row)) for row in best})
-        tenth.append(_seconds(partial(index.query, query, "s", BEST, prefix="0/")))
+        matches += _matches(hits, best)
+        started = time.perf_counter()
+        hits = index.query(query, "s", BEST, prefix="0/")
+        tenth.append(time.perf_counter() - started)
+        matches_of_tenth += _matches(hits, best_of_tenth)
         hundredth.append(_seconds(partial(index.query, query, "s", BEST, prefix="0/7/")))
     return Measured(
         fill=fill,
@@ -140,11 +148,17 @@ def _measure(
         cpu=cpu_seconds / len(queries),
         recall=matches / (BEST * len(queries)),
         tenth=tenth,
+        tenth_recall=matches_of_tenth / (BEST * len(queries)),
         hundredth=hundredth,
         after_write=[_query_after_write(index, writer, query) for query in queries[:50]],
         memory=memory(),
         disk=disk(),
     )
+
+
+def _matches(hits: list[Hit], best: np.ndarray) -> int:
+    """How many of the rows `best` are among the hits."""
+    return len({hit.entry.name for hit in hits} & {_name(int(row)) for row in best})
 
 
 def _table(rows: int, measured: dict[str, Measured]) -> str:
@@ -156,6 +170,7 @@ def _table(rows: int, measured: dict[str, Measured]) -> str:
         "CPU of a query, ms": lambda m: f"{m.cpu * 1000:.2f}",
         "recall@10": lambda m: f"{m.recall:.3f}",
         "a tenth by prefix p50 / p95, ms": lambda m: _ms(m.tenth),
+        "a tenth by prefix, recall@10": lambda m: f"{m.tenth_recall:.3f}",
         "a hundredth by prefix p50 / p95, ms": lambda m: _ms(m.hundredth),
         "after another write p50 / p95, ms": lambda m: _ms(m.after_write),
         "memory, MB": lambda m: f"{m.memory:,.0f}",
@@ -195,13 +210,19 @@ def _batches(rows: int, size: int, seed: int = 0) -> Iterator[tuple[int, np.ndar
         yield start, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _exact(rows: int, queries: np.ndarray) -> np.ndarray:
-    """(len(queries), BEST): the numbers of the rows with the highest cosine similarity, computed by numpy."""
+def _exact(rows: int, queries: np.ndarray, every: int = 1) -> np.ndarray:
+    """(len(queries), BEST): the numbers of the rows with the highest cosine similarity, computed by numpy.
+
+    Args:
+        every: only rows whose number is divisible by it.
+    """
     best_scores = np.empty((len(queries), 0), np.float32)
     best_rows = np.empty((len(queries), 0), np.int64)
     for start, vectors in _batches(rows, BATCH):
+        chosen = np.arange(start, start + len(vectors))
+        vectors, chosen = vectors[chosen % every == 0], chosen[chosen % every == 0]
         scores = np.hstack([best_scores, queries @ vectors.T])
-        numbers = np.broadcast_to(np.arange(start, start + len(vectors)), (len(queries), len(vectors)))
+        numbers = np.broadcast_to(chosen, (len(queries), len(chosen)))
         numbers = np.hstack([best_rows, numbers])
         order = np.argsort(-scores, axis=1)[:, :BEST]
         best_scores = np.take_along_axis(scores, order, 1)
