@@ -25,12 +25,12 @@ from clip_embeddings.postgres_url import PostgresUrl
 
 # Rows that a graph collects: at least, at least for a filter, and for each row that is asked for. Recall and
 # time grow with it; docs/performance.md has the measurement. Then the most that pgvector allows.
-EF_SEARCH, EF_FILTERED, EF_PER_HIT, MAX_EF = 120, 400, 2, 1000
+EF_SEARCH, EF_FILTERED, EF_PER_HIT, MAX_EF = 200, 250, 2, 1000
 # A graph of 16-bit vectors yields so many times the rows that are asked for; those that are nearest by all
 # bits are kept.
 HALF_OVERFETCH = 4
-# Rows up to which a filter is searched exactly from the start: tens of milliseconds.
-EXACT_ROWS = 5000
+# Rows up to which a filter is searched exactly from the start: a few milliseconds.
+EXACT_ROWS = 2000
 
 NO_VECTOR = np.empty(0, np.float32)
 

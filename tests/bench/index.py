@@ -31,7 +31,7 @@ POSTGRES_OPTIONS = {
     "shared_buffers": "2GB",
     "maintenance_work_mem": "5GB",
     "max_parallel_maintenance_workers": "1",
-    "max_wal_size": "8GB",
+    "max_wal_size": "2GB",
     "checkpoint_timeout": "1h",
 }
 

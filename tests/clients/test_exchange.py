@@ -1,4 +1,4 @@
-"""What is exported can be searched by the programs that docs/photos-and-index.md names, with its own lines."""
+"""What is exported can be searched by the programs that docs/photos-and-index.md names, with its lines."""
 
 from __future__ import annotations
 

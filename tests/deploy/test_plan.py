@@ -351,6 +351,7 @@ def test_an_index_in_cloud_sql_gets_its_socket_its_password_and_its_roles(tmp_pa
 
     calls = plan(tmp_path, *options, "deploy", "all") + plan(tmp_path, *options, "jobs", "deploy")
 
+    assert all(INDEX in call for call in calls if "stage" in call)
     deployed = {
         call[call.index("deploy") + 1]: call for call in calls if call[0] == "run" and "deploy" in call
     }
