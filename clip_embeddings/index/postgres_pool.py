@@ -85,18 +85,22 @@ class PostgresPool:
         deadline = time.monotonic() + RETRY_TIMEOUT
         missing_before = False
         while True:
+            pool = None
             try:
-                with self._open().connection(max(0.1, deadline - time.monotonic())) as connection:
+                pool = self._open(deadline)
+                with pool.connection(max(0.1, deadline - time.monotonic())) as connection:
                     return work(connection)
             except PoolTimeout:
                 raise self._unavailable() from None
             except PoolClosed:
-                raise TransientError("The index was closed.") from None
+                # Another thread found the tables gone, and closed it.
+                if time.monotonic() > deadline:
+                    raise TransientError("The index was closed.") from None
             except UndefinedTable as error:
-                if missing_before:
+                if missing_before or pool is None:
                     raise self._translate(error) from error
                 missing_before = True
-                self._prepare_again()
+                self._prepare_again(pool)
             except psycopg.Error as error:
                 if not is_transient(error) or time.monotonic() > deadline:
                     raise self._translate(error) from error
@@ -115,11 +119,13 @@ class PostgresPool:
         _inherited.append(self._pool)
         self._lock, self._pool = threading.Lock(), None
 
-    def _open(self) -> ConnectionPool[Connection]:
+    def _open(self, deadline: float) -> ConnectionPool[Connection]:
         pool = self._pool
         if pool is not None:
             return pool
-        with self._lock:
+        if not self._lock.acquire(timeout=max(0.1, deadline - time.monotonic())):
+            raise TransientError("PostgreSQL does not answer; try again later.")
+        try:
             if self._pool is None:
                 parameters = self._parameters()
                 # A connection of its own, because the pool tries for long, and does not say what is wrong.
@@ -140,21 +146,25 @@ class PostgresPool:
                     open=True,
                 )
             return self._pool
+        finally:
+            self._lock.release()
 
     def _configure(self, connection: Connection) -> None:
         configure(connection)
         connection.isolation_level = self._isolation_level
 
-    def _prepare_again(self) -> None:
+    def _prepare_again(self, pool: ConnectionPool[Connection]) -> None:
+        """Have the tables made again after a call with `pool` missed one, unless that has happened since."""
         with self._lock:
-            pool, self._pool = self._pool, None
+            if self._pool is not pool:
+                return
+            self._pool = None
             self.replacements += 1
-        if pool is not None:
-            logger.warning(
-                "The tables of the index %s are gone: new ones are made. Run `python -m functions.backfill`.",
-                self._url.table,
-            )
-            pool.close()
+        logger.warning(
+            "The tables of the index %s are gone: new ones are made. Run `python -m functions.backfill`.",
+            self._url.table,
+        )
+        pool.close()
 
     def _parameters(self) -> dict[str, Any]:
         parameters = {**CONNECTION_OPTIONS, **connection_parameters(self._url)}

@@ -377,6 +377,7 @@ def test_a_role_that_only_reads_can_search(postgres: PostgresServer, role: tuple
 
     with opened_index(url) as index:
         assert [hit.entry.name for hit in index.query(direction("q"), "s", 3, prefix="a")] == ["a"]
+        assert [hit.entry.name for hit in index.query(direction("q"), "s", 1)] == ["a"]
 
 
 def refused(url: str, sentence: str) -> None:
@@ -428,7 +429,8 @@ def test_tables_that_are_dropped_are_made_again(
     assert index.replacements() == 0
     run(postgres, url, "DROP TABLE {table}, {table}_spaces, {table}_schema")
 
-    assert index.query(direction("q"), "s", 1) == []
+    run_threads([partial(index.query, direction("q"), "s", 1)] * 6)
+    assert query_names(index) == []
     assert index.replacements() == 1
     assert index.upsert([entry("b", vector=direction("b", 3))]) == [True]
     assert names(index) == ["b"]
