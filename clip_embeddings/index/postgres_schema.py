@@ -56,9 +56,9 @@ MIGRATIONS: tuple[str, ...] = (
 # Dimensions up to which pgvector builds a graph, by the type of its vectors.
 # https://github.com/pgvector/pgvector#hnsw
 MAX_GRAPH_DIMENSIONS = {"vector": 2000, "halfvec": 4000}
-# Neighbors of a vector in its graph, pgvector's default, and candidates for them, twice its default: the graph
-# takes half as long again to build, and at 100,000 clustered vectors a search then misses none of the ten
-# nearest where it missed two in a hundred.
+# Neighbors of a vector in its graph, pgvector's default, and candidates for them, twice its default: building
+# takes half as long again, and a search of 100,000 clustered vectors misses none of the ten nearest where it
+# missed two in a hundred.
 GRAPH_NEIGHBORS, GRAPH_CANDIDATES = 16, 128
 # The first versions of pgvector with graphs, with `halfvec`, and with scans that go on until enough rows
 # match.
