@@ -16,7 +16,8 @@ help:
 	@echo "make test-clients  run the packages that people call such services with (needs npm)"
 	@echo "make lint       check style and types only"
 	@echo "make bench      start-up, latency, CPU and memory, side by side in one run"
-	@echo "                (MODEL=NAME or MODEL=catalogue: what models of the catalogue cost)"
+	@echo "                (MODEL=NAME or MODEL=catalogue: what models of the catalogue cost;"
+	@echo "                ARGS=--help: throughput, memory, a soak, other services, ...)"
 	@echo "make clean      remove the virtual environments and everything built"
 
 serve: $(SERVE)/installed

@@ -66,6 +66,10 @@ class Limits:
     request_bytes: int = 32 * MiB
     image_bytes: int = 20 * MiB
     image_pixels: int = 50_000_000
+    # Of all images of a request together; docs/performance.md has the CPU time of a pixel.
+    request_pixels: int = 1_000_000_000
+    # Seconds that decoding one image may take. The slowest legal ones take a few, on one CPU.
+    decode_timeout: float = 30.0
     text_chars: int = 10_000
     # Seconds without a byte after which the read of a request body is given up. nginx allows 60.
     body_timeout: float = 30.0
@@ -220,6 +224,8 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             request_bytes=_read(env, "MAX_REQUEST_BYTES", limits.request_bytes, parse.integer(1024, 2**31)),
             image_bytes=_read(env, "MAX_IMAGE_BYTES", limits.image_bytes, parse.integer(1024, 2**31)),
             image_pixels=_read(env, "MAX_IMAGE_PIXELS", limits.image_pixels, parse.integer(1, 2**31)),
+            request_pixels=_read(env, "MAX_REQUEST_PIXELS", limits.request_pixels, parse.integer(1, 10**11)),
+            decode_timeout=_read(env, "DECODE_TIMEOUT", limits.decode_timeout, parse.seconds(3600)),
             text_chars=_read(env, "MAX_TEXT_CHARS", limits.text_chars, parse.integer(1, 10_000_000)),
             body_timeout=_read(env, "BODY_TIMEOUT", limits.body_timeout, parse.seconds(3600)),
         ),

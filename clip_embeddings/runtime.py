@@ -13,6 +13,7 @@ from clip_embeddings.engine.manifest import find_model_folder, fingerprint
 from clip_embeddings.engine.model import Model, check_canary, load_model
 from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.errors import ApiError, ConfigError
+from clip_embeddings.images.decoder import ImageDecoder
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.memory import MemoryBudgets, make_budgets, memory_limit, work_bytes
 from clip_embeddings.semaphore import FairSemaphore
@@ -37,10 +38,10 @@ class Runtime:
     protocol_models: Mapping[str, str]
     # Other names that requests may use, to the names of models.
     aliases: Mapping[str, str]
-    # Bounds how many pictures are decoded at once, over all requests, because decoding takes memory.
-    decode_slots: FairSemaphore
     # Bounds the memory of requests, over all of them.
     memory: MemoryBudgets
+    # Decodes the pictures of all requests.
+    decoder: ImageDecoder
     # Made once the towers of the default model have reproduced their canary.
     ready: Lazy[bool]
 
@@ -110,6 +111,9 @@ def make_runtime(
                 check_canary(default, tower)
         return True
 
+    limits = settings.limits
+    work = work_bytes(settings.memory or memory_limit(), _model_bytes(models, towers), cpus)
+    memory = make_budgets(work, towers, settings.queue)
     return Runtime(
         name=name,
         towers=towers,
@@ -125,11 +129,13 @@ def make_runtime(
             for alias, model in settings.model_aliases.items()
             if towers and _is_free(models, alias)
         },
-        decode_slots=FairSemaphore(width=cpus, queue=sys.maxsize),
-        memory=make_budgets(
-            work_bytes(settings.memory or memory_limit(), _model_bytes(models, towers), cpus),
-            towers,
-            settings.queue,
+        memory=memory,
+        decoder=ImageDecoder(
+            settings.images,
+            limits.image_pixels,
+            limits.decode_timeout,
+            memory=memory.decoding,
+            slots=FairSemaphore(width=cpus, queue=sys.maxsize),
         ),
         ready=Lazy(check),
     )

@@ -58,6 +58,10 @@ class FairSemaphore:
         finally:
             self.release(amount)
 
+    def take(self, amount: int = 1, *, background: bool = False, timeout: float | None = None) -> None:
+        """As `acquire`, for places that are given back with `release`."""
+        self._enter(amount, background, timeout)
+
     def try_acquire(self, amount: int = 1) -> bool:
         """Take `amount` places now, to be given back with `release`. False if that takes waiting."""
         with self._lock:

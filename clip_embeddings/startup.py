@@ -8,16 +8,21 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
+from clip_embeddings.api_key import has_key
 from clip_embeddings.config import load_settings
+from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine.manifest import ModelError
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.functions import find_function
 from clip_embeddings.logs import logger, setup_logging
 from clip_embeddings.runtime import DEMO, Runtime, make_runtime
+from clip_embeddings.server.gunicorn_settings import use_our_worker
+from clip_embeddings.server.limits import ServerLimits
 from clip_embeddings.setting_names import misspelled_settings
 
 T = TypeVar("T")
@@ -26,7 +31,9 @@ T = TypeVar("T")
 def start(name: str, build: Callable[[Runtime], T]) -> T:
     """What `build` makes for the function `name`. A wrong setup ends the process with one sentence."""
     try:
-        return build(start_runtime(name))
+        runtime = start_runtime(name)
+        use_our_worker(_server_limits(runtime))
+        return build(runtime)
     except (ConfigError, ModelError) as error:
         sys.exit(f"{name} cannot start: {error}")
 
@@ -51,6 +58,24 @@ def start_runtime(name: str) -> Runtime:
     if runtime.models and runtime.default_model().manifest.name == DEMO and not named:
         logger.warning("MODEL is not set: serving the bundled demo model, which knows emoji and little else.")
     return runtime
+
+
+def _server_limits(runtime: Runtime) -> ServerLimits:
+    """What the server must know of the function."""
+    settings = runtime.settings
+    return ServerLimits(
+        body_bytes=settings.limits.request_bytes,
+        body_timeout=settings.limits.body_timeout,
+        bodies=runtime.memory.bodies,
+        # Requests may wait for memory and for the model, each up to MAX_WAITING. A few more threads answer
+        # that there is no room, and whether the function is healthy.
+        threads=2 * settings.queue + usable_cpus() + 8,
+        wants_body=lambda headers: has_key(partial(_header, headers), settings.api_key),
+    )
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    return headers.get(name.upper(), "")
 
 
 # Parameters of mallopt(3), from malloc.h.

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_embeddings.config import CLOUD_STORAGE, MODEL_CACHE, ROOT
-from clip_embeddings.engine.manifest import TOWERS, Manifest, ModelError, find_model_folder, load_manifest
+from clip_embeddings.engine.manifest import (
+    LIBRARY_TOKENIZER,
+    TOWERS,
+    Manifest,
+    ModelError,
+    find_model_folder,
+    load_manifest,
+    tokenizer_file,
+)
 from clip_embeddings.functions import Function
 from clip_embeddings.index.registry import BACKENDS, IndexBackend, deployed_backend, find_backend
 from clip_embeddings.postgres_url import SCHEME
@@ -70,16 +78,26 @@ class Artifact:
         return needed_files([f"functions.{name}"], ROOT, registries)
 
     def requirements(self) -> str:
-        """The lines of its requirements files, and of those they include, that its towers need."""
+        """The lines of its requirements files, and of those they include, that its towers need.
+
+        Raises:
+            ModelError: a model is not baked, or lacks a tower.
+        """
         unneeded = set[str]().union(
             *(PACKAGES_BY_TOWER[tower] for tower in TOWERS if tower not in self.function.towers)
         )
+        if not any(self._has_library_tokenizer(model) for model in self.models):
+            unneeded.add("tokenizers")
         lines = (line for file in self._requirements_files() for line in _lines(ROOT / file))
         return "".join(
             f"{line}\n"
             for line in dict.fromkeys(lines)
             if re.split(r"[^A-Za-z0-9._-]", line)[0] not in unneeded
         )
+
+    def _has_library_tokenizer(self, model: str) -> bool:
+        tower = self.manifest(model).towers.get("text")
+        return tower is not None and tokenizer_file(tower) == LIBRARY_TOKENIZER
 
     def _requirements_files(self) -> Iterator[str]:
         needs = self.function.needs

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 
 from clip_embeddings.functions import FUNCTIONS, Function, find_function
 from deploy import gcloud
-from deploy.deployment import APP_LABEL, Deployment, resource_kind, service_name
+from deploy.deployment import APP_LABEL, Deployment, logs_command, service_name
 from deploy.errors import DeployError, quote_for_message
 from deploy.execution import execute, say
 from deploy.options import BY_VARIABLE, CommandLine
 from deploy.plan import deletion_plan, deployment_plan, stage_step
+from deploy.rollout import REVISION_WITH_TAG
 from deploy.steps import Lookup, Run, Step, printed, variable
 
 
@@ -76,7 +78,8 @@ def _status(options: CommandLine, arguments: list[str]) -> None:
         deployment.gcloud(
             *("run", "services", "list", *listing),
             "--format=table(metadata.name:label=FUNCTION,status.conditions[0].status:label=READY,"
-            "status.url:label=URL,metadata.labels.deployed:label=DEPLOYED)",
+            "status.url:label=URL,metadata.labels.deployed:label=DEPLOYED,"
+            f"{REVISION_WITH_TAG}:label=CANDIDATE)",
         ),
         deployment.gcloud(
             *("run", "jobs", "list", *listing),
@@ -95,9 +98,7 @@ def _status(options: CommandLine, arguments: list[str]) -> None:
 def _logs(options: CommandLine, arguments: list[str]) -> None:
     function = _find_functions(arguments, jobs=False)[0]
     deployment = _deployment(options, (function,))
-    read = ("run", resource_kind(function), "logs", "read", service_name(function))
-    command = deployment.gcloud(*read, f"--region={deployment.region}", "--limit=100")
-    _perform_in_project(deployment, (Run(command),))
+    _perform_in_project(deployment, (Run(logs_command(deployment, function)),))
 
 
 def _delete(options: CommandLine, arguments: list[str]) -> None:
@@ -113,6 +114,8 @@ def _delete(options: CommandLine, arguments: list[str]) -> None:
 
 def _deploy_functions(options: CommandLine, functions: tuple[Function, ...]) -> None:
     deployment = _deployment(options, functions)
+    if deployment.any(lambda function: function.is_http) and not (options.dry_run or shutil.which("curl")):
+        raise DeployError("curl is not installed: it asks a new revision whether it is ready.")
     _perform_in_project(deployment, deployment_plan(deployment))
 
 

@@ -101,3 +101,9 @@ def service_name(function: Function) -> str:
 def resource_kind(function: Function) -> str:
     """The command group of `gcloud run` for a function."""
     return "jobs" if function.is_job else "services"
+
+
+def logs_command(deployment: Deployment, function: Function) -> Command:
+    """Prints the newest log lines of a function."""
+    read = ("run", resource_kind(function), "logs", "read", service_name(function))
+    return deployment.gcloud(*read, f"--region={deployment.region}", "--limit=100")

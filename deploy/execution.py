@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from deploy.errors import CommandError, DeployError
-from deploy.steps import VARIABLE, Command, Lookup, Run, RunIfChanged, Say, Step, Unless, line
+from deploy.steps import FLAG, VARIABLE, Command, IfChanged, Lookup, Run, RunIfPasses, Say, Step, Unless, line
 
 # The most often that a command with `retry` is run.
 ATTEMPTS = 6
@@ -20,9 +20,13 @@ def execute(plan: Iterable[Step]) -> None:
 
     Raises:
         CommandError: a command failed.
-        DeployError: a lookup found nothing, or something that exists is in the way.
+        DeployError: a lookup found nothing, something that exists is in the way, or a check failed.
     """
-    values: dict[str, str] = {}
+    _execute(plan, {})
+
+
+def _execute(plan: Iterable[Step], values: dict[str, str]) -> None:
+    """Execute steps with the variables of those before them, and add theirs to `values`."""
     for step in plan:
         match step:
             case Run():
@@ -31,8 +35,10 @@ def execute(plan: Iterable[Step]) -> None:
                 values[step.name] = _look_up(step, values)
             case Unless():
                 _run_unless(step, values)
-            case RunIfChanged():
-                _run_if_changed(step, values)
+            case RunIfPasses():
+                _run_if_passes(step, values)
+            case IfChanged():
+                _execute_if_changed(step, values)
             case Say(text):
                 print(resolve(text, values), flush=True)
 
@@ -65,13 +71,23 @@ def run(command: Command, *, retry: bool = False) -> None:
         if not retry or attempt == ATTEMPTS:
             # A negative status is the negated number of a signal, which shells report as 128 plus the number.
             raise CommandError(status if status > 0 else 128 - status)
-        seconds = os.environ.get("RETRY_SECONDS", "") or "10"
-        say(f"  not yet (try {attempt} of {ATTEMPTS}); again in {seconds} seconds")
-        time.sleep(float(seconds))
+        say(f"  not yet (try {attempt} of {ATTEMPTS}); again in {retry_seconds()} seconds")
+        time.sleep(retry_seconds())
+
+
+def retry_seconds() -> int:
+    """The pause before something is tried again; RETRY_SECONDS overrides it."""
+    return int(os.environ.get("RETRY_SECONDS", "") or 10)
 
 
 def _resolve(command: Command, values: Mapping[str, str]) -> Command:
-    return tuple(resolve(word, values) for word in command)
+    words = []
+    for word in command:
+        if flag := FLAG.fullmatch(word):
+            words += [flag[2]] if values[flag[1]] else []
+        else:
+            words.append(resolve(word, values))
+    return tuple(words)
 
 
 def _run_step(step: Run, values: Mapping[str, str]) -> None:
@@ -108,8 +124,16 @@ def _run_unless(step: Unless, values: Mapping[str, str]) -> None:
         raise DeployError(step.conflict)
 
 
-def _run_if_changed(step: RunIfChanged, values: Mapping[str, str]) -> None:
+def _run_if_passes(step: RunIfPasses, values: Mapping[str, str]) -> None:
+    check = _resolve(step.check, values)
+    say(f"+ {line(check)}")
+    if subprocess.run(check, input=resolve(step.stdin, values), text=True).returncode:
+        raise DeployError(resolve(step.failure, values))
+    run(_resolve(step.command, values))
+
+
+def _execute_if_changed(step: IfChanged, values: dict[str, str]) -> None:
     if output(_resolve(step.check, values), quiet=True) == resolve(step.value, values):
         say(resolve(step.note, values))
     else:
-        run(_resolve(step.command, values))
+        _execute(step.steps, values)

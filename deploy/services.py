@@ -10,13 +10,14 @@ from deploy.databases import database_flags
 from deploy.deployment import APP_LABEL, JOBS_FOLDER, Deployment, resource_kind, service_name
 from deploy.gcloud import join_values
 from deploy.options import EVENT_TIMEOUT, JOB_TIMEOUT, PUBLIC, REQUEST_TIMEOUT
+from deploy.rollout import LABEL_THAT_SERVES, SERVING, rollout_steps
 from deploy.sizing import ModelFacts
 from deploy.staging import HASH_SUFFIX
-from deploy.steps import Lookup, Run, RunIfChanged, Say, Step, variable
+from deploy.steps import IfChanged, Lookup, Run, Say, Step, variable
 
 
 def deploy_steps(deployment: Deployment, function: Function) -> Iterator[Step]:
-    """Deploys a function from its staged folder, unless exactly this is deployed already."""
+    """Deploys a function from its staged folder, unless exactly this is deployed, and serves, already."""
     flags = _flags(deployment, function)
     # The label `deployed` identifies what is deployed: a hash of the staged files, and one of the flags.
     folder = f"{deployment.options['BUILD_DIR']}/{function.name}"
@@ -28,14 +29,19 @@ def deploy_steps(deployment: Deployment, function: Function) -> Iterator[Step]:
         *(*group, "deploy", service, f"--source={folder}", *flags),
         *(f"--labels=app={APP_LABEL},deployed={deployed}", "--quiet"),
     )
+    steps: tuple[Step, ...] = (Run(command),)
+    value, expected = "value(metadata.labels.deployed)", deployed
+    if function.is_http:
+        steps = tuple(rollout_steps(deployment, function, command))
+        value, expected = LABEL_THAT_SERVES, f"{deployed} {SERVING}"
     if "--force" in deployment.options.switches:
-        yield Run(command)
+        yield from steps
         return
     describe = ("run", resource_kind(function), "describe", service, f"--region={deployment.region}")
-    yield RunIfChanged(
-        deployment.gcloud(*describe, "--format=value(metadata.labels.deployed)"),
-        deployed,
-        command,
+    yield IfChanged(
+        deployment.gcloud(*describe, f"--format={value}"),
+        expected,
+        steps,
         f"{function.name} is unchanged since it was last deployed ({deployed}); --force deploys it anyway.",
     )
 
@@ -104,12 +110,11 @@ def _flags(deployment: Deployment, function: Function) -> list[str]:
     )
     if function.event:
         return [*flags, f"--timeout={options['TIMEOUT'] or EVENT_TIMEOUT}", "--no-allow-unauthenticated"]
-    # /ready answers once the model is loaded, but requires the key, which a probe does not send.
-    path = "/health" if options["API_KEY_SECRET"] else "/ready"
     return [
         *flags,
         f"--timeout={options['TIMEOUT'] or REQUEST_TIMEOUT}",
-        # With the default period of ten seconds, every start would take that long.
-        f"--startup-probe=httpGet.path={path},periodSeconds=1,timeoutSeconds=1,failureThreshold=120",
+        # No probe of its own, which also removes an earlier one: the platform's default waits for the port to
+        # open, and the first request is answered as soon as it can be. An HTTP probe is asked once a second.
+        "--startup-probe=",
         PUBLIC if PUBLIC in options.switches else "--no-allow-unauthenticated",
     ]

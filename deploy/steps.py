@@ -12,6 +12,8 @@ Command = tuple[str, ...]
 # these characters. No option's value may contain one.
 MARK = "\x01"
 VARIABLE = re.compile(f"{MARK}([A-Z_]+){MARK}")
+# A word of a command that is there only if the variable has a value.
+FLAG = re.compile(f"{MARK}([A-Z_]+):\\+(--[a-z-]+){MARK}")
 
 # Columns after which a printed command continues on the next line.
 WIDTH = 100
@@ -57,13 +59,14 @@ class Unless:
 
 
 @dataclass(frozen=True)
-class RunIfChanged:
-    """Runs a command, or prints `note` if `check` prints exactly `value`. A printed plan has no check."""
+class RunIfPasses:
+    """Runs a command if `check` succeeds. If it fails, the plan ends with the sentence `failure`."""
 
     check: Command
-    value: str
+    # What the check reads from standard input. It appears neither in messages nor among the processes.
+    stdin: str
     command: Command
-    note: str
+    failure: str
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,17 @@ class Say:
     text: str
 
 
-Step = Run | Lookup | Unless | RunIfChanged | Say
+@dataclass(frozen=True)
+class IfChanged:
+    """Executes steps, or prints `note` if `check` prints exactly `value`. A printed plan has no check."""
+
+    check: Command
+    value: str
+    steps: tuple[Step, ...]
+    note: str
+
+
+Step = Run | Lookup | Unless | RunIfPasses | IfChanged | Say
 
 
 def variable(name: str) -> str:
@@ -81,8 +94,15 @@ def variable(name: str) -> str:
     return f"{MARK}{name}{MARK}"
 
 
+def flag_if(name: str, flag: str) -> str:
+    """A word of a command: `flag` if the variable `name` has a value, otherwise left out."""
+    return f"{MARK}{name}:+{flag}{MARK}"
+
+
 def quote(word: str) -> str:
     """`word` as a shell reads it back, variables as "${NAME}"."""
+    if flag := FLAG.fullmatch(word):
+        return f"${{{flag[1]}:+{flag[2]}}}"
     # split() with a group returns literal text and variables' names in turn.
     parts = VARIABLE.split(word)
     parts[::2] = map(_quote_literal, parts[::2])
@@ -112,11 +132,17 @@ def printed(plan: Iterable[Step]) -> Iterator[str]:
     """The plan as lines for a shell."""
     for step in plan:
         match step:
-            case Run(command) | RunIfChanged(command=command):
+            case Run(command):
                 yield line(command)
             case Lookup(name, command):
                 yield f'{name}="$({line(command)})"'
             case Unless(check, command):
                 yield f'[ -n "$({line(check)} 2>/dev/null)" ] ||\n  {line(command)}'
+            case RunIfPasses(check, stdin, command, failure):
+                # One statement, so that a shell that goes on after errors does not run the command either.
+                yield f"if {line(check)} <<<{quote(stdin)}; then\n  {line(command)}"
+                yield f"else\n  echo {quote(failure)} >&2\n  false\nfi"
+            case IfChanged(steps=steps):
+                yield from printed(steps)
             case Say():
                 pass

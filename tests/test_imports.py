@@ -9,9 +9,10 @@ import pytest
 from tests.support.pictures import data_uri, picture, web
 from tests.support.serving import ROOT, Server, serving, worker
 
-NEVER = {"torch", "open_clip", "transformers", "timm", "torchvision", "scipy"}
+# `tokenizers` is for models whose tokenizer is not CLIP's.
+NEVER = {"torch", "open_clip", "transformers", "timm", "torchvision", "scipy", "tokenizers"}
 PICTURES = {"PIL", "pillow_heif", "requests"}
-TEXTS = {"tokenizers", "ftfy", "regex"}
+TEXTS = {"ftfy", "regex"}
 
 
 def libraries(server: Server) -> set[str]:

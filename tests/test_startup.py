@@ -64,10 +64,10 @@ def test_a_missing_file_stops_the_start(baked: Path) -> None:
 
 
 def test_a_truncated_file_stops_the_start(baked: Path) -> None:
-    (baked / "tokenizer.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (baked / "tokenizer.bpe").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
 
     message = refusal(MODEL=str(baked))
-    assert "tokenizer.json has 43 bytes, its manifest says " in message
+    assert "tokenizer.bpe has 43 bytes, its manifest says " in message
     assert "Git LFS" in message
 
 
@@ -84,7 +84,7 @@ def test_a_function_needs_no_files_of_the_other_tower(baked: Path, log: Path) ->
     assert "MODEL is not set" not in log.read_text()
 
 
-@pytest.mark.parametrize("name", ["text.data", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["text.data", "tokenizer.bpe"])
 def test_a_damaged_file_of_the_right_size_makes_the_function_not_ready(
     baked: Path, log: Path, name: str
 ) -> None:

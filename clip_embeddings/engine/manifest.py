@@ -16,6 +16,9 @@ from typing import Any, Literal
 
 FORMAT = 1
 TOWERS = ("text", "image")
+# The file of a text tower with its tokenizer: CLIP's merges, or a file of the `tokenizers` library.
+BYTE_PAIR_TOKENIZER = "tokenizer.bpe"
+LIBRARY_TOKENIZER = "tokenizer.json"
 
 
 class ModelError(Exception):
@@ -197,6 +200,15 @@ def _tower(data: dict[str, Any]) -> Tower:
         }
         data["preprocess"] = Preprocess(**fields)
     return Tower(**data)
+
+
+def tokenizer_file(tower: Tower) -> str:
+    """The name of the file with the tokenizer of `tower`, a text tower.
+
+    Models baked by earlier versions have CLIP's tokenizer as a file of the library.
+    """
+    is_byte_pairs = any(file.path == BYTE_PAIR_TOKENIZER for file in tower.files)
+    return BYTE_PAIR_TOKENIZER if is_byte_pairs else LIBRARY_TOKENIZER
 
 
 def find_model_folder(model: str, cache: Path) -> Path:

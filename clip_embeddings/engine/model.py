@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clip_embeddings.engine import canary
-from clip_embeddings.engine.manifest import Manifest, ModelError, Preprocess, TextSpec, Tower, load_manifest
+from clip_embeddings.engine.manifest import (
+    Manifest,
+    ModelError,
+    Preprocess,
+    TextSpec,
+    Tower,
+    load_manifest,
+    tokenizer_file,
+)
 from clip_embeddings.engine.scheduler import Scheduler, no_check
 from clip_embeddings.engine.session import open_session, run_session
 from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
@@ -21,7 +29,8 @@ from clip_embeddings.lazy import Lazy
 if TYPE_CHECKING:
     import onnxruntime as ort
     from PIL import Image
-    from tokenizers import Tokenizer
+
+    from clip_embeddings.engine.tokenizer import Tokenizer
 
 # Bounds of one run. More tokens or images make it no cheaper for each (they fall out of the CPU's caches),
 # but take more memory, and make others wait longer. Measured on an int8 ViT-B/32 with one thread: 224 tokens
@@ -212,7 +221,7 @@ def _open_text(folder: Path, manifest: Manifest, scheduler: Scheduler) -> TextTo
     tower = _tower(manifest, "text")
     assert tower.text is not None
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
-        tokenizer = pool.submit(load_tokenizer, folder / "tokenizer.json")
+        tokenizer = pool.submit(load_tokenizer, folder / tokenizer_file(tower))
         session = open_session(folder, tower.files, threads=1)
         return TextTower(tower, tower.text, tokenizer.result(), session, scheduler)
 

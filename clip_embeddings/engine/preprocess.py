@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from clip_embeddings.engine.manifest import Preprocess
+from clip_embeddings.engine.resize import resize
 
 # Ratio of the sides above which only the part that stays after the crop is resized. open_clip would resize
 # the whole image, to a size without bound (20 x 10,000 would grow to 224 x 112,000), and crop most of it off.
@@ -38,9 +39,9 @@ def to_pixels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.floa
         Image.Resampling.BILINEAR if preprocess.interpolation == "bilinear" else Image.Resampling.BICUBIC
     )
     if preprocess.resize_mode == "squash":
-        image = image.resize((width, height), resample)
+        image = resize(image, (width, height), resample)
     elif preprocess.resize_mode == "longest":
-        image = image.resize(_keep_ratio(image.size, (width, height), max), resample)
+        image = resize(image, _keep_ratio(image.size, (width, height), max), resample)
         image = _center(image, (width, height), preprocess.fill_color)
     else:
         if width == height:
@@ -51,7 +52,7 @@ def to_pixels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.floa
         if max(image.size) > _EXTREME_RATIO * min(image.size):
             image = _resize_center(image, resized, (width, height), resample)
         else:
-            image = _center(image.resize(resized, resample), (width, height), 0)
+            image = _center(resize(image, resized, resample), (width, height), 0)
     # open_clip drops transparency too. Left in place, it would only cause a warning.
     image.info.pop("transparency", None)
     return _normalize(image.convert("RGB"), preprocess)

@@ -6,7 +6,9 @@ same checks as the first URL.
 
 from __future__ import annotations
 
+import io
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
@@ -21,11 +23,18 @@ if TYPE_CHECKING:
 CHUNK = 64 * 1024
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Chains of codings are excluded: a decoder can work on one forever without needing another byte.
-ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})
+COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
+ENCODINGS = COMPRESSED | {"", "identity"}
 
 
-def fetch(url: str, settings: FetchSettings, max_bytes: int) -> bytes:
+def fetch(
+    url: str, settings: FetchSettings, max_bytes: int, reserve: Callable[[int | None], int] | None = None
+) -> bytes:
     """The body behind `url`, at most `max_bytes` of it after decoding, within `settings.timeout` seconds.
+
+    Args:
+        reserve: called before the body is read, with the size that the server declares, if it does; returns
+            how many bytes to read at most.
 
     Raises:
         ApiError: 400 `url_invalid`, 400 `url_forbidden` (address or port), 413 `image_too_large`,
@@ -40,7 +49,7 @@ def fetch(url: str, settings: FetchSettings, max_bytes: int) -> bytes:
             with transport.get(resolve_target(url, settings, deadline), deadline, max_bytes) as response:
                 location = response.headers.get("Location") if response.status in REDIRECTS else None
                 if location is None:
-                    return _read_body(response, max_bytes)
+                    return _read_body(response, max_bytes, reserve)
             url = _join(url, location)
     except TimeoutError:
         raise ApiError(422, "fetch_timeout", "The image did not arrive in time.") from None
@@ -55,23 +64,28 @@ def _join(url: str, location: str) -> str:
         raise invalid_url("it redirects to one that cannot be read") from None
 
 
-def _read_body(response: BaseHTTPResponse, max_bytes: int) -> bytes:
+def _read_body(
+    response: BaseHTTPResponse, max_bytes: int, reserve: Callable[[int | None], int] | None
+) -> bytes:
     if response.status != 200:
         raise fetch_failed(f"the server answered with status {response.status}")
-    if response.headers.get("Content-Encoding", "").strip().lower() not in ENCODINGS:
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ENCODINGS:
         raise fetch_failed("the server used a content encoding other than gzip or deflate")
     if (response.length_remaining or 0) > max_bytes:
         raise _too_large(max_bytes)
-    chunks: list[bytes] = []
-    size = 0
+    if reserve is not None:
+        # Of a compressed body the declared size says little.
+        max_bytes = reserve(None if encoding in COMPRESSED else response.length_remaining)
+    # Hands its bytes over without a copy.
+    body = io.BytesIO()
     while chunk := response.read(CHUNK, decode_content=True):
-        size += len(chunk)
-        if size > max_bytes:
+        if body.tell() + len(chunk) > max_bytes:
             raise _too_large(max_bytes)
-        chunks.append(chunk)
-    if not chunks:
+        body.write(chunk)
+    if not body.tell():
         raise fetch_failed("the server sent nothing")
-    return b"".join(chunks)
+    return body.getvalue()
 
 
 def _too_large(max_bytes: int) -> ApiError:

@@ -16,11 +16,12 @@ from clip_embeddings.errors import ApiError
 from clip_embeddings.functions import find_function
 from clip_embeddings.http import provenance
 from clip_embeddings.http.auth import carries_key, key_required
-from clip_embeddings.http.bodies import JsonReader, drain_body, set_read_timeout
+from clip_embeddings.http.bodies import JsonReader, drop_body
 from clip_embeddings.http.cors import allow_origin, is_preflight, preflight
 from clip_embeddings.http.endpoints import load_protocols, protocol_routes, root_route
 from clip_embeddings.http.errors import to_api_error
 from clip_embeddings.http.host import host_unknown, is_allowed_host
+from clip_embeddings.http.parsing_memory import ParsingMemory
 from clip_embeddings.http.routing import (
     Reply,
     RequestContext,
@@ -92,18 +93,19 @@ def serve(request: Request, app: App) -> Response:
     timings = Timings()
     settings = app.runtime.settings
     request.max_content_length = settings.limits.request_bytes
-    set_read_timeout(request, settings.limits.body_timeout)
     path = request.path.rstrip("/") or "/"
     subject = f"{app.runtime.name} {quote(_loggable_path(request))}"
+    memory = ParsingMemory(app.runtime.memory.parsing)
     try:
-        response = _respond(request, app, path, timings, subject)
+        response = _respond(request, app, path, timings, subject, memory)
     except Exception as error:
         errors = app.complete.get().error_format(request, path)
         response = _error_response(to_api_error(error, subject), errors)
+    finally:
+        memory.release()
     if response.status_code == 405:
         response.headers["Allow"] = ", ".join(app.complete.get().methods(path))
-    drain_body(request)
-    set_read_timeout(request, None)
+    drop_body(request)
     if is_allowed_host(request, settings.hosts):
         allow_origin(response, settings.origins, request.headers.get("Origin", ""))
     if app.eager.page(path):
@@ -113,7 +115,9 @@ def serve(request: Request, app: App) -> Response:
     return response
 
 
-def _respond(request: Request, app: App, path: str, timings: Timings, subject: str) -> Response:
+def _respond(
+    request: Request, app: App, path: str, timings: Timings, subject: str, memory: ParsingMemory
+) -> Response:
     """What the route answers.
 
     Without the API key, nothing but pages and public routes is revealed; under another host, nothing at all.
@@ -125,7 +129,7 @@ def _respond(request: Request, app: App, path: str, timings: Timings, subject: s
         return preflight(", ".join(app.complete.get().methods(path)), settings.origins, request)
     if wants_html(request) and (page := app.eager.page(path)):
         return page(request)
-    body = JsonReader(request, settings.limits)
+    body = JsonReader(request, settings.limits, memory)
     public = app.eager.is_public(request.method, path) or carries_key(request, settings.api_key)
     if not public and not app.complete.get().is_public(request.method, path):
         raise key_required()

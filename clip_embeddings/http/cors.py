@@ -6,8 +6,8 @@ import re
 
 from flask import Request, Response
 
+from clip_embeddings.api_key import KEY_HEADERS
 from clip_embeddings.http import provenance
-from clip_embeddings.http.auth import KEY_HEADERS
 
 # Sent by clients, beside the headers that browsers always allow: https://fetch.spec.whatwg.org/#http-cors-protocol
 ALLOWED_HEADERS = ("Content-Type", "Authorization", *KEY_HEADERS)

@@ -73,7 +73,9 @@ def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
         with context.timings.measure("parse"):
             body = context.read_body()
             embed_request = with_options(endpoint.parse(body, info), context.request.args)
-        result = embed(embed_request, context.runtime, context.timings, protocol.name)
+        result = embed(
+            embed_request, context.runtime, context.timings, protocol.name, check=context.check_connected
+        )
         return Reply(endpoint.write(body, result, info), provenance_headers(result))
 
     return Route(

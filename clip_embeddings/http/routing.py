@@ -19,6 +19,7 @@ from clip_embeddings.logs import Timings
 from clip_embeddings.protocols.base import NATIVE_ERRORS, Body, ErrorFormat
 from clip_embeddings.protocols.items import validate
 from clip_embeddings.runtime import Runtime
+from clip_embeddings.server.body import is_connected
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,12 @@ class RequestContext:
         """The body as the route's `Body` describes it. Raises ApiError."""
         assert self.route.body is not None
         return read_body(self.request, self.route.body, self.limits, self.body)
+
+    def check_connected(self) -> None:
+        """Raise ApiError 499 if the client has closed the connection, so that nobody reads the reply."""
+        if not is_connected(self.request.environ):
+            # nginx's status for it: https://nginx.org/en/docs/dev/development_guide.html#http_codes
+            raise ApiError(499, "client_gone", "The client closed the connection before the reply.")
 
     def read_query(self) -> Any:
         """The query string as the route's struct. Raises ApiError 400."""

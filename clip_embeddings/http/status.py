@@ -84,6 +84,7 @@ def status_routes(all_routes: Callable[[], Sequence[Route]], own: Sequence[Route
             "Whether the towers load and reproduce their canary vectors",
             _ready,
             ReadyReply,
+            public=True,
         ),
         get("/openapi.json", "openapi", "This document", openapi, {"type": "object"}),
         get("/docs", "docs", "This document as a page", docs, {"type": "string"}, reply_media="text/html"),

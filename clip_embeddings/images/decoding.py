@@ -3,57 +3,19 @@
 from __future__ import annotations
 
 import io
-import re
+import time
 import warnings
-from collections.abc import Callable
-from importlib import import_module
+from functools import cache
+from typing import Any
 
 from PIL import Image, ImageFile
 
 from clip_embeddings.config import ImageSettings
 from clip_embeddings.errors import ApiError
-
-Parser = Callable[[io.BytesIO], ImageFile.ImageFile]
-
-ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, AVIF or HEIC"
-
-# One parser per format, imported when the first image of that format arrives. Image.open() would import all
-# of Pillow's forty or so plugins to find WebP. It would also look for further frames (MPO) in the JPEGs of
-# phones, with Pillow's TIFF code, although only the first frame is used.
-_PARSERS = {
-    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
-    "WebP": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
-    "HEIC": ("pillow_heif", "HeifImageFile"),
-}
-
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-)
-
-# Brands of the `ftyp` box. AVIF: AV1-AVIF 1.1 section 6. HEIF with HEVC: ISO/IEC 23008-12 annex B;
-# `mif1` and `msf1` name the container only, so AVIF brands are checked first.
-_AVIF_BRANDS = {b"avif", b"avis"}
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-
-# Formats often sent by mistake, recognized only to name them in the error: (start in lower case, name).
-_NOT_IMAGES = (
-    (b"%pdf-", "a PDF"),
-    (b"<svg", "an SVG drawing"),
-    (b"<!doctype html", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"ii*\0", "a TIFF"),
-    (b"mm\0*", "a TIFF"),
-    (b"{", "JSON"),
-    (b"[", "JSON"),
-)
+from clip_embeddings.images.formats import Parser, detect_format, find_parser
+from clip_embeddings.images.headers import ImageHeader, read_header, undecodable
+from clip_embeddings.images.jpeg_header import has_too_many_scans
+from clip_embeddings.images.limits import check_size, reduction, too_many_pixels
 
 # The EXIF orientation tag (274, CIPA DC-008 4.6.5), and the transposition that undoes each of its values.
 _ORIENTATION = 0x0112
@@ -72,7 +34,9 @@ _UPRIGHT = {
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def decode_image(data: bytes, *, settings: ImageSettings, max_pixels: int, target: int) -> Image.Image:
+def decode_image(
+    data: bytes, *, settings: ImageSettings, max_pixels: int, target: int, timeout: float = 3600.0
+) -> Image.Image:
     """Decode the first frame of `data`.
 
     The format is detected from the bytes. The mode stays as it is in the file (palette, gray, CMYK,
@@ -87,27 +51,31 @@ def decode_image(data: bytes, *, settings: ImageSettings, max_pixels: int, targe
         max_pixels: largest width x height, checked before any pixel is decoded. No side may have more than
             65,535 pixels.
         target: shorter side of the model's input, in pixels.
+        timeout: seconds. JPEG, PNG, GIF and BMP are decoded in blocks of their bytes, and given up at the end
+            of a block. WebP, AVIF and HEIC are decoded in one call of their library, which takes as long as
+            it does.
 
     Returns:
         A loaded image of mode 1, L, LA, P, RGB, RGBA or CMYK.
 
     Raises:
-        ApiError: 422 `image_unsupported`, 422 `image_undecodable`, 413 `image_too_many_pixels`.
+        ApiError: 422 `image_unsupported`, 422 `image_undecodable`, 422 `decode_timeout`,
+            413 `image_too_many_pixels`.
     """
-    format = _detect_format(data)
-    module, name = _PARSERS[format]
-    parser: Parser = getattr(import_module(module), name)
+    header = read_header(data)
+    check_size(header.width, header.height, max_pixels)
     try:
-        return _decode(format, parser, data, settings, max_pixels, target)
+        return _decode(header, data, settings, max_pixels, target, time.monotonic() + timeout)
     except ApiError:
         raise
+    except _DeadlinePassedError:
+        message = f"Decoding the {header.format} image took more than {timeout:g} seconds."
+        failure = ApiError(422, "decode_timeout", message)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        failure = _too_large(f"more than {max_pixels:,} pixels", max_pixels)
+        failure = too_many_pixels(f"more than {max_pixels:,} pixels", max_pixels)
     except Exception:
         # Hostile bytes make codecs raise nearly every built-in exception.
-        failure = ApiError(
-            422, "image_undecodable", f"The {format} image is damaged or incomplete and cannot be decoded."
-        )
+        failure = undecodable(header.format)
     # Raised outside the `except` block, so that the error does not keep the half-decoded image alive.
     raise failure
 
@@ -117,136 +85,98 @@ def image_size(data: bytes) -> tuple[int, int]:
 
     Only for data that `decode_image` has decoded: nothing is checked again.
     """
-    format = _detect_format(data)
-    module, name = _PARSERS[format]
-    parser: Parser = getattr(import_module(module), name)
-    with _open_jpeg(parser, data) if format == "JPEG" else parser(_Reader(data)) as image:
+    with _open(detect_format(data), data) as image:
         return image.size
 
 
 def _decode(
-    format: str, parser: Parser, data: bytes, settings: ImageSettings, max_pixels: int, target: int
+    header: ImageHeader, data: bytes, settings: ImageSettings, max_pixels: int, target: int, deadline: float
 ) -> Image.Image:
     # Two parsers reserve memory while they read the header (WebP's canvas, GIF's disposal). They check the
     # size against Pillow's MAX_IMAGE_PIXELS (89 megapixels by default); they refuse images above twice that.
     # It must not be lower than `max_pixels`.
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
-    image = _open_jpeg(parser, data) if format == "JPEG" else parser(_Reader(data))
-    _check_size(image, max_pixels)
-    if format == "JPEG" and not settings.exact:
+    if header.format == "JPEG" and has_too_many_scans(data):
+        raise ValueError("more scans than any encoder writes")
+    image = _open(header.format, data, deadline)
+    _check_against_header(image, header)
+    if reduction(header, settings, target) > 1:
         image.draft("RGB", (2 * target, 2 * target))
     image.load()
     # A decoded HEIC image may be larger than its header says.
-    _check_size(image, max_pixels)
+    _check_against_header(image, header)
     return _eight_bit(_upright(image) if settings.exif else image)
 
 
-def _detect_format(data: bytes) -> str:
-    for signature, format in _SIGNATURES:
-        if data.startswith(signature):
-            return format
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    brands = _brands(data)
-    if brands & _AVIF_BRANDS:
-        return "AVIF"
-    if brands & _HEIC_BRANDS:
-        return "HEIC"
-    description = "empty" if not data else "a video" if brands else "not an image of a known format"
-    text = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith(b"<?xml") and b"<svg" in text:
-        description = "an SVG drawing"
-    description = next((name for start, name in _NOT_IMAGES if text.startswith(start)), description)
-    raise ApiError(422, "image_unsupported", f"The data is {description}; send {ACCEPTED}.")
+def _check_against_header(image: Image.Image, header: ImageHeader) -> None:
+    """Memory was reckoned from `header`: refuse an image that is larger than that."""
+    if image.width * image.height > header.pixels:
+        raise ValueError("the image is larger than its header says")
 
 
-def _brands(data: bytes) -> set[bytes]:
-    """Major and compatible brands of an ISO media file: size, "ftyp", major, version, compatible ..."""
-    if data[4:8] != b"ftyp":
-        return set()
-    end = min(int.from_bytes(data[:4], "big"), 128)
-    return {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
-
-
-def _open_jpeg(parser: Parser, data: bytes) -> ImageFile.ImageFile:
-    if _has_too_many_scans(data):
-        raise ValueError("more scans than any encoder writes")
+def _open(format: str, data: bytes, deadline: float = float("inf")) -> ImageFile.ImageFile:
+    parser: Parser = find_parser(format)
+    if format in ("WebP", "AVIF"):
+        parser = _releasing(parser)
     try:
-        image = parser(_Reader(data))
+        image = parser(_Reader(data, deadline))
+    except _DeadlinePassedError:
+        raise
     except Exception:
+        if format != "JPEG":
+            raise
         # The parser reads the resolution from EXIF, and a good image with broken EXIF must still decode.
-        image = parser(_Reader(data.replace(b"Exif\0\0", bytes(6))))
-    # Pillow's default, blocks of 64 KiB, makes decoding take 5% longer.
-    image.decodermaxblock = len(data)
+        image = parser(_Reader(data.replace(b"Exif\0\0", bytes(6)), deadline))
+    if format == "JPEG":
+        image.decodermaxblock = _JPEG_BLOCK
     return image
 
 
+# Bytes that the JPEG decoder gets at a time; the deadline is checked in between. Measured: larger blocks, or
+# the whole file at once, are no faster.
+_JPEG_BLOCK = 256 * 1024
+
+
+@cache
+def _releasing(parser: Any) -> Any:
+    """`parser`, which keeps its decoder as `_decoder`, made to give it up once it has decoded the frame.
+
+    Pillow copies the frame into memory of its own then, and would keep the decoder's canvases meanwhile and
+    as long as the image.
+    """
+
+    class Releasing(parser):  # type: ignore[misc]
+        def load_prepare(self) -> None:
+            self._decoder = None
+            super().load_prepare()
+
+    return Releasing
+
+
+class _DeadlinePassedError(Exception):
+    """Decoding has taken too long."""
+
+
 class _Reader(io.BytesIO):
-    """A file that can be read a limited number of times.
+    """A file that can be read a limited number of times, and until a deadline of time.monotonic().
 
     Pillow parses headers, and all of a run-length BMP, in Python. Each segment costs microseconds and 150
     bytes of memory, and a hostile file can consist of four-byte segments. Decoders of real images read in
     blocks. PNG needs the most reads: three for each chunk, which commonly has 8 KiB.
     """
 
-    reads_left = 250_000
+    def __init__(self, data: bytes, deadline: float) -> None:
+        super().__init__(data)
+        self.reads_left = 250_000
+        self.deadline = deadline
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads_left -= 1
         if self.reads_left < 0:
             raise OSError("too many small reads")
+        if time.monotonic() > self.deadline:
+            raise _DeadlinePassedError
         return super().read(size)
-
-
-# A progressive JPEG has about ten scans. A scan can be a few bytes long and costs a pass over the whole image
-# (45 ms at 50 megapixels), so a megabyte of scans would take minutes.
-_MAX_SCANS = 64
-_MAX_SEGMENTS = 100_000
-_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-_SOS, _EOI = 0xDA, 0xD9
-# SOF0 and SOF1, sequential Huffman coding: ITU-T T.81, table B.1.
-_SEQUENTIAL = (0xC0, 0xC1)
-
-
-def _has_too_many_scans(data: bytes) -> bool:
-    position, scans, components = 2, 0, 0
-    for _ in range(_MAX_SEGMENTS):
-        marker = _MARKER.search(data, position)
-        if marker is None or data[marker.end() - 1] == _EOI:
-            return False
-        position = marker.end()
-        code = data[position - 1]
-        if code in _SEQUENTIAL:
-            components = int.from_bytes(data[position + 7 : position + 8])
-        if code == _SOS:
-            # A first scan that holds all components of a sequential image is also its last, so no more scans
-            # need to be counted.
-            complete = components and components == int.from_bytes(data[position + 2 : position + 3])
-            if not scans and (complete or data.count(b"\xff\xda") <= _MAX_SCANS):
-                return False
-            scans += 1
-            if scans > _MAX_SCANS:
-                break
-        position += int.from_bytes(data[position : position + 2], "big")
-    return True
-
-
-# The longest side that JPEG and GIF can express. PNG and BMP can express far more, and resizing takes 32
-# bytes of coefficients for each pixel of a side.
-_MAX_SIDE = 65_535
-
-
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels or max(image.size) > _MAX_SIDE:
-        raise _too_large(f"{image.width:,} x {image.height:,} pixels", max_pixels)
-
-
-def _too_large(size: str, max_pixels: int) -> ApiError:
-    return ApiError(
-        413,
-        "image_too_many_pixels",
-        f"The image has {size}; accepted are at most {max_pixels:,} in all and {_MAX_SIDE:,} on a side.",
-    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from clip_embeddings.config import Settings
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import GcsObject
@@ -10,8 +12,11 @@ from clip_embeddings.storage.factory import open_cloud_bucket
 from clip_embeddings.storage.types import NotFoundError, StorageError, TooLargeError, TransientError
 
 
-def read_object(source: GcsObject, settings: Settings) -> bytes:
+def read_object(source: GcsObject, settings: Settings, reserve: Callable[[], int]) -> bytes:
     """The bytes of the newest generation of an object.
+
+    Args:
+        reserve: called before the object is read; returns how many bytes to read at most.
 
     Raises:
         ApiError: 400 `bucket_forbidden`, 413 `image_too_large`, 422 `object_not_found` or `fetch_failed`.
@@ -20,7 +25,7 @@ def read_object(source: GcsObject, settings: Settings) -> bytes:
         raise ApiError(
             400, "bucket_forbidden", "This bucket is not on the deployment's list (ALLOWED_BUCKETS)."
         )
-    limit = settings.limits.image_bytes
+    limit = reserve()
     try:
         return open_cloud_bucket(source.bucket).read(source.name, max_bytes=limit)[0]
     except NotFoundError:

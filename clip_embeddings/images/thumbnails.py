@@ -6,28 +6,21 @@ import io
 
 from PIL import Image
 
-from clip_embeddings.config import ImageSettings
-from clip_embeddings.images.decoding import decode_image
-
 # JPEG quality on Pillow's scale of 0 to 95.
 QUALITY = 82
 # Largest color profile, in bytes, that is copied. Display P3, which phones write, takes about 550.
 MAX_PROFILE_BYTES = 4096
 
 
-def thumbnail(data: bytes, size: int, max_pixels: int) -> bytes:
-    """Make a JPEG of `data` whose longer side has at most `size` pixels: upright, on white, without metadata.
+# Pixels that are converted at a time.
+_STRIP_PIXELS = 2**20
 
-    Raises:
-        ApiError: as `decode_image`.
-    """
-    # A JPEG is decoded at reduced size as long as both sides keep twice the target.
-    image = decode_image(data, settings=ImageSettings(), max_pixels=max_pixels, target=(size + 1) // 2)
+
+def thumbnail(image: Image.Image, size: int) -> bytes:
+    """Make a JPEG of `image` whose longer side has at most `size` pixels: on white, without metadata."""
     profile = image.info.get("icc_profile", b"") if image.mode == "RGB" else b""
-    if image.mode in ("1", "P"):
-        # In these modes Pillow resizes by picking the nearest pixels.
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    image.thumbnail((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    image = _reduced(image, size)
+    image.thumbnail((size, size), Image.Resampling.BICUBIC)
     # A new image carries over none of the metadata (EXIF with a location, comments).
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(image.convert("RGB"), mask=image.getchannel("A") if image.mode in ("LA", "RGBA") else None)
@@ -35,3 +28,23 @@ def thumbnail(data: bytes, size: int, max_pixels: int) -> bytes:
     options = {"icc_profile": profile} if 0 < len(profile) <= MAX_PROFILE_BYTES else {}
     canvas.save(file, "JPEG", quality=QUALITY, **options)
     return file.getvalue()
+
+
+def _reduced(image: Image.Image, size: int) -> Image.Image:
+    """`image` with pixels that can be averaged, a whole number of times smaller but at least twice `size`.
+
+    It is made from strips, because converting the whole image would take memory for another one.
+    """
+    # In modes 1 and P Pillow resizes by picking the nearest pixels.
+    mode = image.mode
+    if mode in ("1", "P"):
+        mode = "RGBA" if "transparency" in image.info else "RGB"
+    factor = max(1, max(image.size) // (2 * size))
+    if mode == image.mode and factor == 1:
+        return image
+    reduced = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
+    rows = max(1, _STRIP_PIXELS // image.width // factor) * factor
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert(mode)
+        reduced.paste(strip.reduce(factor), (0, top // factor))
+    return reduced

@@ -158,7 +158,7 @@ def _legacy_handler(task: str) -> Handler:
         record = _record(context, task, batched=False)
         tower = schema.TASKS[task]
         embed_request = schema.make_request([record["input"][tower]], tower, record["model"], context.limits)
-        result = embed(embed_request, context.runtime, context.timings)
+        result = embed(embed_request, context.runtime, context.timings, check=context.check_connected)
         return Reply(schema.write_result(result, batched=False), provenance_headers(result))
 
     return handler

@@ -11,6 +11,7 @@ import numpy as np
 from clip_embeddings.embedding import image_pixels
 from clip_embeddings.engine.model import Model, normalize_rows
 from clip_embeddings.errors import ApiError, ConfigError
+from clip_embeddings.images.downloads import DownloadMemory
 from clip_embeddings.index.types import Entry
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.types import DecodedPhoto, ObjectVersion, Rejected
@@ -37,15 +38,19 @@ class Indexer:
         Raises:
             StorageError: the bucket cannot be read. TransientError if another attempt may succeed.
         """
-        max_bytes = self.runtime.settings.limits.image_bytes
+        limits, downloads = self.runtime.settings.limits, self.runtime.memory.downloads
+        memory = DownloadMemory(downloads, limits.image_bytes, deadline=None)
+        max_bytes = memory.max_bytes
         try:
             if version.stat.size > max_bytes:
                 raise TooLargeError
-            bucket, generation = self.indexed_bucket.bucket, version.stat.generation
-            data, _ = bucket.read(version.name, generation=generation, max_bytes=max_bytes)
-            tower = self.model.image.get()
-            with self.runtime.decode_slots.acquire(background=True):
-                return DecodedPhoto(version, len(data), image_pixels(data, tower, self.runtime))
+            with memory:
+                bucket, generation = self.indexed_bucket.bucket, version.stat.generation
+                # An event may be wrong about the size.
+                data, _ = bucket.read(version.name, generation=generation, max_bytes=memory.reserve())
+                memory.shrink(len(data))
+                pixels = image_pixels(data, self.model.image.get(), self.runtime)
+                return DecodedPhoto(version, len(data), pixels)
         except NotFoundError:
             rejected = Rejected(version, "object_gone", "This generation is not in the bucket any more.")
         except TooLargeError:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from flask import Request, Response
 
-from clip_embeddings.config import Limits
+from clip_embeddings.config import ImageSettings, Limits
 from clip_embeddings.embedding import embed, only_vector
 from clip_embeddings.http.provenance import make_headers, provenance_headers
 from clip_embeddings.http.routing import Reply, RequestContext, Route
+from clip_embeddings.images.downloads import DownloadMemory
 from clip_embeddings.index.types import Entry
 from clip_embeddings.protocols.base import json_body
 from clip_embeddings.search import schema
@@ -20,6 +22,8 @@ from clip_embeddings.search.searcher import Searcher
 # Seconds for which a browser may cache a thumbnail whose URL names its generation. Bounded, because a photo
 # that its owner removes should disappear.
 THUMBNAIL_AGE = 24 * 3600
+# Seconds for which a thumbnail may wait for memory and a CPU.
+THUMBNAIL_SECONDS = 30.0
 
 
 def search_routes(searcher: Searcher) -> tuple[Route, ...]:
@@ -104,7 +108,9 @@ def _search(
     with context.timings.measure("parse"):
         query = parse(read(), context.limits)
     # PROTOCOL_MODELS cannot name "search", so a request without a model uses the default one.
-    result = embed(query.embed_request, context.runtime, context.timings, "search")
+    result = embed(
+        query.embed_request, context.runtime, context.timings, "search", check=context.check_connected
+    )
     part = result.texts or result.images
     assert part is not None
     vector = only_vector(part)
@@ -152,7 +158,15 @@ def _thumbnail_bytes(context: RequestContext, searcher: Searcher, entry: Entry, 
     # Imported late: only thumbnails need Pillow here.
     from clip_embeddings.images.thumbnails import thumbnail
 
-    with context.timings.measure("fetch"):
-        data = searcher.read(entry, context.limits.image_bytes)
-    with context.runtime.decode_slots.acquire(), context.timings.measure("decode"):
-        return thumbnail(data, size, context.limits.image_pixels)
+    runtime, timings = context.runtime, context.timings
+    deadline = time.monotonic() + THUMBNAIL_SECONDS
+    # A JPEG is decoded at reduced size as long as both sides keep twice the target.
+    target = (size + 1) // 2
+    with DownloadMemory(runtime.memory.downloads, context.limits.image_bytes, deadline) as memory:
+        with timings.measure("fetch"):
+            data = searcher.read(entry, memory.reserve(entry.size))
+        with (
+            runtime.decoder.admit(data, target, settings=ImageSettings(), deadline=deadline) as decode,
+            timings.measure("decode"),
+        ):
+            return thumbnail(decode(), size)

@@ -13,6 +13,14 @@ from clip_embeddings.engine.manifest import Preprocess, TextSpec
 
 
 @dataclass(frozen=True)
+class TokenizerFile:
+    """A written tokenizer: the name of its file, and the SHA-256 that stands for it in the fingerprint."""
+
+    name: str
+    identity: str
+
+
+@dataclass(frozen=True)
 class TorchTextTower:
     """A text tower before its export."""
 
@@ -21,7 +29,8 @@ class TorchTextTower:
     spec: TextSpec
     # Ids of a few texts, int64 (n, length): the example input of the export.
     example_ids: Tensor
-    write_tokenizer: Callable[[Path], None]
+    # Writes the tokenizer's file into a folder.
+    write_tokenizer: Callable[[Path], TokenizerFile]
     # The model's own implementation, tokenizer included: texts -> projections (n, d), not normalized.
     encode: Callable[[Sequence[str]], Tensor]
 

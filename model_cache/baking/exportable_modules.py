@@ -1,6 +1,6 @@
-"""Modules of open_clip rewritten for the export: the same arithmetic in basic operators.
+"""Modules of open_clip rewritten for the export: the same arithmetic in fewer operators.
 
-The attribute names below are part of the exported graph's tensor names.
+They can be exported, but PyTorch cannot run them: attention is an operator of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -14,33 +14,48 @@ from torch import Tensor, nn
 from model_cache.baking.torch_setup import import_open_clip
 
 
+def multi_head_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, mask: Tensor | None, heads: int
+) -> Tensor:
+    """ONNX Runtime's operator for attention, which takes the place of some fifteen basic ones.
+
+    Args:
+        query: (n, rows, width), without its bias; `key` and `value`: (n, length, width), likewise.
+        bias: the biases of query, key and value, one after the other: (3 * width).
+        mask: added to the scores: (rows, length), (n, 1, rows, length) or (n * heads, rows, length).
+        heads: the number of heads, a divisor of the width.
+
+    Returns:
+        (n, rows, width), the heads side by side.
+    """
+    if mask is not None and mask.dim() < 4:
+        mask = mask[None, None] if mask.dim() == 2 else mask.reshape(-1, heads, *mask.shape[1:])
+    return torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        # The input left out is a mask of whole keys.
+        [query, key, value, bias, None, mask],
+        {"num_heads": heads},
+        dtype=query.dtype,
+        shape=query.shape,
+        version=1,
+    )
+
+
 class SelfAttention(nn.Module):
-    """nn.MultiheadAttention applied to one tensor, written so that it exports as a few basic operators."""
+    """nn.MultiheadAttention applied to one tensor."""
 
     def __init__(self, source: nn.MultiheadAttention) -> None:
         super().__init__()
         self.heads = source.num_heads
-        width = source.embed_dim
-        self.qkv = nn.Linear(width, 3 * width)
-        self.qkv.weight = source.in_proj_weight
-        self.qkv.bias = source.in_proj_bias
+        self.weight, self.bias = source.in_proj_weight, source.in_proj_bias
         self.out = source.out_proj
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool, attn_mask: Tensor | None
     ) -> tuple[Tensor]:
         """(n, length, width) -> (n, length, width). Query, key and value are the same tensor."""
-        batch, length, width = query.shape
-        heads = self.qkv(query).reshape(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = (q * (width // self.heads) ** -0.5) @ k.transpose(-2, -1)
-        if attn_mask is not None:
-            # The mask is (length, length) or (n * heads, length, length).
-            scores = scores + (
-                attn_mask if attn_mask.dim() == 2 else attn_mask.reshape(batch, self.heads, length, length)
-            )
-        mixed = scores.softmax(dim=-1) @ v
-        return (self.out(mixed.transpose(1, 2).reshape(batch, length, width)),)
+        q, k, v = (query @ self.weight.T).chunk(3, dim=-1)
+        return (self.out(multi_head_attention(q, k, v, self.bias, attn_mask, self.heads)),)
 
 
 class PooledBlock(nn.Module):
@@ -49,27 +64,19 @@ class PooledBlock(nn.Module):
     def __init__(self, source: Any) -> None:
         super().__init__()
         self.source = source
-        width, attention = source.attn.qkv.in_features, source.attn.qkv
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.query.weight = nn.Parameter(attention.weight[:width])
-        self.query.bias = nn.Parameter(attention.bias[:width])
-        self.key_value.weight = nn.Parameter(attention.weight[width:])
-        self.key_value.bias = nn.Parameter(attention.bias[width:])
+        width, weight = source.attn.out.in_features, source.attn.weight
+        self.query, self.key_value = nn.Parameter(weight[:width]), nn.Parameter(weight[width:])
 
     def forward(self, x: Tensor, rows: Tensor | None = None, attn_mask: Tensor | None = None) -> Tensor:
         """(n, length, width) -> (n, 1, width): row `rows[i]` of sequence i, by default its first."""
         block: Any = self.source
-        batch, length, width = x.shape
-        heads = block.attn.heads
-        sequences = torch.arange(batch)
+        sequences = torch.arange(x.shape[0])
         normed = block.ln_1(x)
-        q = self.query(normed[:, 0] if rows is None else normed[sequences, rows])
-        q = q.reshape(batch, heads, 1, width // heads)
-        k, v = self.key_value(normed).reshape(batch, length, 2, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        scores = (q * (width // heads) ** -0.5) @ k.transpose(-2, -1)
-        if attn_mask is not None:
-            scores = scores + attn_mask[rows][:, None, None]
-        mixed = (scores.softmax(dim=-1) @ v).reshape(batch, width)
+        pooled = normed[:, 0] if rows is None else normed[sequences, rows]
+        q = (pooled @ self.query.T)[:, None]
+        k, v = (normed @ self.key_value.T).chunk(2, dim=-1)
+        mask = None if attn_mask is None else attn_mask[rows][:, None, None]
+        mixed = multi_head_attention(q, k, v, block.attn.bias, mask, block.attn.heads)[:, 0]
         x = (x[:, 0] if rows is None else x[sequences, rows]) + block.ls_1(block.attn.out(mixed))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
         return x[:, None]

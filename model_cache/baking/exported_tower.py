@@ -17,7 +17,7 @@ from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.engine.session import open_session
 from clip_embeddings.engine.tokenizer import load_tokenizer
 from model_cache.baking import onnx_export, parity, parity_samples
-from model_cache.baking.checkpoints import Checkpoint, TorchImageTower, TorchTextTower
+from model_cache.baking.checkpoints import Checkpoint, TokenizerFile, TorchImageTower, TorchTextTower
 from model_cache.baking.errors import BakeError
 
 NO_CANARY = Canary("", ())
@@ -42,7 +42,7 @@ class ExportedTower:
     canary_item: Any
     # The text spec or the preprocessing, which determines the vectors together with the files.
     spec: object
-    extra_files: tuple[str, ...] = ()
+    tokenizer: TokenizerFile | None = None
 
     def reference_vectors(self) -> np.ndarray:
         """PyTorch's vectors of `items`: (n, d) float32, L2-normalized."""
@@ -55,15 +55,17 @@ class ExportedTower:
     def finish(self, precision: str, figures: Mapping[str, Any]) -> Tower:
         """The complete manifest entry, once the graph is at its final path in `folder`."""
         name = self.tower.name
-        files = tuple(
-            _model_file(self.folder / file) for file in (f"{name}.onnx", f"{name}.data", *self.extra_files)
-        )
+        files = tuple(_model_file(self.folder / f"{name}.{suffix}") for suffix in ("onnx", "data"))
+        hashes = [file.sha256 for file in files]
+        if self.tokenizer:
+            files = (*files, _model_file(self.folder / self.tokenizer.name))
+            hashes.append(self.tokenizer.identity)
         vector = normalize_rows(self.open_graph(self.folder / files[0].path)([self.canary_item]))[0]
         return replace(
             self.tower,
             files=files,
             precision=precision,
-            fingerprint=fingerprint(precision, self.spec, *(file.sha256 for file in files)),
+            fingerprint=fingerprint(precision, self.spec, *hashes),
             canary=Canary(self.canary_input, tuple(round(float(value), 6) for value in vector)),
             parity=figures,
         )
@@ -89,12 +91,12 @@ def export_tower(name: str, checkpoint: Checkpoint, folder: Path, graph: Path) -
 
 def _export_text(torch_tower: TorchTextTower, folder: Path, graph: Path) -> ExportedTower:
     spec = torch_tower.spec
-    torch_tower.write_tokenizer(folder / "tokenizer.json")
+    written = torch_tower.write_tokenizer(folder)
     onnx_export.export_text(torch_tower, graph)
     tower = Tower("text", (), "", "", NO_CANARY, text=spec)
 
     def open_graph(path: Path) -> Callable[[Sequence[str]], np.ndarray]:
-        tokenizer = load_tokenizer(folder / "tokenizer.json")
+        tokenizer = load_tokenizer(folder / written.name)
         text_tower = TextTower(tower, spec, tokenizer, _session(path), Scheduler(1, 0))
         return lambda texts: text_tower.embed(texts).vectors
 
@@ -107,7 +109,7 @@ def _export_text(torch_tower: TorchTextTower, folder: Path, graph: Path) -> Expo
         canary_input=canary.TEXT,
         canary_item=canary.TEXT,
         spec=spec,
-        extra_files=("tokenizer.json",),
+        tokenizer=written,
     )
 
 

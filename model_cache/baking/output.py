@@ -10,7 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_embeddings.engine.manifest import Manifest, Tower, to_json
+from clip_embeddings.engine.manifest import (
+    BYTE_PAIR_TOKENIZER,
+    LIBRARY_TOKENIZER,
+    Manifest,
+    Tower,
+    to_json,
+)
 from model_cache.baking.errors import BakeError
 
 if TYPE_CHECKING:
@@ -18,7 +24,15 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 # Every file that a bake may write.
-OUTPUTS = {"text.onnx", "text.data", "image.onnx", "image.data", "tokenizer.json", MANIFEST}
+OUTPUTS = {
+    "text.onnx",
+    "text.data",
+    "image.onnx",
+    "image.data",
+    BYTE_PAIR_TOKENIZER,
+    LIBRARY_TOKENIZER,
+    MANIFEST,
+}
 # Packages whose versions the manifest records.
 TOOLS = ("torch", "open_clip_torch", "onnx", "onnxruntime", "tokenizers", "pillow")
 

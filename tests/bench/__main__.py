@@ -16,7 +16,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from model_cache.baking.catalogue import CATALOGUE
-from tests.bench import backfill, concurrency, index, measure, models, payloads, services, weights
+from tests.bench import (
+    backfill,
+    concurrency,
+    index,
+    measure,
+    memory,
+    models,
+    payloads,
+    probes,
+    services,
+    side_by_side_report,
+    soak,
+    throughput,
+    tokenizer,
+    weights,
+)
 from tests.bench.measure import Key, Samples
 from tests.bench.report import Memory, Results, table, verdicts
 from tests.bench.services import Running, Service
@@ -31,19 +46,10 @@ def main() -> None:
     options = _parse()
     # On SIGTERM, exit through the context managers that stop the services.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if options.models:
-        names = [entry.name for entry in CATALOGUE] if options.models == ["catalogue"] else options.models
-        print(models.measure(names, 10 if options.quick else 30, _progress))
-        return
-    if options.index or options.backfill:
-        load = os.getloadavg()[0]
-        print(_index(options.quick, options.rows) if options.index else _backfill(options.quick))
-        _warn(load)
+    if only := _only(options):
+        print(only)
         return
     folders = {precision: weights.baked(precision) for precision in weights.PRECISIONS}
-    if options.concurrency:
-        print(concurrency.compare(folders["int8"], *((0.5, 2) if options.quick else (2.0, 5))))
-        return
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as logs:
         results = _measure(folders, Path(logs), quick=options.quick)
@@ -51,7 +57,36 @@ def main() -> None:
     print(f"\n{os.cpu_count()} CPUs. Seconds and ms are medians, MB are 10^6 bytes.")
     _warn(load)
     print("\n".join(verdicts(results)))
+    print(f"\n{probes.report(_progress, quick=options.quick)}")
     print(f"\n{_index(options.quick)}\n\n{_backfill(options.quick)}")
+
+
+def _only(options: argparse.Namespace) -> str:
+    """The report of the one measurement that is asked for, or an empty text."""
+    quick: bool = options.quick
+    if options.models:
+        names = [entry.name for entry in CATALOGUE] if options.models == ["catalogue"] else options.models
+        return models.measure(names, 10 if quick else 30, _progress)
+    if options.index or options.backfill:
+        load = os.getloadavg()[0]
+        report = _index(quick, options.rows) if options.index else _backfill(quick)
+        _warn(load)
+        return report
+    if options.concurrency:
+        return concurrency.compare(weights.baked("int8"), *((0.5, 2) if quick else (2.0, 5)))
+    if options.tokenizer:
+        return tokenizer.report(3 if quick else 15, _progress)
+    if options.throughput:
+        return throughput.report(_progress, quick=quick)
+    if options.memory:
+        return memory.report(_progress, quick=quick)
+    if options.soak:
+        return soak.report(1.0 if quick else options.soak, _progress)
+    if options.peers:
+        return side_by_side_report.report(_progress, quick=quick)
+    if options.probes:
+        return probes.report(_progress, quick=quick)
+    return ""
 
 
 def _warn(load: float) -> None:
@@ -141,9 +176,37 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="only: whether two model runs at once pay off on this machine",
     )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="only: this project beside fastembed, infinity-emb, FastAPI + open_clip and FastAPI + "
+        "transformers, each in an environment of its own (installs 4 GB below build/; needs wrk)",
+    )
+    parser.add_argument(
+        "--soak",
+        nargs="?",
+        type=float,
+        const=10.0,
+        metavar="MINUTES",
+        help="only: 64 clients that want different things, hostile and slow ones among them (10 minutes)",
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="only: memory of the worst legal requests, peak and afterwards"
+    )
+    parser.add_argument(
+        "--throughput",
+        action="store_true",
+        help="only: requests a second of many clients, on one CPU and on two (needs wrk)",
+    )
+    parser.add_argument(
+        "--probes",
+        action="store_true",
+        help="only: the first answered request, by the platform's startup probe",
+    )
     parser.add_argument("--index", action="store_true", help="only: search over many vectors, in each index")
     parser.add_argument("--rows", type=int, metavar="N", help="with --index: how many vectors (100,000)")
     parser.add_argument("--backfill", action="store_true", help="only: photos indexed per second")
+    parser.add_argument("--tokenizer", action="store_true", help="only: CLIP's tokenizer in its two files")
     return parser.parse_args()
 
 

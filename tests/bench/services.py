@@ -36,6 +36,10 @@ class Service:
     settings: Mapping[str, str] = field(default_factory=dict)
     # Working directory of the command.
     folder: Path = ROOT
+    # The interpreter that runs the command, which is a module and its arguments.
+    python: str = sys.executable
+    # The CPUs that it may use; all if empty.
+    cpus: tuple[int, ...] = ()
 
 
 def function(
@@ -46,12 +50,12 @@ def function(
     return Service(name, (*module, "--host", "127.0.0.1", "--port", "{port}"), settings, folder)
 
 
-def staged(name: str, target: str, model: Path, build: Path) -> Service:
+def staged(name: str, target: str, model: Path, build: Path, **settings: str) -> Service:
     """A function as it is deployed: staged in a folder below `build`, with its own tower only."""
     stage = [str(ROOT / "deploy.sh"), f"--model={model}", f"--build-dir={build}", "stage", target]
     subprocess.run(stage, stdout=sys.stderr, check=True)
     (folder,) = (build / target / "model_cache").iterdir()
-    return function(name, target, folder=build / target, MODEL=folder.name)
+    return function(name, target, folder=build / target, MODEL=folder.name, **settings)
 
 
 def fastapi(checkpoint: Path) -> Service:
@@ -119,6 +123,10 @@ class Running:
         """Resident memory of the largest process, in MB."""
         return max(kilobytes(Path(f"/proc/{pid}/status"), "VmRSS") for pid in self.pids()) / 1000
 
+    def tree_anonymous(self) -> float:
+        """Anonymous memory of all processes, in MiB: what has no file behind it and cannot be dropped."""
+        return sum(kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") for pid in self.pids()) / 1048.576
+
     def tree_pss(self) -> float:
         """Resident memory of all processes, in MB, with shared pages counted once."""
         return sum(kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in self.pids()) / 1000
@@ -155,7 +163,8 @@ def post(connection: HTTPConnection, payload: Payload) -> HTTPResponse:
 def running(service: Service, logs: Path) -> Iterator[Running]:
     """Start `service`; stop it and wait for its end after the `with` block."""
     port = free_port()
-    command = [sys.executable, "-m", *(part.format(port=port) for part in service.command)]
+    pinned = ["taskset", "-c", ",".join(map(str, service.cpus))] if service.cpus else []
+    command = [*pinned, service.python, "-m", *(part.format(port=port) for part in service.command)]
     log = logs / f"{service.name}.log"
     with log.open("wb") as output:
         started = time.perf_counter()

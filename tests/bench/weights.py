@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from clip_embeddings.engine.manifest import load_manifest
+from clip_embeddings.functions import find_function
+from deploy.sizing import memory_setting
 from tests.support.serving import ROOT
 
 BUILD = ROOT / "build" / "bench"
@@ -56,6 +59,19 @@ def baked(precision: str) -> Path:
         )
         stamp.write_text(current)
     return folder
+
+
+def deployed_memory(function: str, folder: Path, cpus: int) -> str:
+    """The --memory setting that deploy.sh chooses for `function` with the model `folder`: 512Mi."""
+    described = find_function(function)
+    manifest = load_manifest(folder, described.towers)
+    sizes = [file.bytes for tower in described.towers for file in manifest.towers[tower].files]
+    return memory_setting(described, sizes, cpus)
+
+
+def mebibytes(setting: str) -> float:
+    """A --memory setting as a number: 1Gi is 1024."""
+    return float(setting[:-2]) * (1024 if setting.endswith("Gi") else 1)
 
 
 def state() -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.errors import CommandError, DeployError
 from deploy.execution import execute
-from deploy.steps import Lookup, Run, RunIfChanged, Say, Unless, printed, quote, variable
+from deploy.steps import IfChanged, Lookup, Run, RunIfPasses, Say, Unless, flag_if, printed, quote, variable
 
 ECHO = ("echo", "-n")
 
@@ -33,8 +33,22 @@ def test_a_printed_plan_does_what_executing_it_does(
         Unless(("ls", f"{variable('PLACE')}-1"), ("touch", f"{variable('PLACE')}-1/made")),
         Unless(("ls", f"{variable('PLACE')}-1"), ("touch", "not-made")),
         Unless(("ls", "missing"), ("touch", "made-too")),
+        Lookup("NOTHING", ("true",), optional=True),
+        Run(("cp", flag_if("PLACE", "--recursive"), f"{variable('PLACE')}-1", "copy")),
+        Run(("touch", "flags", flag_if("NOTHING", "--no-such-flag"))),
+        RunIfPasses(("grep", "--quiet", "some where"), variable("PLACE"), ("touch", "passed"), "it did not"),
+        IfChanged((*ECHO, "old"), "new", (Run(("touch", "changed")),), "it is unchanged"),
     )
-    made = {"some where-1", "some where-1/made", "made-too"}
+    made = {
+        "some where-1",
+        "some where-1/made",
+        "made-too",
+        "copy",
+        "copy/made",
+        "flags",
+        "passed",
+        "changed",
+    }
 
     execute(plan)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == made
@@ -92,8 +106,9 @@ def test_what_exists_and_is_not_as_expected_ends_the_plan() -> None:
 
 
 def test_an_unchanged_function_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def step(value: str) -> RunIfChanged:
-        return RunIfChanged((*ECHO, "hash-1"), value, ("touch", str(tmp_path / value)), f"unchanged {value}")
+    def step(value: str) -> IfChanged:
+        steps = (Lookup("PLACE", (*ECHO, str(tmp_path / value))), Run(("touch", variable("PLACE"))))
+        return IfChanged((*ECHO, "hash-1"), value, steps, f"unchanged {value}")
 
     execute((step("hash-1"), step("hash-2"), Say("the end")))
 
@@ -108,3 +123,26 @@ def test_a_failure_with_a_note_does_not_end_the_plan(
 
     assert "it was not there\n" in capfd.readouterr().err
     assert (tmp_path / "made").exists()
+
+
+def test_a_check_that_fails_ends_the_plan_with_its_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = f"not {variable('SECRET')}"
+    plan = (
+        Lookup("SECRET", (*ECHO, "hunter2")),
+        RunIfPasses(
+            ("grep", "--quiet", "other"), secret, ("touch", str(tmp_path / "made")), "it is the other"
+        ),
+    )
+
+    with pytest.raises(DeployError, match="it is the other"):
+        execute(plan)
+    # In a shell that goes on after errors, too, what depends on the check does not follow it.
+    assert capfd.readouterr().err == "+ grep --quiet other\n"
+    shell = ("bash", "-c", "\n".join((*printed(plan), "echo the end")))
+    pasted = subprocess.run(shell, capture_output=True, text=True)
+
+    assert (pasted.stdout, pasted.stderr) == ("the end\n", "it is the other\n")
+    assert subprocess.run((shell[0], "-e", *shell[1:]), capture_output=True).stdout == b""
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cloud_projects import deploy_to, enable, logged_in
 from tests.support.deploy_script import deploy_sh, flag, gcloud_environment, needs_gcloud, paste
 from tests.support.google_apis import AGENT, NUMBER, PROJECT, GoogleApis, playing
 
@@ -25,17 +26,6 @@ EVENTS_ACCOUNT = f"serviceAccount:clip-events@{PROJECT}.iam.gserviceaccount.com"
 def apis() -> Iterator[GoogleApis]:
     with playing() as running:
         yield running
-
-
-def logged_in(apis: GoogleApis, folder: Path) -> dict[str, str]:
-    """The environment of a person who is logged in to what `apis` plays."""
-    return {**gcloud_environment(folder), **apis.environment(folder), "RETRY_SECONDS": "0"}
-
-
-def run(apis: GoogleApis, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """deploy.sh with the real gcloud, artifacts below `folder`."""
-    options = (f"--project={PROJECT}", "--model=demo", f"--build-dir={folder / 'build'}")
-    return deploy_sh(*options, *arguments, folder=folder, **logged_in(apis, folder))  # type: ignore[arg-type]
 
 
 def deployed(name: str, **labels: str) -> Any:
@@ -60,7 +50,7 @@ def test_status_tells_what_is_deployed(apis: GoogleApis, tmp_path: Path) -> None
         "eventFilters": [{"attribute": "bucket", "value": "the-jobs"}],
     }
 
-    ended = run(apis, tmp_path, "status")
+    ended = deploy_to(apis, tmp_path, "status")
 
     assert ended.returncode == 0, ended.stderr
     lines = [line.split() for line in ended.stdout.splitlines()]
@@ -100,11 +90,10 @@ def test_grants_and_triggers_are_what_google_is_sent(apis: GoogleApis, tmp_path:
 def test_a_function_is_deployed_and_a_second_time_announced_as_unchanged(
     apis: GoogleApis, tmp_path: Path
 ) -> None:
-    needed = "run cloudbuild artifactregistry cloudresourcemanager iam storage eventarc pubsub"
-    apis.enabled = {f"{name}.googleapis.com" for name in needed.split()}
+    enable(apis, "eventarc", "pubsub")
 
-    first = run(apis, tmp_path, "deploy", "run_job")
-    second = run(apis, tmp_path, "deploy", "run_job")
+    first = deploy_to(apis, tmp_path, "deploy", "run_job")
+    second = deploy_to(apis, tmp_path, "deploy", "run_job")
 
     assert first.returncode == 0, first.stderr
     assert second.returncode == 0, second.stderr
@@ -142,14 +131,13 @@ def test_a_function_is_deployed_and_a_second_time_announced_as_unchanged(
 
 @pytest.mark.full
 def test_a_trigger_for_another_bucket_is_not_taken_for_this_one(apis: GoogleApis, tmp_path: Path) -> None:
-    needed = "run cloudbuild artifactregistry cloudresourcemanager iam storage eventarc pubsub"
-    apis.enabled = {f"{name}.googleapis.com" for name in needed.split()}
+    enable(apis, "eventarc", "pubsub")
     apis.triggers["us-central1/run-job"] = {
         "name": f"projects/{PROJECT}/locations/us-central1/triggers/run-job",
         "eventFilters": [{"attribute": "bucket", "value": "yesterdays-jobs"}],
     }
 
-    ended = run(apis, tmp_path, "deploy", "run_job")
+    ended = deploy_to(apis, tmp_path, "deploy", "run_job")
 
     assert ended.returncode == 1
     assert "the trigger run-job watches another bucket" in ended.stderr
@@ -157,8 +145,7 @@ def test_a_trigger_for_another_bucket_is_not_taken_for_this_one(apis: GoogleApis
 
 @pytest.mark.full
 def test_rules_of_others_are_not_replaced(apis: GoogleApis, tmp_path: Path) -> None:
-    needed = "run cloudbuild artifactregistry cloudresourcemanager iam storage"
-    apis.enabled = {f"{name}.googleapis.com" for name in needed.split()}
+    enable(apis)
     rule = {"action": {"type": "Delete"}, "condition": {"age": 365}}
     name = f"{PROJECT}-clip-jobs"
     apis.buckets[name] = {
@@ -168,7 +155,7 @@ def test_rules_of_others_are_not_replaced(apis: GoogleApis, tmp_path: Path) -> N
         "lifecycle": {"rule": [rule]},
     }
 
-    ended = run(apis, tmp_path, "deploy", "jobs")
+    ended = deploy_to(apis, tmp_path, "deploy", "jobs")
 
     assert ended.returncode == 1
     assert "has lifecycle rules of its own" in ended.stderr
@@ -212,7 +199,7 @@ def test_an_index_that_is_there_is_recognized(apis: GoogleApis, tmp_path: Path) 
 def test_what_is_missing_is_told_before_anything_is_changed(apis: GoogleApis, tmp_path: Path) -> None:
     apis.enabled = {"run.googleapis.com", "storage.googleapis.com"}
 
-    ended = run(apis, tmp_path, "deploy", "embed_text")
+    ended = deploy_to(apis, tmp_path, "deploy", "embed_text")
 
     assert ended.returncode == 1
     assert "not enabled in my-project: cloudbuild artifactregistry cloudresourcemanager iam." in ended.stderr
@@ -235,7 +222,7 @@ def test_without_gcloud_it_says_so(tmp_path: Path) -> None:
 
 
 def test_delete_asks_first(apis: GoogleApis, tmp_path: Path) -> None:
-    ended = run(apis, tmp_path, "delete", "all")
+    ended = deploy_to(apis, tmp_path, "delete", "all")
 
     assert ended.returncode == 1
     assert "nothing was deleted" in ended.stderr

@@ -14,6 +14,7 @@ from tests.support.deploy_script import (
     flag,
     needs_gcloud,
     paste,
+    recorded,
 )
 from tests.support.gcloud_parser import refused_calls
 from tests.support.serving import ROOT
@@ -115,8 +116,8 @@ def test_defaults_are_private_and_cheap(tmp_path: Path) -> None:
         assert {"--cpu-boost", "--execution-environment=gen2", "--min-instances=0", "--cpu=1"} <= {*call}
         assert flag(call, "memory") == ("512Mi" if call[2] in ("embed-text", "on-delete") else "1Gi")
         assert flag(call, "base-image") == "python313"
-        probed = any(word.startswith("--startup-probe=httpGet.path=/ready,periodSeconds=1,") for word in call)
-        assert probed == (call[2] in HTTP)
+        # The platform's default, also where an earlier version set another.
+        assert [word for word in call if "probe" in word] == ["--startup-probe="] * (call[2] in HTTP)
     variables = {call[2]: flag(call, "set-env-vars") for call in calls if call[:2] == ["run", "deploy"]}
     assert variables["embed-text"] == "MODEL=vit-b-32-laion400m-e32,MEMORY_LIMIT=512Mi"
     assert variables["run-job"].endswith(",JOBS_URL=gs://my-project-clip-jobs/jobs")
@@ -125,11 +126,40 @@ def test_defaults_are_private_and_cheap(tmp_path: Path) -> None:
     )
 
 
-def test_a_key_leaves_the_probe_what_answers_without_it(tmp_path: Path) -> None:
-    calls = plan(tmp_path, "--api-key-secret", "key", "deploy", "embed_text", "run_job")
+@pytest.mark.parametrize("option", ["--allow-unauthenticated", "--api-key-secret=key", "--force"])
+def test_an_http_function_is_checked_before_its_traffic_moves(option: str, tmp_path: Path) -> None:
+    calls = plan(tmp_path, option, "deploy", "embed_text", "run_job")
 
-    probes = [word for call in calls for word in call if word.startswith("--startup-probe=")]
-    assert [probe.partition(",")[0] for probe in probes] == ["--startup-probe=httpGet.path=/health"]
+    (checked, event) = [call for call in calls if call[:2] == ["run", "deploy"]]
+    # The recorder knows no earlier revision, to which the traffic could be left.
+    assert "--tag=candidate" in checked
+    assert "--no-traffic" not in checked
+    assert not {"--tag=candidate", "--no-traffic"} & {*event}
+    (move,) = [call for call in calls if call[:3] == ["run", "services", "update-traffic"]]
+    assert {"embed-text", "--to-latest", "--remove-tags=candidate"} <= {*move}
+    asked = (tmp_path / "record.curl").read_text().splitlines()
+    assert len(asked) == 2
+    assert asked[0].endswith(" https://candidate---function.example/ready")
+    assert asked[1] == "Authorization: Bearer identity"
+
+
+def test_a_pasted_plan_moves_no_traffic_to_what_is_not_ready(tmp_path: Path) -> None:
+    printed = deploy_sh("--dry-run", "deploy", "embed_text", folder=tmp_path).stdout
+    (tmp_path / "record.not-ready").touch()
+
+    with pytest.raises(AssertionError):
+        paste(printed, tmp_path)
+
+    assert not [call for call in recorded(tmp_path) if "update-traffic" in call]
+
+
+def test_a_later_deployment_leaves_the_traffic_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "record.revision").write_text("embed-text-00001")
+
+    calls = plan(tmp_path, "deploy", "embed_text")
+
+    (deployed,) = [call for call in calls if call[:2] == ["run", "deploy"]]
+    assert "--no-traffic" in deployed
 
 
 def test_removed_photos_are_forgotten(tmp_path: Path) -> None:
@@ -174,6 +204,7 @@ def test_a_dry_run_touches_nothing(tmp_path: Path) -> None:
 
 @needs_gcloud
 def test_gcloud_takes_every_command_of_every_plan(tmp_path: Path) -> None:
+    (tmp_path / "record.revision").write_text("a-revision")
     calls = {
         tuple(call)
         for options in ((), EVERY_OPTION)

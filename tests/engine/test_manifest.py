@@ -69,7 +69,7 @@ def _edit(change: Callable[[Any], object]) -> Callable[[Path], object]:
         ),
         (lambda folder: (folder / "text.onnx").unlink(), "text.onnx is missing"),
         (lambda folder: (folder / "text.onnx").write_bytes(b"version https://git-lfs"), "Git LFS"),
-        (lambda folder: (folder / "tokenizer.json").write_bytes(b""), "0 bytes"),
+        (lambda folder: (folder / "tokenizer.bpe").write_bytes(b""), "0 bytes"),
     ],
 )
 def test_a_damaged_model_is_refused_with_a_sentence(

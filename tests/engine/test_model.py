@@ -11,11 +11,19 @@ import pytest
 from PIL import Image
 
 from clip_embeddings.engine.canary import IMAGE, canary_image
-from clip_embeddings.engine.manifest import Canary, ModelError
+from clip_embeddings.engine.manifest import (
+    BYTE_PAIR_TOKENIZER,
+    LIBRARY_TOKENIZER,
+    Canary,
+    ModelError,
+    sha256_of,
+)
 from clip_embeddings.engine.model import Model, check_canary, load_model, normalize_rows
 from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.engine.session import run_session
-from tests.support.models import DEMO, copy_demo, flip_a_byte
+from model_cache.baking.tokenizer_file import clip_library_file
+from model_cache.baking.torch_setup import import_open_clip
+from tests.support.models import DEMO, copy_demo, edit_manifest, flip_a_byte
 
 TEXTS = ["a cat", "", "a very long caption about a birthday cake on a table " * 9, "dog", "two red hearts"]
 
@@ -110,7 +118,28 @@ def test_the_recorded_canary_vector_passes_and_another_one_fails(model: Model, n
         check_canary(changed, name)
 
 
-@pytest.mark.parametrize("name", ["text.onnx", "text.data", "tokenizer.json"])
+def test_a_model_with_the_tokenizer_of_an_earlier_version_gives_the_same_vectors(
+    model: Model, tmp_path: Path
+) -> None:
+    folder = copy_demo(tmp_path / "model")
+    (folder / BYTE_PAIR_TOKENIZER).unlink()
+    path = folder / LIBRARY_TOKENIZER
+    path.write_text(clip_library_file(import_open_clip().SimpleTokenizer()))
+
+    def replace_file(manifest: Any) -> None:
+        file = next(
+            file for file in manifest["towers"]["text"]["files"] if file["path"] == BYTE_PAIR_TOKENIZER
+        )
+        file.update(path=LIBRARY_TOKENIZER, bytes=path.stat().st_size, sha256=sha256_of(path))
+
+    edit_manifest(folder, replace_file)
+    earlier = _load(folder)
+
+    check_canary(earlier, "text")
+    assert np.array_equal(earlier.text.get().embed(TEXTS).vectors, model.text.get().embed(TEXTS).vectors)
+
+
+@pytest.mark.parametrize("name", ["text.onnx", "text.data", "tokenizer.bpe"])
 def test_a_flipped_byte_is_detected_while_loading(tmp_path: Path, name: str) -> None:
     folder = copy_demo(tmp_path / "model")
     flip_a_byte(folder / name)

@@ -1,150 +1,28 @@
-# ruff: noqa: SIM905 (lists of words read better as one string)
 """Token ids equal those of open_clip's own tokenizer, for thousands of generated strings."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tokenizers import Tokenizer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as LibraryTokenizer
 
-from clip_embeddings.engine.manifest import ModelError, TextSpec
+from clip_embeddings.engine.byte_pairs import CACHED_CHARS, CACHED_PAIRS, BytePairs
+from clip_embeddings.engine.manifest import BYTE_PAIR_TOKENIZER, LIBRARY_TOKENIZER, ModelError, TextSpec
 from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
-from model_cache.baking.parity_samples import captions
-from model_cache.baking.tokenizer_file import write_clip_tokenizer
+from model_cache.baking.tokenizer_file import clip_library_file, write_clip_tokenizer
 from model_cache.baking.torch_setup import import_open_clip
+from tests.support.texts import every_character, generated_texts
+
+if TYPE_CHECKING:
+    from clip_embeddings.engine.tokenizer import Tokenizer
 
 START, END = 49406, 49407
-# First and last code point of ranges: Latin to Greek with combining marks, Cyrillic to Thai, Hangul jamo,
-# Ethiopic to Mongolian, Greek extended, punctuation and symbols, CJK, Hangul, private use and presentation
-# forms, half-width forms and specials, then planes 1 (scripts, mathematics, emoji), 2, 14 and 16.
-BLOCKS = (
-    (0x00, 0x7F),
-    (0x80, 0x24F),
-    (0x250, 0x3FF),
-    (0x400, 0x7FF),
-    (0x800, 0xFFF),
-    (0x1000, 0x1FFF),
-    (0x2000, 0x206F),
-    (0x2070, 0x2BFF),
-    (0x2C00, 0x33FF),
-    (0x3400, 0xA4CF),
-    (0xA4D0, 0xD7FF),
-    (0xE000, 0xFAFF),
-    (0xFB00, 0xFFFF),
-    (0x10000, 0x1D7FF),
-    (0x1E000, 0x1FAFF),
-    (0x20000, 0x323AF),
-    (0xE0000, 0xE01EF),
-    (0x10FF00, 0x10FFFF),
-)
-SPACES = [
-    *" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000\u200b\u2060\ufeff\u180e",
-    *map(chr, range(0x2000, 0x200B)),
-]
-MARKS = [*map(chr, range(0x300, 0x370)), *"\u0483\u05bf\u064b\u093c\u20dd\ufe0f\U0001d165"]
-DIGITS = [*"0189", *"٠٣٩", *"۴۷", *"०५९", *"৩", *"๗", *"０９", "Ⅷ", "½", "²", "㊿", "𝟘", "𝟡", "൱"]
-ENTITIES = (
-    "&amp; &lt; &gt; &quot; &nbsp; &eacute; &amp;amp; &amp;lt;b&amp;gt; &#39; &#x27; "
-    "&#233; &#xe9; &#0; &#x110000; &#xD800; &#128; &#150; &amp;#39; &amp;#x1F600; "
-    "& &; &#; &#x; &notit; &amp &ltb &unknown; &amp;amp;amp; &NotEqualTilde; &#9;"
-).split()
-EMOJI = ["😀", "👩‍👩‍👧", "🏳️‍🌈", "👍🏽", "🇫🇷", "❤️", "☺", "1️⃣", "🧑🏿‍🚀", "👨\u200d", "🏴󠁧󠁢󠁥󠁮󠁧󠁿"]
-RIGHT_TO_LEFT = ["שלום", "עולם", "مرحبا", "بِسْمِ", "ﷺ", "\u200fabc\u200e", "\u202eevil\u202c", "لا"]
-MOJIBAKE = [
-    *(
-        "cafÃ©",
-        "â€œquotedâ€\x9d",
-        "Ã¼ber",
-        "donâ€™t",
-        "ï»¿start",
-        "Ð¿Ñ€Ð¸Ð²ÐµÑ‚",
-        "ðŸ˜€",
-        "Â£5",
-        "naÃ¯ve",
-        "Ã\xa0 la",
-    ),
-    *("ﬁne ﬂow", "ＦＵＬＬ", "\x1b[31mred\x1b[0m", "\x93x\x94", "Ã", "ÃƒÂ©"),
-]
-CONTRACTIONS = "it's IT'S we'll they've I'm you'd don't we're 's ''s ' o’clock".split()
-CONTRACTIONS += ["it’s", "it‘s", "it`s", "it´s", "it＇s", "it\u02bcs", "'lL", "'Re're", "'ſ", "rock 'n' roll"]
-SPECIALS = [
-    *(
-        "<|endoftext|>",
-        "<|startoftext|>",
-        "<end_of_text>",
-        "<start_of_text>",
-        "<END_OF_TEXT>",
-        "<Start_Of_Text>",
-    ),
-    *("pre<end_of_text>post", "x<start_of_text>", "<end_of_text", "end_of_text>", "&lt;end_of_text&gt;"),
-    *("<<end_of_text>>", "'s<end_of_text>'s", "<end_of_text><end_of_text>", "<ſtart_of_text>"),
-]
-CASES = [*"İstanbul ΣΑΣ ß ẞ Ǆ ﬃ ᏸ Ⓐ K Å".split(), "ͅ", "α\u0345", "\u0345\u0345x", "İ'S", "ŉ"]
-WORDS = "a photo of Cat DOG supercalifragilistic l33t C++ #tag @me e-mail $9.99".split()
-SYLLABLES = (
-    "an be con der er fin gra hol ing jo ka light man ness or pre qui ran st tion un ver wh xy zo th"
-).split()
-CONTROL = [*"\x00\x01\x07\x08\x1b\x7f\x80\x9f\ufffe\uffff\ufffd\U0010ffff"]
-POOLS = (
-    SPACES,
-    MARKS,
-    DIGITS,
-    ENTITIES,
-    EMOJI,
-    RIGHT_TO_LEFT,
-    MOJIBAKE,
-    CONTRACTIONS,
-    SPECIALS,
-    CASES,
-    WORDS,
-    CONTROL,
-)
-
-
-def generated_texts() -> list[str]:
-    """At least 6,500 texts, the same in every run."""
-    rng = random.Random(20240607)
-    texts: list[str] = [
-        "",
-        " ",
-        "\t\n",
-        "\u3000",
-        "".join(SPACES),
-        "\x00",
-        "word " * 500,
-        "1" * 300,
-        "é" * 300,
-    ]
-    texts += [
-        "ab" * 5000,
-        "hello" * 60 + " there",
-        "!?" * 400,
-        "😀" * 100,
-        "٣" * 90,
-        "&amp;" * 200,
-        "'s" * 100,
-    ]
-    texts += ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=300)), *captions()]
-    for pool in POOLS:
-        for part in pool:
-            texts += [part, f"a{part}b", f" {part} ", part * 3]
-    for first, last in BLOCKS:
-        # Characters of one block, alone and between plain words.
-        for _ in range(60):
-            characters = [chr(rng.randint(first, last)) for _ in range(rng.randint(1, 12))]
-            texts += ["".join(characters), f"a {characters[0]} b{characters[-1]}c"]
-    for _ in range(600):
-        texts.append(" ".join("".join(rng.choices(SYLLABLES, k=rng.randint(1, 5))) for _ in range(8)))
-    while len(texts) < 6500:
-        parts = [rng.choice(rng.choice(POOLS)) for _ in range(rng.randint(2, 8))]
-        if rng.random() < 0.5:
-            parts.append(chr(rng.randint(*rng.choice(BLOCKS))))
-        rng.shuffle(parts)
-        texts.append(rng.choice(("", " ")).join(parts))
-    return texts
 
 
 @pytest.fixture(scope="module")
@@ -153,31 +31,125 @@ def open_clip_tokenizer() -> Any:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(open_clip_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+def folder(open_clip_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tokenizer as it is baked, and as earlier versions baked it."""
+    path = tmp_path_factory.mktemp("tokenizer")
     write_clip_tokenizer(open_clip_tokenizer, path)
-    return load_tokenizer(path)
+    (path / LIBRARY_TOKENIZER).write_text(clip_library_file(open_clip_tokenizer))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> BytePairs:
+    loaded = load_tokenizer(folder / BYTE_PAIR_TOKENIZER)
+    assert isinstance(loaded, BytePairs)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def library(folder: Path) -> LibraryTokenizer:
+    loaded = load_tokenizer(folder / LIBRARY_TOKENIZER)
+    assert isinstance(loaded, LibraryTokenizer)
+    return loaded
 
 
 def spec(context_length: int = 77, trim: bool = True) -> TextSpec:
     return TextSpec(context_length, trim, "lower", 0, start_id=START, end_id=END)
 
 
+def different(
+    tokenizer: Tokenizer, open_clip_tokenizer: Any, texts: Sequence[str], context_length: int
+) -> list[str]:
+    """Those of `texts` whose ids differ from open_clip's, or that are wrongly reported as cut."""
+    tokens = tokenize(tokenizer, spec(context_length), texts)
+    ids = pad(tokens.ids, spec(context_length, trim=False))
+    # One more place shows which texts are cut.
+    longer = open_clip_tokenizer(texts, context_length=context_length + 1).numpy()
+    expected_ids = open_clip_tokenizer(texts, context_length=context_length).numpy()
+    cut = set(tokens.truncated)
+    return [
+        text
+        for index, text in enumerate(texts)
+        if ids[index].tolist() != expected_ids[index].tolist() or (longer[index][-1] != 0) != (index in cut)
+    ]
+
+
 @pytest.mark.parametrize("context_length", [77, 600])
-def test_ids_equal_open_clip(tokenizer: Tokenizer, open_clip_tokenizer: Any, context_length: int) -> None:
+def test_ids_equal_open_clip(tokenizer: BytePairs, open_clip_tokenizer: Any, context_length: int) -> None:
     texts = generated_texts()
     assert len(texts) >= 5000
     assert all(character < "\ud800" or character > "\udfff" for text in texts for character in text)
 
-    ids = pad(tokenize(tokenizer, spec(context_length), texts).ids, spec(context_length, trim=False))
+    assert not different(tokenizer, open_clip_tokenizer, texts, context_length)
 
-    expected_ids = open_clip_tokenizer(texts, context_length=context_length).numpy()
-    different = [
-        text
-        for text, row, expected in zip(texts, ids, expected_ids, strict=True)
-        if row.tolist() != expected.tolist()
-    ]
-    assert not different, f"{len(different)} differ, such as {different[:5]!r}"
+
+def test_a_file_of_an_earlier_version_gives_the_same_ids(
+    library: LibraryTokenizer, tokenizer: BytePairs
+) -> None:
+    texts = generated_texts()
+
+    assert tokenize(library, spec(), texts) == tokenize(tokenizer, spec(), texts)
+
+
+@pytest.mark.full
+def test_a_hundred_thousand_texts(tokenizer: BytePairs, open_clip_tokenizer: Any) -> None:
+    every = list(every_character(24))
+    texts = [*every, *generated_texts(100_000 - len(every))]
+    assert len(texts) == 100_000
+
+    for start in range(0, len(texts), 10_000):
+        part = texts[start : start + 10_000]
+        assert not different(tokenizer, open_clip_tokenizer, part, 200)
+
+
+ALPHABETS = ("ab", "a", "😂😍", "esntia", "!?.-", "\u4e2d\u306e\u30fc", "\u00e9\u0301z")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    word=st.one_of(
+        st.text(st.characters(codec="utf-8"), min_size=1, max_size=60),
+        *(st.text(alphabet, min_size=1, max_size=300) for alphabet in ALPHABETS),
+        st.text(st.sampled_from(ALPHABETS[0]), min_size=1, max_size=6).map(lambda part: part * 150),
+    ),
+    wanted=st.integers(1, 80),
+)
+def test_a_word_has_the_tokens_of_the_library(
+    tokenizer: BytePairs, library: LibraryTokenizer, word: str, wanted: int
+) -> None:
+    ids = library.encode([word], is_pretokenized=True, add_special_tokens=False).ids
+
+    start = tokenizer.encode(word, wanted)
+
+    assert list(start[:wanted]) == ids[:wanted]
+    assert len(start) in (len(ids), *range(wanted, len(ids)))
+
+
+def test_the_start_of_a_long_word_is_enough(tokenizer: BytePairs, library: LibraryTokenizer) -> None:
+    rng = random.Random(7)
+    names = [name for name in tokenizer._names.decode("utf-8", "ignore").split() if name.isalpha()]
+    merged = []
+    for _ in range(200):
+        few = rng.sample(names, rng.choice((1, 2, 3, 20, 2000)))
+        word = "".join(rng.choices(few, k=2000))[: rng.randint(CACHED_CHARS, 5000)]
+        ids = library.encode([word], is_pretokenized=True, add_special_tokens=False).ids
+        wanted = rng.randint(1, 80)
+        start = tokenizer.encode(word, wanted)
+        assert list(start) == ids[: len(start)], word
+        assert len(start) >= min(wanted, len(ids)), word
+        merged.append(len(start) / wanted)
+
+    assert sum(merged) / len(merged) < 2
+
+
+def test_what_it_remembers_is_bounded(folder: Path) -> None:
+    pairs = BytePairs((folder / BYTE_PAIR_TOKENIZER).read_bytes())
+    rng = random.Random(3)
+
+    for _ in range(10_000):
+        pairs.encode("".join(chr(rng.randint(0x100, 0xD7FF)) for _ in range(12)), 77)
+
+    assert len(pairs._known_pairs) <= CACHED_PAIRS
 
 
 def test_the_generated_texts_are_varied(open_clip_tokenizer: Any) -> None:
@@ -198,12 +170,12 @@ def test_the_generated_texts_are_varied(open_clip_tokenizer: Any) -> None:
         ("<|endoftext|>", [START, 27, 347, 40786, 4160, 91, 285, END]),
     ],
 )
-def test_known_ids(tokenizer: Tokenizer, open_clip_tokenizer: Any, text: str, ids: list[int]) -> None:
+def test_known_ids(tokenizer: BytePairs, open_clip_tokenizer: Any, text: str, ids: list[int]) -> None:
     assert tokenize(tokenizer, spec(), [text]).ids == [ids]
     assert open_clip_tokenizer([text])[0, : len(ids)].tolist() == ids
 
 
-def test_long_text_ends_with_the_end_token_and_is_reported(tokenizer: Tokenizer) -> None:
+def test_long_text_ends_with_the_end_token_and_is_reported(tokenizer: BytePairs) -> None:
     fits, long, word = "cat " * 75, "cat " * 76, "ab" * 5000
 
     tokens = tokenize(tokenizer, spec(), [fits, long, "cat", word])
@@ -213,7 +185,7 @@ def test_long_text_ends_with_the_end_token_and_is_reported(tokenizer: Tokenizer)
     assert all(row[-1] == END for row in tokens.ids)
 
 
-def test_trimming_pads_to_the_longest_text_only(tokenizer: Tokenizer) -> None:
+def test_trimming_pads_to_the_longest_text_only(tokenizer: BytePairs) -> None:
     rows = tokenize(tokenizer, spec(), ["a cat", "two small dogs"]).ids
 
     assert pad(rows, spec()).shape == (2, 5)
@@ -221,10 +193,20 @@ def test_trimming_pads_to_the_longest_text_only(tokenizer: Tokenizer) -> None:
     assert pad(rows, spec()).tolist()[0] == [START, 320, 2368, END, 0]
 
 
-@pytest.mark.parametrize("content", ["", "{}", "not json", '{"version": "1.0"}'])
-def test_a_broken_tokenizer_file_is_a_model_error(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
+@pytest.mark.parametrize("name", [BYTE_PAIR_TOKENIZER, LIBRARY_TOKENIZER])
+@pytest.mark.parametrize("content", ["", "{}", "not json", '{"version": "1.0"}', "CLIPBPE1" + "\x7f" * 64])
+def test_a_broken_tokenizer_file_is_a_model_error(name: str, content: str, tmp_path: Path) -> None:
+    path = tmp_path / name
     path.write_text(content)
 
-    with pytest.raises(ModelError, match=r"tokenizer\.json is not a tokenizer file"):
+    with pytest.raises(ModelError, match=rf"{name} is not a tokenizer file"):
         load_tokenizer(path)
+
+
+def test_a_cut_tokenizer_file_is_a_model_error(folder: Path, tmp_path: Path) -> None:
+    data = (folder / BYTE_PAIR_TOKENIZER).read_bytes()
+    path = tmp_path / BYTE_PAIR_TOKENIZER
+    for size in (10, 1000, 300_000, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(ModelError, match=r"tokenizer\.bpe is not a tokenizer file"):
+            load_tokenizer(path)

@@ -12,7 +12,7 @@ from tests.support.serving import KEY, Server, error_code, serving
 
 ORIGIN = "https://photos.example"
 # Checks that say nothing but whether the service lives.
-PUBLIC = ("/health", "/ping", "/.well-known/live", "/.well-known/ready")
+PUBLIC = ("/health", "/ready", "/ping", "/.well-known/live", "/.well-known/ready")
 # Of a service account, as Cloud Run's callers send it; the signature is not ours to check.
 IDENTITY_TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJhY2NvdW50cyJ9.c2lnbmF0dXJl"  # noqa: S105
 PROVENANCE = ("Model", "Dimensions", "Space", "Fingerprint", "Truncated")

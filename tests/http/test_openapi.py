@@ -42,7 +42,7 @@ CHECKS = [
 ]
 # What Immich asks for, which no random text is.
 ENTRIES = [json.dumps({"clip": {kind: {"modelName": "demo"}}}) for kind in ("visual", "textual")]
-PUBLIC = ("health", "immich_ping", "weaviate_live", "weaviate_ready")
+PUBLIC = ("health", "ready", "immich_ping", "weaviate_live", "weaviate_ready")
 # Of which a body has one.
 EITHER = {"urls", "images", "image_url", "image_b64"}
 

@@ -7,16 +7,15 @@ import io
 import pytest
 from PIL import Image, ImageCms
 
-from clip_embeddings.images.thumbnails import MAX_PROFILE_BYTES, thumbnail
+from clip_embeddings.images.thumbnails import MAX_PROFILE_BYTES
 from tests.support.hostile_images import save
 from tests.support.photographs import photo
 from tests.support.pictures import FORMATS, picture
-
-MAX_PIXELS = 50_000_000
+from tests.support.thumbnails import thumbnail_file
 
 
 def _thumbnail(data: bytes, size: int = 64) -> Image.Image:
-    image = Image.open(io.BytesIO(thumbnail(data, size, MAX_PIXELS)))
+    image = Image.open(io.BytesIO(thumbnail_file(data, size)))
     image.load()
     return image
 

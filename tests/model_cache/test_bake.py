@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from clip_embeddings.engine.manifest import ModelError, load_manifest, sha256_of
+from clip_embeddings.engine.manifest import ModelError, fingerprint, load_manifest, sha256_of
 from clip_embeddings.engine.model import check_canary, load_model
 from clip_embeddings.engine.scheduler import Scheduler
 from model_cache import bake
-from model_cache.baking import parity
+from model_cache.baking import parity, parity_samples
 from model_cache.baking.arguments import parse_arguments
 from model_cache.baking.progress import step
+from model_cache.baking.tokenizer_file import clip_library_file
+from model_cache.baking.torch_setup import import_open_clip
 from tests.support.baking.command import Outcome, Run
-from tests.support.baking.tiny import Tiny
+from tests.support.baking.tiny import Tiny, engine_images, engine_texts, min_cosine, texts
 
 TABLE_ROW = re.compile(
     r"^(text|image) +(fp32|int8) +(0\.\d{7}|1\.0{7}) +(0\.\d{7}|1\.0{7})( +[\d.]+){3}(  taken)?$"
@@ -31,7 +35,7 @@ def rows(out: str) -> dict[tuple[str, str], bool]:
     return {(match[1], match[2]): bool(match[6]) for match in matches if match}
 
 
-TEXT_FILES = ["text.data", "text.onnx", "tokenizer.json"]
+TEXT_FILES = ["text.data", "text.onnx", "tokenizer.bpe"]
 IMAGE_FILES = ["image.data", "image.onnx"]
 
 
@@ -103,6 +107,16 @@ def test_manifest_lists_every_file_with_its_sha256(baked: Path) -> None:
     assert all(re.fullmatch("[0-9a-f]{16}", fingerprint) for fingerprint in fingerprints)
 
 
+def test_the_form_of_the_tokenizers_file_changes_no_fingerprint(baked: Path) -> None:
+    """It is that of earlier versions, which baked tokenizer.json: vectors in an index stay valid."""
+    text = load_manifest(baked).towers["text"]
+    library_file = clip_library_file(import_open_clip().SimpleTokenizer())
+
+    graph, weights, _ = text.files
+    hashes = (graph.sha256, weights.sha256, hashlib.sha256(library_file.encode()).hexdigest())
+    assert text.fingerprint == fingerprint(text.precision, text.text, *hashes)
+
+
 def test_manifest_keeps_the_figures(baked: Path) -> None:
     for tower in load_manifest(baked).towers.values():
         assert tower.parity is not None
@@ -137,6 +151,11 @@ def test_one_tower_alone(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> N
     assert (folder / "text.data").stat().st_size < 0.35 * (baked / "text.data").stat().st_size
     with pytest.raises(ModelError, match="has no image tower"):
         load_manifest(folder, ["image"])
+    captions = texts()[-9:]
+    vectors = engine_texts(folder, captions)
+    assert min_cosine(vectors, engine_texts(baked, captions)) > 0.99
+    alone = np.concatenate([engine_texts(folder, [caption]) for caption in captions])
+    assert np.abs(vectors - alone).max() <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -178,6 +197,9 @@ def test_auto_takes_int8_where_it_is_close_enough(
     assert tower.parity.keys() == {"fp32", "int8", "reason"}
     assert sorted(path.name for path in folder.iterdir()) == [*IMAGE_FILES, "manifest.json", "notes.txt"]
     check_canary(load_model(folder, ["image"], scheduler=Scheduler(2, 0)), "image")
+    images = parity_samples.images()[:9]
+    alone = np.concatenate([engine_images(folder, [image]) for image in images])
+    assert np.abs(engine_images(folder, images) - alone).max() <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from PIL import Image
 
 from clip_embeddings.engine.model import normalize_rows
-from clip_embeddings.images.thumbnails import thumbnail
 from tests.support import gcs_server
 from tests.support.albums import Album, emoji, new_album
 from tests.support.buckets import write_object
 from tests.support.photographs import photos
 from tests.support.pictures import FORMATS, data_uri, in_base64, picture, web
 from tests.support.serving import KEY, Server, serving
+from tests.support.thumbnails import thumbnail_file
 from tests.support.vectors import model, raw_texts
 
 HTML = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -244,7 +244,7 @@ def test_an_object_that_is_gone_or_no_picture(server: Server, album: Album) -> N
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("size", [16, 100, 1280])
 def test_thumbnails_of_every_format(kind: str, size: int) -> None:
-    with Image.open(io.BytesIO(thumbnail(picture(kind=kind), size, 50_000_000))) as small:
+    with Image.open(io.BytesIO(thumbnail_file(picture(kind=kind), size))) as small:
         assert (small.format, small.mode) == ("JPEG", "RGB")
         assert max(small.size) == min(160, size)
 
@@ -258,13 +258,13 @@ def test_thumbnails_are_upright_on_white_and_bare() -> None:
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(clear, "PNG")
     Image.new("P", (20_000, 2)).save(wide, "PNG")
 
-    upright = thumbnail(file.getvalue(), 100, 1000)
+    upright = thumbnail_file(file.getvalue(), 100)
     with Image.open(io.BytesIO(upright)) as image:
         assert image.size == (20, 40)
     assert b"secret" not in upright
-    with Image.open(io.BytesIO(thumbnail(clear.getvalue(), 32, 2000))) as image:
+    with Image.open(io.BytesIO(thumbnail_file(clear.getvalue(), 32))) as image:
         assert image.getpixel((16, 16)) == (255, 255, 255)
-    with Image.open(io.BytesIO(thumbnail(wide.getvalue(), 32, 40_000))) as image:
+    with Image.open(io.BytesIO(thumbnail_file(wide.getvalue(), 32))) as image:
         assert image.size == (32, 1)
 
 

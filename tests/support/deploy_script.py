@@ -1,4 +1,4 @@
-"""deploy.sh as a person runs it, and a gcloud that only records how it was called."""
+"""deploy.sh as a person runs it, and a gcloud and a curl that only record how they were called."""
 
 from __future__ import annotations
 
@@ -32,8 +32,17 @@ case "$*" in
   *"storage service-agent"*) echo service@example.iam.gserviceaccount.com ;;
   *"location.lower()"*) echo europe-west4 ;;
   *"status.url"*) echo https://function.example ;;
+  *"latestReadyRevisionName"*) [ ! -e "$RECORD.revision" ] || cat "$RECORD.revision" ;;
+  *"extract(url)"*) echo https://candidate---function.example ;;
+  *"print-identity-token"*) echo identity ;;
   *"triggers list"*"value(name)"*) echo projects/my-project/locations/eu/triggers/run-job ;;
 esac
+"""
+
+# What a function is asked, with its standard input.
+CURL = """#!/usr/bin/env bash
+{ printf '%s\\n' "$*"; cat; } >>"$RECORD.curl"
+[ ! -e "$RECORD.not-ready" ]
 """
 
 
@@ -71,8 +80,9 @@ def recorder(folder: Path) -> dict[str, str]:
     """The environment in which gcloud writes its calls to `folder`/record."""
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
-    (bin_folder / "gcloud").write_text(RECORDER)
-    (bin_folder / "gcloud").chmod(0o755)
+    for name, script in (("gcloud", RECORDER), ("curl", CURL)):
+        (bin_folder / name).write_text(script)
+        (bin_folder / name).chmod(0o755)
     return {"PATH": f"{bin_folder}:{bare_path(folder)}", "RECORD": str(folder / "record")}
 
 

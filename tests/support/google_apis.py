@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.support import cloud_run
+
 # Names of the APIs in gcloud's variables CLOUDSDK_API_ENDPOINT_OVERRIDES_*.
 APIS = (
     "RUN",
@@ -35,6 +37,15 @@ APIS = (
 PROJECT = "my-project"
 NUMBER = "123456789012"
 AGENT = f"service-{NUMBER}@gs-project-accounts.iam.gserviceaccount.com"
+
+# What a person who is logged in gets: an access token, and an identity token that expires in 2286.
+ACCESS_TOKEN = "a-token"  # noqa: S105
+IDENTITY_TOKEN = ".".join(
+    base64.urlsafe_b64encode(part).decode().rstrip("=")
+    for part in (b'{"alg":"none"}', b'{"aud":"gcloud","exp":9999999999}', b"signature")
+)
+LOGIN_PATH = "/token"
+LOGIN = {"type": "authorized_user", "client_id": "id", "client_secret": "secret", "refresh_token": "refresh"}
 
 
 @dataclass(frozen=True)
@@ -62,15 +73,21 @@ class GoogleApis:
     indexes: list[Any] = field(default_factory=list)
     uploads: list[bytes] = field(default_factory=list)
     enabled: set[str] = field(default_factory=set)
+    # Whether revisions that are deployed from now on start, and how they answer /ready.
+    starts: bool = True
+    ready: int = 200
+    # Whether a request is refused.
+    refuses: Callable[[Request], bool] = lambda request: False
 
     def environment(self, folder: Path) -> dict[str, str]:
         """What makes gcloud talk to this server only, logged in, its own files in `folder`."""
-        token = folder / "token"
-        token.write_text("a-token")
+        login = folder / "login.json"
+        login.write_text(json.dumps(LOGIN))
         return {
             "CLOUDSDK_CONFIG": str(folder / "gcloud"),
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-            "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(token),
+            "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE": str(login),
+            "CLOUDSDK_AUTH_TOKEN_HOST": f"http://oauth2.test{LOGIN_PATH}",
             "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
             "CLOUDSDK_PROXY_TYPE": "http",
             "CLOUDSDK_PROXY_ADDRESS": "127.0.0.1",
@@ -88,6 +105,8 @@ class GoogleApis:
 
     def answer(self, request: Request) -> tuple[int, Any]:
         """Status and body."""
+        if self.refuses(request):
+            return 403, {"error": {"code": 403, "message": "not now", "status": "PERMISSION_DENIED"}}
         for method, pattern, answer in ROUTES:
             if request.method == method and (match := re.fullmatch(pattern, request.path)):
                 return answer(self, request, *match.groups())
@@ -134,9 +153,14 @@ def _bucket(apis: GoogleApis, request: Request, name: str) -> tuple[int, Any]:
     return (200, apis.buckets[name]) if name in apis.buckets else _missing("no such bucket")
 
 
+def _buckets(apis: GoogleApis, request: Request) -> tuple[int, Any]:
+    return 200, {"kind": "storage#buckets", "items": list(apis.buckets.values())}
+
+
 def _new_bucket(apis: GoogleApis, request: Request) -> tuple[int, Any]:
-    apis.buckets[request.body["name"]] = {"kind": "storage#bucket", **request.body}
-    return 200, apis.buckets[request.body["name"]]
+    name = request.body["name"]
+    apis.buckets[name] = {"kind": "storage#bucket", "id": name, **request.body}
+    return 200, apis.buckets[name]
 
 
 def _change_bucket(apis: GoogleApis, request: Request, name: str) -> tuple[int, Any]:
@@ -209,18 +233,27 @@ def _built(apis: GoogleApis, request: Request) -> tuple[int, Any]:
 
 
 def _new_service(apis: GoogleApis, request: Request) -> tuple[int, Any]:
-    name = request.body["metadata"]["name"]
-    ready = [{"type": kind, "status": "True"} for kind in ("Ready", "ConfigurationsReady", "RoutesReady")]
-    status = {
-        "url": f"https://{name}.run.test",
-        "conditions": ready,
-        "latestReadyRevisionName": f"{name}-1",
-        "latestCreatedRevisionName": f"{name}-1",
-        "observedGeneration": 1,
-    }
-    apis.services[name] = {**request.body, "status": status}
-    apis.services[name]["metadata"]["generation"] = 1
+    return _deploy(apis, request, request.body["metadata"]["name"])
+
+
+def _deploy(apis: GoogleApis, request: Request, name: str) -> tuple[int, Any]:
+    tagged = f"http://127.0.0.1:{apis.port}/revisions"
+    apis.services[name] = cloud_run.deployed(
+        request.body, apis.services.get(name), tagged, starts=apis.starts, ready=apis.ready
+    )
     return 200, apis.services[name]
+
+
+def _ready(apis: GoogleApis, request: Request, tag: str, name: str) -> tuple[int, Any]:
+    """What a revision of a private function answers at the address of its tag."""
+    if request.token != IDENTITY_TOKEN:
+        return 403, {}
+    return cloud_run.readiness(apis.services[name], tag), {}
+
+
+def _token(apis: GoogleApis, request: Request) -> tuple[int, Any]:
+    tokens = {"access_token": ACCESS_TOKEN, "id_token": IDENTITY_TOKEN}
+    return 200, {**tokens, "expires_in": 3600, "token_type": "Bearer"}
 
 
 def _services(apis: GoogleApis, request: Request) -> tuple[int, Any]:
@@ -256,6 +289,7 @@ ROUTES: tuple[tuple[str, str, EmbedResult], ...] = (
     ("POST", rf"/v\d/projects/{PROJECT}/serviceAccounts", _new_account),
     ("GET", rf"(?:/storage/v1)?/projects/{PROJECT}/serviceAccount", _agent),
     ("GET", r"(?:/storage/v1)?/b/([^/]+)", _bucket),
+    ("GET", r"(?:/storage/v1)?/b", _buckets),
     ("POST", r"(?:/storage/v1)?/b", _new_bucket),
     ("PATCH", r"(?:/storage/v1)?/b/([^/]+)", _change_bucket),
     ("GET", rf"/v\d/projects/{PROJECT}/locations/([^/]+)/triggers/([^/]+)", _trigger),
@@ -271,6 +305,9 @@ ROUTES: tuple[tuple[str, str, EmbedResult], ...] = (
     ("GET", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services", _services),
     ("GET", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services/([^/]+)", _service),
     ("POST", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services", _new_service),
+    ("PUT", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services/([^/]+)", _deploy),
+    ("GET", r"/revisions/([^/]+)---([^/]+)/ready", _ready),
+    ("POST", LOGIN_PATH, _token),
     ("GET", rf"/v1/projects/{PROJECT}/databases/[^/]+/collectionGroups/-/indexes", _indexes),
     ("GET", rf"/apis/run.googleapis.com/v1/namespaces/{PROJECT}/jobs", _no_jobs),
 )
@@ -294,7 +331,9 @@ def playing() -> Iterator[GoogleApis]:
                 json.loads(raw) if raw[:1] == b"{" else raw or None,
                 self.headers.get("Authorization", "").removeprefix("Bearer "),
             )
-            apis.requests.append(request)
+            # Logging in changes nothing, and happens whenever gcloud is called.
+            if request.path != LOGIN_PATH:
+                apis.requests.append(request)
             status, body = apis.answer(request)
             data = json.dumps(body).encode()
             self.send_response(status)

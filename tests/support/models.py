@@ -14,7 +14,7 @@ from clip_embeddings.engine.manifest import load_manifest
 DEMO = MODEL_CACHE / "demo"
 
 # The files of a baked model with two towers.
-MODEL_FILES = ("manifest.json", "text.onnx", "text.data", "tokenizer.json", "image.onnx", "image.data")
+MODEL_FILES = ("manifest.json", "text.onnx", "text.data", "tokenizer.bpe", "image.onnx", "image.data")
 
 
 def copy_demo(folder: Path) -> Path:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +44,15 @@ class Server:
 
 
 @contextmanager
-def serving(target: str, log: Path, source: str = "main.py", **settings: str) -> Iterator[Server]:
-    """Run functions-framework for `target` with `settings` as its environment, until the block ends."""
+def serving(
+    target: str, log: Path, source: str = "main.py", *, prefix: Sequence[str] = (), **settings: str
+) -> Iterator[Server]:
+    """Run functions-framework for `target` with `settings` as its environment, until the block ends.
+
+    `prefix` is a command that runs the command after it.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "functions_framework", "--target", target, "--source", source]
+    command = [*prefix, sys.executable, "-m", "functions_framework", "--target", target, "--source", source]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],

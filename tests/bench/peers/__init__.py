@@ -1,0 +1,1 @@
+"""What runs inside the environments of other services, and what is installed there."""
