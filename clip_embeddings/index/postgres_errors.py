@@ -37,7 +37,7 @@ def is_transient(error: Exception) -> bool:
 def translate(error: psycopg.Error, url: PostgresUrl, password: str | None) -> StorageError:
     """The StorageError that says what happened, and what to run if a right or the extension is missing."""
     # One line: the server's hints and the statement are left out.
-    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    message = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     if password:
         message = message.replace(password, "***")
     if is_transient(error):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clip_embeddings import load
 from clip_embeddings.exchange.formats import FORMATS
 from clip_embeddings.index import postgres_search
 from clip_embeddings.index.registry import BACKENDS
@@ -179,13 +180,13 @@ WRONG_ROWS = {
 
 
 @pytest.mark.parametrize("line", WRONG_ROWS)
-def test_a_wrong_row_is_named(line: str, tmp_path: Path) -> None:
+def test_a_wrong_row_is_named(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.jsonl").write_text(f"{json.dumps(ROW)}\n{line}\n")
 
-    ended = command("load", tmp_path / "in.jsonl", "--index", f"sqlite://{tmp_path}/index.sqlite")
+    status = load.main([str(tmp_path / "in.jsonl"), "--index", f"sqlite://{tmp_path}/index.sqlite"])
 
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == f"load: {WRONG_ROWS[line]}\n"
+    assert status == 1
+    assert capsys.readouterr() == ("", f"load: {WRONG_ROWS[line]}\n")
 
 
 @pytest.mark.parametrize(

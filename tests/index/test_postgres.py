@@ -344,6 +344,54 @@ def test_other_machines_are_reached_with_encryption_only(
         index.count()
 
 
+@pytest.fixture
+def debian_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[PostgresServer, Path]]:
+    """A PostgreSQL of Debian's that has TLS and no pgvector, and the certificate of db.example."""
+    folder = next(Path("/usr/lib/postgresql").glob("*/bin"), None)
+    if folder is None or shutil.which("openssl") is None:
+        pytest.skip("Debian's postgresql or openssl is not installed")
+    monkeypatch.setenv("PGVECTOR_BIN", str(folder))
+    with postgres_server.running() as server:
+        certificate, key = server.folder / "data" / "server.crt", server.folder / "data" / "server.key"
+        subject = ["-subj", "/CN=db.example", "-addext", "subjectAltName=DNS:db.example"]
+        make = ["openssl", "req", "-new", "-x509", "-nodes", *subject]
+        subprocess.run([*make, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+        for path in (certificate, key):
+            path.chmod(0o600)
+            if server.owner:
+                shutil.chown(path, server.owner)
+        shutil.copyfile(certificate, tmp_path / "root.crt")
+        server.stop()
+        with (server.folder / "data" / "postgresql.conf").open("a") as file:
+            file.write("ssl = on\n")
+        server.start()
+        # The name is another machine's, the address this server's.
+        monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
+        yield server, tmp_path / "root.crt"
+
+
+def test_encrypted_connections_and_a_missing_extension(debian_server: tuple[PostgresServer, Path]) -> None:
+    server, certificate = debian_server
+    ((available,),) = server.run("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'")
+    if available:
+        pytest.skip("this PostgreSQL has pgvector")
+    url = server.index_url().replace("127.0.0.1", "db.example")
+    verified = f"&sslmode=verify-full&sslrootcert={certificate}"
+    missing = (
+        "The PostgreSQL server has no pgvector: install the extension there (the hosted ones have it), then "
+        "run CREATE EXTENSION vector; in the database postgres."
+    )
+
+    refused(url, missing)
+    refused(f"{url}&sslmode=verify-full&sslrootcert={certificate}", missing)
+    with opened_index(
+        f"{url.replace('db.', 'other.')}&sslmode=verify-full&sslrootcert={certificate}"
+    ) as index:
+        with pytest.raises(StorageError, match="certificate") as caught:
+            index.count()
+        assert not isinstance(caught.value, TransientError)
+
+
 def test_missing_rights_are_told_with_what_to_run(postgres: PostgresServer, role: tuple[str, str]) -> None:
     name, _ = role
     database = postgres.new_database()
