@@ -383,10 +383,8 @@ def test_encrypted_connections_and_a_missing_extension(debian_server: tuple[Post
     )
 
     refused(url, missing)
-    refused(f"{url}&sslmode=verify-full&sslrootcert={certificate}", missing)
-    with opened_index(
-        f"{url.replace('db.', 'other.')}&sslmode=verify-full&sslrootcert={certificate}"
-    ) as index:
+    refused(f"{url}{verified}", missing)
+    with opened_index(f"{url.replace('db.', 'other.')}{verified}") as index:
         with pytest.raises(StorageError, match="certificate") as caught:
             index.count()
         assert not isinstance(caught.value, TransientError)
