@@ -2,6 +2,8 @@
 # MODEL is "demo", a model baked into model_cache/, or one that is baked here, which takes torch and a network.
 FROM python:3.13-slim AS build
 ARG MODEL=ViT-B-32/laion400m_e32
+# Of an index in PostgreSQL, whose packages are then installed: its URL without a password.
+ARG INDEX=
 # Where torch's CPU build is found; the default index has a build for GPUs, gigabytes larger.
 ARG TORCH_INDEX=
 WORKDIR /src

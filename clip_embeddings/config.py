@@ -15,6 +15,7 @@ from typing import TypeVar
 from clip_embeddings import setting_values as parse
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.registry import Package
+from clip_embeddings.postgres_url import mask_password
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_CACHE = ROOT / "model_cache"
@@ -119,8 +120,9 @@ class PhotoSettings:
 class IndexSettings:
     """Where the vectors of photos are stored."""
 
-    # sqlite:///folder/file or firestore://project/collection; None means a temporary file.
-    url: str | None = None
+    # sqlite:///folder/file, firestore://project/collection or postgresql://...; None means a temporary file.
+    # The last may hold a password.
+    url: str | None = field(default=None, repr=False)
     # Seconds for which the tombstone of a deleted photo is kept, so that late events do not restore it.
     tombstone_ttl: float = 7 * 24 * 3600.0
 
@@ -266,4 +268,5 @@ def _read(env: Mapping[str, str], name: str, default: T, parser: Callable[[str],
     try:
         return parser(raw)
     except ValueError as error:
-        raise ConfigError(f"{name}={raw!r} is not valid: {error}.") from None
+        # The URL of a database may hold a password.
+        raise ConfigError(f"{name}={mask_password(raw)!r} is not valid: {error}.") from None

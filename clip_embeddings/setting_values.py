@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from clip_embeddings import postgres_url
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.registry import find_backend
 from clip_embeddings.protocols.registry import PROTOCOLS
@@ -140,7 +141,8 @@ def object_prefix(raw: str) -> str:
 
 def index_url(raw: str) -> str:
     """The URL of an index, of any backend."""
-    find_backend(raw)
+    if find_backend(raw).scheme == postgres_url.SCHEME:
+        postgres_url.parse_postgres_url(raw)
     return raw
 
 

@@ -19,6 +19,7 @@ from clip_embeddings.engine.manifest import (
 )
 from clip_embeddings.functions import Function
 from clip_embeddings.index.registry import BACKENDS, IndexBackend, deployed_backend, find_backend
+from clip_embeddings.postgres_url import SCHEME
 from clip_embeddings.protocols.registry import PROTOCOLS
 from deploy.errors import DeployError
 from deploy.modules import needed_files
@@ -118,8 +119,11 @@ def make_artifact(function: Function, options: CommandLine) -> Artifact:
 
 
 def chosen_backend(options: CommandLine) -> IndexBackend:
-    """The index backend that INDEX_URL names, else that of a deployment without INDEX_URL."""
-    url = options.settings.get("INDEX_URL")
+    """The index backend that INDEX_URL names, else that of a deployment without INDEX_URL.
+
+    A URL that is in a secret is one of PostgreSQL: the others hold nothing secret.
+    """
+    url = f"{SCHEME}://" if options.index_secret else options.settings.get("INDEX_URL")
     return find_backend(url) if url else deployed_backend()
 
 

@@ -88,7 +88,7 @@ class Deployment:
         return {"project": self.project, "collection": self.options["COLLECTION"]}
 
     def index_url(self) -> str:
-        """The setting INDEX_URL of functions that use the index."""
+        """The setting INDEX_URL of functions that use the index; empty if they read it from a secret."""
         form = chosen_backend(self.options).deployed_url or ""
         return self.options.settings.get("INDEX_URL") or form.format(**self.index_placeholders())
 

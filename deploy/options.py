@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_embeddings.index.registry import COLLECTION, PROJECT
-from clip_embeddings.setting_values import BUCKET_NAME
+from clip_embeddings.postgres_url import SCHEME, mask_password, parse_postgres_url
+from clip_embeddings.setting_values import BUCKET_NAME, index_url
 from deploy.errors import DeployError, quote_for_message
 from deploy.settings import read_pair
 from model_cache.baking.catalogue import DEFAULT_MODEL
@@ -23,6 +24,7 @@ REQUEST_TIMEOUT, EVENT_TIMEOUT, JOB_TIMEOUT = "60", "540", "86400"
 NUMBER = (r"[0-9]{1,7}", "a whole number")
 BUCKET = (BUCKET_NAME, "a bucket's name, without gs://")
 ACCOUNT = (r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com", "a service account's email")
+SECRET = (r"[A-Za-z0-9_][A-Za-z0-9_-]*", "a secret's name")
 FOLDER = (r"[^-\x00-\x1f\x7f][^\x00-\x1f\x7f]*", "a name or a folder")
 # A name in a list that is separated by commas.
 ITEM = r"[^-,\x00-\x1f\x7f][^,\x00-\x1f\x7f]*"
@@ -50,7 +52,8 @@ class Option:
         """`value`, which may be empty. Raises DeployError if it is not allowed."""
         pattern, description = self.allowed
         if value and not re.fullmatch(pattern, value):
-            raise DeployError(f"{self.variable}={quote_for_message(value)} is not valid: use {description}.")
+            shown = quote_for_message(mask_password(value))
+            raise DeployError(f"{self.variable}={shown} is not valid: use {description}.")
         return value
 
 
@@ -104,6 +107,16 @@ OPTIONS = (
         "photos",
     ),
     Option(
+        "INDEX",
+        "URL",
+        "of an index in PostgreSQL, or the name of a secret that holds it (Firestore)",
+        (
+            rf"[a-z]+://[^\x00-\x20\x7f]+|{SECRET[0]}",
+            "the URL of an index, or the name of a secret that holds one",
+        ),
+    ),
+    Option("INDEX_PASSWORD_SECRET", "NAME", "a secret that holds the database's password", SECRET),
+    Option(
         "ALLOWED_BUCKETS",
         "A,B",
         "that gs:// references may name (none)",
@@ -121,7 +134,7 @@ OPTIONS = (
         "API_KEY_SECRET",
         "NAME",
         "a secret in Secret Manager that callers must send as API key",
-        (r"[A-Za-z0-9_][A-Za-z0-9_-]*", "a secret's name"),
+        SECRET,
     ),
     Option("BUILD_DIR", "FOLDER", "({})", FOLDER, "build"),
 )
@@ -153,6 +166,12 @@ class CommandLine:
     def __getitem__(self, variable: str) -> str:
         """The value of an option, empty if it has none."""
         return self.values[variable]
+
+    @property
+    def index_secret(self) -> str:
+        """The secret that holds INDEX_URL; empty if none does."""
+        index = self["INDEX"]
+        return "" if "://" in index else index
 
     @property
     def dry_run(self) -> bool:
@@ -208,8 +227,29 @@ def parse(
         )
     if public == "true":
         switches.add(PUBLIC)
+    _set_index_url(values["INDEX"], settings)
     values["MODEL"] = _model(values["MODEL"], folder)
     return CommandLine(values, frozenset(switches), settings, tuple(positional))
+
+
+def _set_index_url(index: str, settings: dict[str, str]) -> None:
+    """Make the URL of --index a setting. Raises DeployError if it is wrong or holds a password."""
+    if index and "INDEX_URL" in settings:
+        raise DeployError("use --index or --env INDEX_URL, not both.")
+    if "://" in index:
+        settings["INDEX_URL"] = index
+    url = settings.get("INDEX_URL", "")
+    try:
+        has_password = bool(url) and url.startswith(f"{SCHEME}:") and parse_postgres_url(url).password
+        if "://" in index:
+            index_url(index)
+    except ValueError as error:
+        raise DeployError(f"INDEX={quote_for_message(mask_password(url))} is not valid: {error}.") from None
+    if has_password:
+        raise DeployError(
+            "a password does not belong on a command line: keep it in Secret Manager, see "
+            "--index-password-secret."
+        )
 
 
 def _model(model: str, folder: Path) -> str:

@@ -20,7 +20,7 @@ from deploy.triggers import delete_trigger_steps, event_resource_steps, trigger_
 # Seconds.
 DAY = 86_400
 # Options that change what is staged, for the command that a plan prints.
-STAGE_OPTIONS = ("MODELS", "BUILD_DIR", "ALLOWED_BUCKETS")
+STAGE_OPTIONS = ("MODELS", "BUILD_DIR", "ALLOWED_BUCKETS", "INDEX")
 
 
 def deployment_plan(deployment: Deployment) -> Iterator[Step]:

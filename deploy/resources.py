@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from deploy.artifact import chosen_backend
+from deploy.databases import cloud_sql_instance, index_secrets
 from deploy.deployment import JOBS_FOLDER, Deployment
 from deploy.errors import DeployError
 from deploy.execution import output, run, say
@@ -21,7 +22,9 @@ def api_steps(deployment: Deployment) -> Iterator[Step]:
         apis += ("eventarc", "pubsub")
     if deployment.any_needs("index"):
         apis += chosen_backend(deployment.options).apis
-    if deployment.options["API_KEY_SECRET"]:
+        if cloud_sql_instance(deployment.options):
+            apis.append("sqladmin")
+    if _secrets(deployment):
         apis.append("secretmanager")
     command = deployment.gcloud("services", "enable", *(f"{api}.googleapis.com" for api in apis))
 
@@ -58,7 +61,7 @@ def resource_steps(deployment: Deployment) -> Iterator[Step]:
         yield Lookup("PROJECT_NUMBER", describe)
         builder = f"{variable('PROJECT_NUMBER')}-compute@developer.gserviceaccount.com"
         yield grant_project_step(deployment, builder, "roles/run.builder")
-    if secret := options["API_KEY_SECRET"]:
+    for secret in _secrets(deployment):
         yield _grant(deployment, ("secrets",), secret, "roles/secretmanager.secretAccessor")
     for name in filter(None, options["ALLOWED_BUCKETS"].split(",")):
         yield _grant_bucket(deployment, name, "roles/storage.objectViewer")
@@ -150,5 +153,14 @@ def _index(deployment: Deployment) -> Iterator[Step]:
             yield Run(create)
         else:
             yield Unless(deployment.gcloud(*(part.format(**values) for part in provision.check)), create)
-    for role in backend.roles:
+    roles = [*backend.roles, *(("roles/cloudsql.client",) if cloud_sql_instance(deployment.options) else ())]
+    for role in roles:
         yield grant_project_step(deployment, deployment.service_account, role)
+
+
+def _secrets(deployment: Deployment) -> list[str]:
+    """The secrets that the functions read."""
+    secrets = [deployment.options["API_KEY_SECRET"]]
+    if deployment.any_needs("index"):
+        secrets += index_secrets(deployment.options).values()
+    return [*dict.fromkeys(filter(None, secrets))]

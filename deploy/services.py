@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 from clip_embeddings.functions import Function
+from deploy.databases import database_flags
 from deploy.deployment import APP_LABEL, JOBS_FOLDER, Deployment, resource_kind, service_name
 from deploy.gcloud import join_values
 from deploy.options import EVENT_TIMEOUT, JOB_TIMEOUT, PUBLIC, REQUEST_TIMEOUT
@@ -72,8 +73,8 @@ def _settings(deployment: Deployment, function: Function, facts: ModelFacts) -> 
         settings["JOBS_URL"] = f"gs://{deployment.bucket('jobs')}/{JOBS_FOLDER}"
     if "photos" in function.needs:
         settings["BUCKET_URL"] = f"gs://{deployment.bucket('photos')}"
-    if "index" in function.needs:
-        settings["INDEX_URL"] = deployment.index_url()
+    if "index" in function.needs and (url := deployment.index_url()):
+        settings["INDEX_URL"] = url
     if options["ALLOWED_BUCKETS"] and "image" in function.towers:
         settings["ALLOWED_BUCKETS"] = options["ALLOWED_BUCKETS"]
     return join_values([f"{name}={value}" for name, value in settings.items()])
@@ -92,9 +93,7 @@ def _flags(deployment: Deployment, function: Function) -> list[str]:
         f"--service-account={deployment.service_account}",
         f"--set-env-vars={_settings(deployment, function, facts)}",
     ]
-    secret = options["API_KEY_SECRET"]
-    if secret and function.is_http:
-        flags.append(f"--set-secrets=API_KEY={secret}:latest")
+    flags += database_flags(options, function)
     if function.is_job:
         timeout = options["TIMEOUT"] or JOB_TIMEOUT
         return [*flags, f"--tasks={options['TASKS']}", "--max-retries=3", f"--task-timeout={timeout}"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import firestore_emulator
+from tests.support import firestore_emulator, postgres_server
 from tests.support.serving import Server, serving
 
 
@@ -24,6 +24,15 @@ def firestore() -> Iterator[str]:
         pytest.skip(f"no Firestore emulator: {reason}")
     with firestore_emulator.running() as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.PostgresServer]:
+    """A PostgreSQL with pgvector."""
+    if postgres_server.programs() is None:
+        pytest.skip("no PostgreSQL: the package pgserver is not installed")
+    with postgres_server.running() as server:
+        yield server
 
 
 @pytest.fixture

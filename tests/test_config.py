@@ -134,6 +134,11 @@ def test_the_repr_of_settings_does_not_contain_the_key() -> None:
     assert KEY not in repr(load_settings({"API_KEY": KEY}))
 
 
+def test_the_repr_of_settings_does_not_contain_a_database_s_password() -> None:
+    url = f"postgresql://user:{KEY}@host/database?table=photos"
+    assert KEY not in repr(load_settings({"INDEX_URL": url}))
+
+
 def test_a_star_allows_every_origin() -> None:
     assert load_settings({"ALLOWED_ORIGINS": "*"}).origins == {"*"}
 
@@ -156,7 +161,13 @@ def test_tombstones_must_outlast_the_oldest_event() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:///x", "sqlite:///a%20b/photos.sqlite", "firestore://my-project/photos"]
+    "url",
+    [
+        "sqlite:///x",
+        "sqlite:///a%20b/photos.sqlite",
+        "firestore://my-project/photos",
+        "postgresql://user:word@host/database?table=photos",
+    ],
 )
 def test_urls_for_the_index(url: str) -> None:
     assert load_settings({"INDEX_URL": url}).index.url == url
@@ -169,6 +180,12 @@ def test_urls_for_the_index(url: str) -> None:
             "google.cloud.firestore",
             "requirements/firestore.txt",
             {"INDEX_URL": "firestore://project/photos"},
+            open_configured_index,
+        ),
+        (
+            "psycopg_pool",
+            "requirements/postgres.txt",
+            {"INDEX_URL": "postgresql://user@host/database?table=photos"},
             open_configured_index,
         ),
         (

@@ -162,6 +162,21 @@ class FirestoreIndex:
             if len(page) < PAGE_SIZE:
                 return
 
+    def entries(self, space: str | None = None) -> Iterator[Entry]:
+        if space is not None and not is_text(space):
+            return
+        with translate_errors():
+            query = self._documents().order_by("uri").limit(PAGE_SIZE)
+        page: list[Any] = []
+        while True:
+            with translate_errors():
+                page = list((query.start_after(page[-1]) if page else query).get(**retry_options()))
+            documents = (snapshot.to_dict() for snapshot in page)
+            entries = (to_entry(document) for document in documents if not document["deleted"])
+            yield from (entry for entry in entries if space in (None, entry.space))
+            if len(page) < PAGE_SIZE:
+                return
+
     def count(self, space: str | None = None) -> int:
         if space is not None and not is_text(space):
             return 0

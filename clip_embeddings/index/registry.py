@@ -16,7 +16,7 @@ COLLECTION = r"[A-Za-z][A-Za-z0-9_-]{0,127}"
 
 @dataclass(frozen=True)
 class Package:
-    """A package of Google's that not every function installs."""
+    """A package that not every function installs."""
 
     # Its module; the package's name has hyphens instead of dots.
     module: str
@@ -59,6 +59,8 @@ class IndexBackend:
 
 
 FIRESTORE = Package("google.cloud.firestore", "requirements/firestore.txt")
+# It is installed with psycopg, as one of its extras.
+POSTGRES = Package("psycopg_pool", "requirements/postgres.txt")
 
 
 def _vector_index(*filters: str) -> Provision:
@@ -121,6 +123,15 @@ BACKENDS: tuple[IndexBackend, ...] = (
                 )
             ),
         ),
+    ),
+    # clip_embeddings.postgres_url checks the parts of these URLs. What a deployment needs depends on the
+    # host: see deploy/databases.py.
+    IndexBackend(
+        scheme="postgresql",
+        url_pattern=r"postgresql://[^#]*",
+        url_form="postgresql://user@host/database?table=name",
+        module="clip_embeddings.index.postgres",
+        package=POSTGRES,
     ),
 )
 

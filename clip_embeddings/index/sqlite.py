@@ -153,6 +153,24 @@ class SqliteIndex:
                 return
             start, comparison = rows[-1][0], ">"
 
+    def entries(self, space: str | None = None) -> Iterator[Entry]:
+        if space is not None and not is_text(space):
+            return
+        select = (
+            f"SELECT {COLUMNS}, vector FROM entries WHERE (bucket, name) > (?, ?) AND expires IS NULL"
+            f" ORDER BY bucket, name LIMIT {PAGE_SIZE}"
+        )
+        last = ("", "")
+        while True:
+            page = self._connections.run(
+                lambda connection: connection.execute(select, last).fetchall()  # noqa: B023
+            )
+            # Filtered here, because the index of names that is read in order holds all spaces.
+            yield from (entry for entry in (to_entry(*row) for row in page) if space in (None, entry.space))
+            if len(page) < PAGE_SIZE:
+                return
+            last = page[-1][:2]
+
     def count(self, space: str | None = None) -> int:
         condition, parameters = ("expires IS NULL", ()) if space is None else ("space = ?", (space,))
         if space is not None and not is_text(space):

@@ -114,6 +114,12 @@ class Index(Protocol):
     def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
         """(name, generation, fingerprint) of every entry of a bucket, in the order of the names' bytes."""
 
+    def entries(self, space: str | None = None) -> Iterator[Entry]:
+        """Every entry with its vector, of one space or of all, in no particular order.
+
+        What changes meanwhile is in it or not.
+        """
+
     def count(self, space: str | None = None) -> int:
         """The number of entries of one space, or of all spaces."""
 

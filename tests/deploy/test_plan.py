@@ -41,6 +41,8 @@ EVERY_OPTION = (
     "--jobs-bucket=the-jobs",
     "--photos-bucket=the-photos",
     "--collection=holidays",
+    "--index=postgresql://photos@/photos?host=/cloudsql/other-project:europe-west1:db&table=holidays",
+    "--index-password-secret=the-password",
     "--allowed-buckets=one-bucket,two-bucket",
     "--service-account=runs@other-project.iam.gserviceaccount.com",
     "--trigger-service-account=tells@other-project.iam.gserviceaccount.com",
@@ -302,6 +304,21 @@ def test_odd_values_are_refused(value: str, tmp_path: Path) -> None:
         (("--env", "JOBS_TTL=never", "deploy", "all"), "--env JOBS_TTL='never' is not valid"),
         (("deploy", "two\nlines"), "there is no function 'two\\nlines'"),
         (("jobs", "run", "embed_text"), "is no Cloud Run job"),
+        (("--index=postgresql://u:hunter2@h/d?table=t", "deploy", "search"), "--index-password-secret"),
+        (("--env=INDEX_URL=postgresql://u:hunter2@h/d?table=t", "deploy", "search"), "Secret Manager"),
+        (
+            ("--index=postgresql://u:hunter2@h/d?table=T", "deploy", "search"),
+            "use a table's name that matches",
+        ),
+        (
+            ("--index=postgresql://u:a hunter2@h/d", "deploy", "search"),
+            "the URL of an index, or the name of a",
+        ),
+        (("--index=mysql://u@h/d", "deploy", "search"), "is not valid: use sqlite:///folder/file or "),
+        (
+            ("--index=a", "--env=INDEX_URL=sqlite:///x", "deploy", "all"),
+            "use --index or --env INDEX_URL, not",
+        ),
         (("jobs",), "use jobs deploy or jobs run"),
     ],
 )
@@ -355,6 +372,62 @@ def test_an_index_that_needs_nothing_gets_nothing(tmp_path: Path) -> None:
     assert [call for call in calls if call[0] == "firestore"] == []
     (enabled,) = [call for call in calls if call[:2] == ["services", "enable"]]
     assert "firestore.googleapis.com" not in enabled
+
+
+INDEX = "--index=postgresql://photos@/photos?host=/cloudsql/my-project:us-central1:db&table=photos"
+
+
+def test_an_index_in_cloud_sql_gets_its_socket_its_password_and_its_roles(tmp_path: Path) -> None:
+    options = (INDEX, "--index-password-secret=the-password", "--api-key-secret=the-key")
+
+    calls = plan(tmp_path, *options, "deploy", "all") + plan(tmp_path, *options, "jobs", "deploy")
+
+    assert all(INDEX in call for call in calls if "stage" in call)
+    deployed = {
+        call[call.index("deploy") + 1]: call for call in calls if call[0] == "run" and "deploy" in call
+    }
+    secrets = {
+        name: [word.partition("=")[2] for word in call if word.startswith("--set-secrets=")]
+        for name, call in deployed.items()
+    }
+    assert secrets["search"] == ["API_KEY=the-key:latest,PGPASSWORD=the-password:latest"]
+    assert secrets["embed-text"] == ["API_KEY=the-key:latest"]
+    assert secrets["on-upload"] == secrets["backfill"] == ["PGPASSWORD=the-password:latest"]
+    assert secrets["run-job"] == []
+    for name, call in deployed.items():
+        uses_index = name in ("search", "on-upload", "on-delete", "backfill")
+        assert ("--set-cloudsql-instances=my-project:us-central1:db" in call) == uses_index
+        url = INDEX.removeprefix("--index=")
+        assert (f"INDEX_URL={url}" in flag(call, "set-env-vars")) or not uses_index
+    assert [call for call in calls if call[0] == "firestore"] == []
+    roles = {flag(call, "role") for call in calls if "add-iam-policy-binding" in call}
+    assert {"roles/cloudsql.client", "roles/secretmanager.secretAccessor"} <= roles
+    assert "roles/datastore.user" not in roles
+    granted = {call[2] for call in calls if call[:2] == ["secrets", "add-iam-policy-binding"]}
+    assert granted == {"the-key", "the-password"}
+    for enabled in (call for call in calls if call[:2] == ["services", "enable"]):
+        assert {"sqladmin.googleapis.com", "secretmanager.googleapis.com"} <= {*enabled}
+        assert "firestore.googleapis.com" not in enabled
+
+
+def test_a_secret_may_hold_the_whole_url_of_an_index(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "--index=the-url", "deploy", "search", "embed_text")
+
+    search, text = (call for call in calls if call[:2] == ["run", "deploy"])
+    assert flag(search, "set-secrets") == "INDEX_URL=the-url:latest"
+    assert "INDEX_URL" not in flag(search, "set-env-vars")
+    assert not any(word.startswith(("--set-secrets", "--set-cloudsql")) for word in text)
+    assert [call for call in calls if call[0] == "firestore"] == []
+    assert "roles/cloudsql.client" not in {flag(c, "role") for c in calls if "add-iam-policy-binding" in c}
+
+
+def test_an_index_by_network_needs_no_role(tmp_path: Path) -> None:
+    calls = plan(tmp_path, "--index=postgresql://u@db.example/d?table=photos", "deploy", "search")
+
+    words = " ".join(word for call in calls for word in call)
+    assert "INDEX_URL=postgresql://u@db.example/d?table=photos" in words
+    for unneeded in ("cloudsql", "sqladmin", "secret", "firestore", "datastore"):
+        assert unneeded not in words
 
 
 def test_a_python_that_is_too_old_or_missing_is_refused_in_a_sentence(tmp_path: Path) -> None:

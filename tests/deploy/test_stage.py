@@ -159,6 +159,22 @@ def test_a_function_holds_no_module_that_it_does_not_import(staged: Path) -> Non
     assert backends >= {"firestore.py", "sqlite.py"}
 
 
+def test_the_chosen_index_brings_its_modules_and_packages(tmp_path: Path) -> None:
+    index = "--index=postgresql://photos@db.example/photos?table=photos"
+    build = f"--build-dir={tmp_path}/build"
+
+    ended = deploy_sh("--model=demo", build, index, "stage", "search", folder=tmp_path)
+
+    assert ended.returncode == 0, ended.stderr
+    folder = tmp_path / "build" / "search"
+    backends = {path.name for path in (folder / "clip_embeddings" / "index").iterdir()}
+    assert backends >= {"postgres.py", "postgres_pool.py", "sqlite.py"}
+    assert "firestore.py" not in backends
+    requirements = (folder / "requirements.txt").read_text()
+    assert "psycopg[binary,pool]==" in requirements
+    assert "google-cloud-firestore" not in requirements
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what deploy.sh needs of this checkout, to be changed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -12,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from clip_embeddings.index.factory import open_index
+from clip_embeddings.index.postgres import PostgresIndex
 from clip_embeddings.index.registry import BACKENDS
 from clip_embeddings.index.sqlite import SqliteIndex
 from clip_embeddings.index.types import EntryError, Index, prefix_end
 from tests.support.entries import DIMENSIONS, direction, entry
+from tests.support.histories import History, check_history, histories
 from tests.support.indexes import EMPTY_INDEX_URLS, opened_index
 from tests.support.threads import run_threads
 
@@ -65,11 +65,15 @@ NOT_AN_INDEX = [
     "firestore://UP/collection",
     "postgres://host/photos",
 ]
+FORMS = (
+    r"^use sqlite:///folder/file or firestore://project/collection or "
+    r"postgresql://user@host/database\?table=name$"
+)
 
 
 @pytest.mark.parametrize("url", NOT_AN_INDEX)
 def test_other_urls_are_refused_with_the_forms_that_are_allowed(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^use sqlite:///folder/file or firestore://project/collection$"):
+    with pytest.raises(ValueError, match=FORMS):
         open_index(url)
 
 
@@ -390,6 +394,26 @@ def test_listings_longer_than_a_page(index: Index, monkeypatch: pytest.MonkeyPat
     assert sorted(query_names(index, direction("q"))) == remaining
 
 
+def test_every_entry_is_listed_with_its_vector(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in BACKENDS:
+        monkeypatch.setattr(import_module(backend.module), "PAGE_SIZE", 3)
+    written = [entry(f"{number:02}", bucket=bucket) for bucket in ("a", "b\0") for number in range(7)]
+    other = entry("other", space="t\0%", vector=direction("other", 3))
+    index.upsert([*written, other])
+    index.delete("a", "03", 1)
+    written = [each for each in written if each.uri != "gs://a/03"]
+
+    def listed(space: str | None) -> dict[str, list[float]]:
+        return {each.uri: each.vector.tolist() for each in index.entries(space)}
+
+    expected = {each.uri: each.vector.tolist() for each in written}
+    assert listed("s") == expected
+    assert listed("t\0%") == {other.uri: other.vector.tolist()}
+    assert listed(None) == expected | listed("t\0%")
+    assert listed("unknown") == listed("\ud800") == {}
+    assert {each.uri: each for each in index.entries("s")} == {each.uri: each for each in written}
+
+
 def test_writers_see_the_writes_of_others(open_again: Open) -> None:
     first, second = open_again(), open_again()
     first.upsert([entry("a"), entry("b")])
@@ -417,49 +441,20 @@ def test_of_concurrent_writes_the_newest_generation_stays(open_again: Open) -> N
     assert query_names(writers[0], direction("a 33"), k=2, min_score=0.999) == ["a"]
 
 
-# The history of one object: for each generation, whether it was removed after it was written.
-REMOVALS = st.lists(st.booleans(), min_size=1, max_size=4)
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> tuple[dict[str, int], list[tuple[str, str, int]]]:
-    """The generation of each remaining object, and the deliveries: each change one to three times."""
-    remaining, changes = {}, []
-    for name in "abc"[: draw(st.integers(1, 3))]:
-        for generation, removed in enumerate(draw(REMOVALS), 1):
-            changes.append(("upsert", name, generation))
-            remaining[name] = generation
-            if removed:
-                changes.append(("delete", name, generation))
-                del remaining[name]
-    deliveries = [change for change in changes for _ in range(draw(st.integers(1, 3)))]
-    return remaining, draw(st.permutations(deliveries))
-
-
-def check_history(index: Index, remaining: dict[str, int], deliveries: list[tuple[str, str, int]]) -> None:
-    folder = f"{uuid.uuid4().hex}/"
-    for kind, name, generation in deliveries:
-        if kind == "upsert":
-            index.upsert([entry(folder + name, generation)])
-        else:
-            index.delete("photos", folder + name, generation)
-
-    expected = {folder + name: generation for name, generation in remaining.items()}
-    assert {name: generation for name, generation, _ in index.generations("photos", folder)} == expected
-    hits = index.query(direction("q"), "s", 10, prefix=folder)
-    assert {hit.entry.name: hit.entry.generation for hit in hits} == expected
-    for hit in hits:
-        vector = direction(f"{hit.entry.name} {hit.entry.generation}")
-        assert hit.score == pytest.approx(float(direction("q") @ vector), abs=1e-5)
-
-
 def test_any_order_of_changes_ends_in_the_same_index(index: Index) -> None:
-    # An emulator is much slower than a file.
-    max_examples = 200 if isinstance(index, SqliteIndex) else 20
+    # A server is slower than a file, and an emulator much slower.
+    check_histories(index, {SqliteIndex: 200, PostgresIndex: 60}.get(type(index), 20))
 
-    @settings(max_examples=max_examples, deadline=None)
+
+@pytest.mark.full
+def test_any_of_five_hundred_orders_of_changes_ends_in_the_same_index(index: Index) -> None:
+    check_histories(index, 500)
+
+
+def check_histories(index: Index, count: int) -> None:
+    @settings(max_examples=count, deadline=None)
     @given(history=histories())
-    def check(history: tuple[dict[str, int], list[tuple[str, str, int]]]) -> None:
-        check_history(index, *history)
+    def check(history: History) -> None:
+        check_history(index, history)
 
     check()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.firestore import FirestoreIndex
+from clip_embeddings.index.postgres import PostgresIndex
 from clip_embeddings.index.sqlite import SqliteIndex
 from clip_embeddings.index.types import Index
+from tests.support.postgres_server import PostgresServer
 
 if TYPE_CHECKING:
     import pytest
@@ -28,10 +30,16 @@ def _firestore_url(request: pytest.FixtureRequest) -> str:
     return f"firestore://photos-test/t{uuid.uuid4().hex}"
 
 
+def _postgres_url(request: pytest.FixtureRequest) -> str:
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.index_url(table=f"t{uuid.uuid4().hex}")
+
+
 # For each backend, by scheme: what makes the URL of an empty index.
 EMPTY_INDEX_URLS: dict[str, Callable[[pytest.FixtureRequest], str]] = {
     "sqlite": _sqlite_url,
     "firestore": _firestore_url,
+    "postgresql": _postgres_url,
 }
 
 
@@ -51,3 +59,5 @@ def close_index(index: Index) -> None:
         index._connections.close_idle()
     if isinstance(index, FirestoreIndex) and index._client.made:
         index._client.get().close()
+    if isinstance(index, PostgresIndex):
+        index.close()

@@ -47,6 +47,16 @@ INVALID_VALUES = [
         ["sqlite:///", "sqlite:///folder/", "firestore://P/c", "firestore://project"],
         "firestore://",
     ),
+    (
+        "INDEX_URL",
+        [
+            "postgresql://host/db?table=Photos",
+            "postgresql://host/db?table=x;drop",
+            f"postgresql://host/db?table={'x' * 42}",
+            "postgresql://host/db",
+        ],
+        "a table's name that matches",
+    ),
     ("TOMBSTONE_TTL", ["0", "a week", "31622401"], "seconds above 0, at most 31622400"),
     ("JOBS_TTL", ["0", "2678401", "1d"], "a number of seconds above 0, at most 2678400"),
     ("JOBS_DEADLINE", ["0", "86401", "never"], "a number of seconds above 0, at most 86400"),

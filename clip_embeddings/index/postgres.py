@@ -1,0 +1,259 @@
+"""An index in a table of PostgreSQL, with pgvector: `postgresql://user@host/database?table=photos`.
+
+The graph of each space is searched approximately; see postgres_search. Every change is one statement that
+compares generations itself, so it does not matter which isolation level the server's transactions have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+from psycopg import IsolationLevel, sql
+
+from clip_embeddings.config import IndexSettings
+from clip_embeddings.index import postgres_rows as rows
+from clip_embeddings.index.postgres_pool import PostgresPool
+from clip_embeddings.index.postgres_schema import (
+    Connection,
+    Extension,
+    build_missing_graphs,
+    claim_space,
+    prepare,
+    space_dimensions,
+)
+from clip_embeddings.index.postgres_search import make_search, run_search
+from clip_embeddings.index.types import (
+    Entry,
+    Hit,
+    check_dimensions,
+    check_entry,
+    check_generation,
+    is_text,
+    normalize,
+    prefix_end,
+)
+from clip_embeddings.postgres_url import PostgresUrl, parse_postgres_url
+from clip_embeddings.storage.types import RETRY_TIMEOUT
+
+# Rows of one listing.
+PAGE_SIZE = 1000
+# Seconds between two removals of expired tombstones by one process.
+SWEEP_SECONDS = 60.0
+
+
+def open_index(url: str, tombstone_ttl: float) -> PostgresIndex:
+    """The index at a `postgresql://` URL. Connects to nothing. Raises ValueError if a part of it is wrong."""
+    return PostgresIndex(parse_postgres_url(url), tombstone_ttl)
+
+
+class PostgresIndex:
+    """The index in one table, which the first call makes. See Index."""
+
+    def __init__(
+        self,
+        url: PostgresUrl,
+        tombstone_ttl: float = IndexSettings.tombstone_ttl,
+        isolation_level: IsolationLevel = IsolationLevel.READ_COMMITTED,
+    ) -> None:
+        self._url = url
+        self._tombstone_ttl = tombstone_ttl
+        self._extension: Extension | None = None
+        self._pool = PostgresPool(url, self._prepare, isolation_level)
+        # The number of dimensions of each space. It does not change as long as the tables are there.
+        self._dimensions: dict[str, int] = {}
+        self._next_sweep = 0.0
+        self._builds_graphs_later = False
+
+    def upsert(self, entries: Sequence[Entry]) -> list[bool]:
+        checked = [check_entry(entry) for entry in entries]
+        for entry in checked:
+            rows.check_key(entry)
+            check_dimensions(entry.space, self._claim_dimensions(entry), len(entry.vector))
+        # In one order everywhere, so that writers wait for each other but never in a circle.
+        order = sorted(range(len(checked)), key=lambda position: _key(checked[position]))
+
+        def write(connection: Connection) -> list[bool]:
+            written = [False] * len(checked)
+            with connection.pipeline(), connection.cursor() as cursor:
+                _limit_waiting(connection)
+                cursor.executemany(
+                    rows.upsert(self._url.table),
+                    [rows.entry_row(checked[position]) for position in order],
+                    returning=True,
+                )
+                for position in order:
+                    written[position] = cursor.fetchone() is not None
+                    cursor.nextset()
+            return written
+
+        return self._pool.run(write) if checked else []
+
+    def delete(self, bucket: str, name: str, generation: int, *, forget: bool = False) -> bool:
+        check_generation(generation)
+        if not is_text(bucket, name):
+            return True
+        parameters = {
+            "bucket": rows.escape(bucket),
+            "name": rows.escape(name),
+            "generation": generation,
+            "tombstone": 0 if forget else generation,
+            "ttl": self._tombstone_ttl,
+        }
+
+        def write(connection: Connection) -> bool:
+            with connection.pipeline():
+                _limit_waiting(connection)
+                return connection.execute(rows.delete(self._url.table), parameters).fetchone() is not None
+
+        deleted = self._pool.run(write)
+        if time.monotonic() > self._next_sweep:
+            self._next_sweep = time.monotonic() + SWEEP_SECONDS
+            self._pool.run(lambda connection: connection.execute(rows.sweep(self._url.table)).rowcount)
+        return deleted
+
+    def query(
+        self,
+        vector: np.ndarray,
+        space: str,
+        k: int,
+        *,
+        bucket: str | None = None,
+        prefix: str = "",
+        min_score: float | None = None,
+    ) -> list[Hit]:
+        query_vector = normalize(vector)
+        if not is_text(space, bucket or "", prefix) or (dimensions := self._space_dimensions(space)) is None:
+            return []
+        check_dimensions(space, dimensions, len(query_vector))
+        assert self._extension is not None
+        search = make_search(self._url, self._extension, query_vector, space, k, bucket, prefix)
+        hits = self._pool.run(partial(run_search, search=search))
+        return [hit for hit in hits if min_score is None or hit.score >= min_score]
+
+    def get(self, bucket: str, name: str) -> Entry | None:
+        if not is_text(bucket, name):
+            return None
+        select = self._compose(
+            "SELECT {columns}, vector FROM {table} WHERE bucket = %s AND name = %s AND expires IS NULL"
+        )
+        row = self._fetch(select, [rows.escape(bucket), rows.escape(name)])
+        return rows.to_entry(row[0], rows.parse_vector(row[0][-1])) if row else None
+
+    def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
+        if not is_text(bucket, prefix):
+            return
+        parameters: dict[str, Any] = {
+            "bucket": rows.escape(bucket),
+            "start": rows.escape(prefix),
+            "end": prefix_end(rows.escape(prefix)),
+            "limit": PAGE_SIZE,
+        }
+        conditions, comparison = "AND name < %(end)s" if parameters["end"] is not None else "", ">="
+        while True:
+            select = self._compose(
+                f"SELECT name, generation, fingerprint FROM {{table}} WHERE bucket = %(bucket)s"
+                f" AND name {comparison} %(start)s {conditions} AND expires IS NULL"
+                " ORDER BY name LIMIT %(limit)s"
+            )
+            page = self._fetch(select, parameters)
+            for name, generation, fingerprint in page:
+                yield rows.unescape(name), generation, rows.unescape(fingerprint)
+            if len(page) < PAGE_SIZE:
+                return
+            parameters["start"], comparison = page[-1][0], ">"
+
+    def entries(self, space: str | None = None) -> Iterator[Entry]:
+        if space is not None and not is_text(space):
+            return
+        condition = "space IS NOT NULL" if space is None else "space = %(space)s"
+        select = self._compose(
+            f"SELECT {{columns}}, vector FROM {{table}} WHERE {condition}"
+            " AND (bucket, name) > (%(bucket)s, %(name)s) ORDER BY bucket, name LIMIT %(limit)s"
+        )
+        parameters = {"space": space and rows.escape(space), "bucket": "", "name": "", "limit": PAGE_SIZE}
+        while True:
+            page = self._fetch(select, parameters)
+            for row in page:
+                yield rows.to_entry(row, rows.parse_vector(row[-1]))
+            if len(page) < PAGE_SIZE:
+                return
+            parameters["bucket"], parameters["name"] = page[-1][:2]
+
+    def count(self, space: str | None = None) -> int:
+        if space is not None and not is_text(space):
+            return 0
+        # Both conditions are those of an index without vectors, which is small.
+        condition = "space IS NOT NULL" if space is None else "space = %s"
+        select = self._compose(f"SELECT count(*) FROM {{table}} WHERE {condition}")
+        return int(self._fetch(select, [] if space is None else [rows.escape(space)])[0][0])
+
+    def replacements(self) -> int:
+        return self._pool.replacements
+
+    @contextmanager
+    def bulk_loading(self) -> Iterator[None]:
+        """Build the graphs of spaces that are new in this block at its end.
+
+        That is several times faster than adding rows to a graph, one after the other. If the process dies in
+        it, searches are exact, and slow, until another such block ends.
+        """
+        self._builds_graphs_later = True
+        try:
+            yield
+        finally:
+            self._builds_graphs_later = False
+            # Also after an error, because what was written must be found.
+            self._pool.run(partial(build_missing_graphs, url=self._url))
+
+    def close(self) -> None:
+        """Close the connections. The next call makes new ones."""
+        self._pool.close()
+
+    def _fetch(self, select: sql.Composed, parameters: Any) -> list[tuple[Any, ...]]:
+        return self._pool.run(
+            lambda connection: connection.execute(select, parameters, binary=True).fetchall()
+        )
+
+    def _compose(self, template: str) -> sql.Composed:
+        return sql.SQL(template).format(columns=rows.COLUMNS, table=sql.Identifier(self._url.table))
+
+    def _prepare(self, connection: Connection) -> None:
+        self._extension = prepare(connection, self._url)
+        self._dimensions.clear()
+
+    def _space_dimensions(self, space: str) -> int | None:
+        if space not in self._dimensions:
+            dimensions = self._pool.run(partial(space_dimensions, table=self._url.table, space=space))
+            if dimensions is None:
+                return None
+            self._dimensions[space] = dimensions
+        return self._dimensions[space]
+
+    def _claim_dimensions(self, entry: Entry) -> int:
+        if (dimensions := self._space_dimensions(entry.space)) is not None:
+            return dimensions
+        given = len(entry.vector)
+        self._dimensions[entry.space] = self._pool.run(
+            partial(
+                claim_space,
+                url=self._url,
+                space=entry.space,
+                dimensions=given,
+                graph=not self._builds_graphs_later,
+            )
+        )
+        return self._dimensions[entry.space]
+
+
+def _key(entry: Entry) -> tuple[bytes, bytes]:
+    return entry.bucket.encode(), entry.name.encode()
+
+
+def _limit_waiting(connection: Connection) -> None:
+    """Have this transaction give up after a while if others keep its rows locked."""
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{int(RETRY_TIMEOUT)}s"])
