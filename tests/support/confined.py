@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,19 @@ def confined(limit: int) -> Iterator[Sequence[str]]:
             assert _killed(folder) == 0, "the kernel ended a process, because it needed more memory"
     finally:
         if folder:
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a cgroup. Its last process may still be leaving it."""
+    for _ in range(100):
+        try:
             folder.rmdir()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"processes are left in {folder}")
 
 
 def _make_cgroup(limit: int) -> Path | None:
