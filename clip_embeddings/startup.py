@@ -5,14 +5,13 @@ The one place where a configuration error ends a process.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
+from clip_embeddings import malloc
 from clip_embeddings.api_key import has_key
 from clip_embeddings.config import load_settings
 from clip_embeddings.cpus import usable_cpus
@@ -53,7 +52,7 @@ def start_runtime(name: str) -> Runtime:
     runtime = make_runtime(
         name, function.towers, settings, allow_missing_towers=function.allow_missing_towers
     )
-    _tune_malloc()
+    malloc.tune()
     named = os.environ.get("MODEL") or os.environ.get("MODELS")
     if runtime.models and runtime.default_model().manifest.name == DEMO and not named:
         logger.warning("MODEL is not set: serving the bundled demo model, which knows emoji and little else.")
@@ -76,24 +75,3 @@ def _server_limits(runtime: Runtime) -> ServerLimits:
 
 def _header(headers: Mapping[str, str], name: str) -> str:
     return headers.get(name.upper(), "")
-
-
-# Parameters of mallopt(3), from malloc.h.
-M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
-M_ARENA_MAX = -8
-
-
-def _tune_malloc() -> None:
-    """Return freed buffers of 8 MiB or more to the system, and share smaller ones between threads.
-
-    By default glibc raises that threshold with every large buffer that is freed, and keeps a heap per thread:
-    after a few large pictures, each heap holds hundreds of megabytes. With a lower threshold, the pages of a
-    photo's bytes would be requested and returned several times while it is read: 15 ms for 4 MB.
-    """
-    # Other C libraries have no mallopt.
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 8 * 1024 * 1024)
-        mallopt(M_TRIM_THRESHOLD, 16 * 1024 * 1024)
-        mallopt(M_ARENA_MAX, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from clip_embeddings import malloc
 from clip_embeddings.errors import ApiError
 from clip_embeddings.semaphore import FairSemaphore, OverloadedError
 
@@ -31,6 +32,7 @@ class ParsingMemory:
     def __init__(self, budget: FairSemaphore) -> None:
         self._budget = budget
         self._held = ExitStack()
+        self._drawn = False
 
     def draw(self, amount: int) -> None:
         """Wait until `amount` bytes can be had, and hold them. Call it once per request.
@@ -46,12 +48,15 @@ class ParsingMemory:
             )
         try:
             self._held.enter_context(self._budget.acquire(amount, timeout=TIMEOUT))
+            self._drawn = True
         except OverloadedError:
             raise no_room() from None
 
     def release(self) -> None:
-        """Give back what is held."""
+        """Give back what is held. What a large request leaves in the heaps goes back to the system."""
         self._held.close()
+        if self._drawn:
+            malloc.trim()
 
 
 def never_fits(why: str, allowed: int) -> ApiError:

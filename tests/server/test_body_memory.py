@@ -23,7 +23,7 @@ MiB = 1024 * 1024
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A function with about 16 MiB for bodies and 30 MiB for what is made of them."""
     log = tmp_path_factory.mktemp("small") / "log"
-    with serving("embed_text", log, MEMORY_LIMIT="256Mi", MODEL_THREADS="1") as server:
+    with serving("embed_text", log, MEMORY_LIMIT="230Mi", MODEL_THREADS="1") as server:
         server.get("/ready")
         yield server
 
