@@ -77,7 +77,7 @@ def test_a_holder_may_take_several_places_and_nobody_overtakes_it() -> None:
         with budget.acquire(amount):
             order.append(amount)
 
-    threads = [threading.Thread(target=work, args=(amount,)) for amount in (8, 2, 1)]
+    threads = [threading.Thread(target=work, args=(amount,)) for amount in (8, 3, 1)]
     with budget.acquire(5):
         for count, thread in enumerate(threads, 1):
             thread.start()
