@@ -23,6 +23,8 @@ from tests.support.hostile_pictures import PICTURES, hostile_picture
 from tests.support.serving import Server, serving, worker
 
 AT_ONCE = 8
+# Seconds: eight times 256 long texts are minutes of work for one slow CPU.
+PATIENCE = 300
 # As many CPUs as deploy.sh gives a function, and two, which take more memory.
 CPUS = (1, 2)
 # Statuses of requests that were served, refused for what they hold, or told to come back.
@@ -33,7 +35,8 @@ Send = Callable[[Server], int]
 
 def post(path: str, body: bytes, media: str = "application/json") -> Send:
     """A request; gives the status of its reply."""
-    return lambda server: server.post(path, data=body, headers={"Content-Type": media}).status_code
+    headers = {"Content-Type": media}
+    return lambda server: server.post(path, data=body, headers=headers, timeout=PATIENCE).status_code
 
 
 def as_json(path: str, value: object) -> Send:
@@ -41,7 +44,8 @@ def as_json(path: str, value: object) -> Send:
 
 
 def as_file(data: bytes) -> Send:
-    return lambda server: server.post("/embed/image", files={"file": ("a.jpg", data)}).status_code
+    files = {"file": ("a.jpg", data)}
+    return lambda server: server.post("/embed/image", files=files, timeout=PATIENCE).status_code
 
 
 def large_bodies(path: str, field: str) -> list[Send]:
@@ -183,7 +187,7 @@ def upload(bucket: str, name: str, generation: int) -> Send:
             "ce-source": "//storage.googleapis.com/projects/_/buckets/photos",
             "ce-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        return server.post("/", json=data, headers=headers).status_code
+        return server.post("/", json=data, headers=headers, timeout=PATIENCE).status_code
 
     return send
 

@@ -40,7 +40,7 @@ class Server:
         """Any method without any proxy of the environment."""
         with requests.Session() as session:
             session.trust_env = False
-            return session.request(method, self.url + path, timeout=60, **arguments)
+            return session.request(method, self.url + path, **{"timeout": 60, **arguments})
 
 
 @contextmanager
