@@ -71,7 +71,7 @@ class Limits:
     # Seconds that decoding one image may take. The slowest legal ones take a few, on one CPU.
     decode_timeout: float = 30.0
     text_chars: int = 10_000
-    # Seconds without a byte after which the read of a request body is given up. nginx allows 60.
+    # Seconds that a request body may take beyond its size at 16 KiB a second. nginx allows 60 between reads.
     body_timeout: float = 30.0
 
 

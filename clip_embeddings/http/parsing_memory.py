@@ -12,6 +12,9 @@ KiB = 1024
 
 # Less than this is not worth counting: as many threads as there are take a few megabytes.
 UNCOUNTED = 256 * KiB
+# From here on, what a request leaves in the heaps is worth the milliseconds that it takes to give it back and
+# to have it again. A photograph takes less.
+TRIMMED = 16 * 1024 * KiB
 # Seconds to wait for memory.
 TIMEOUT = 10.0
 # What one JSON value takes beside its characters: a Python object, and its place in a list or dictionary.
@@ -32,7 +35,7 @@ class ParsingMemory:
     def __init__(self, budget: FairSemaphore) -> None:
         self._budget = budget
         self._held = ExitStack()
-        self._drawn = False
+        self._amount = 0
 
     def draw(self, amount: int) -> None:
         """Wait until `amount` bytes can be had, and hold them. Call it once per request.
@@ -48,14 +51,14 @@ class ParsingMemory:
             )
         try:
             self._held.enter_context(self._budget.acquire(amount, timeout=TIMEOUT))
-            self._drawn = True
+            self._amount = amount
         except OverloadedError:
             raise no_room() from None
 
     def release(self) -> None:
         """Give back what is held. What a large request leaves in the heaps goes back to the system."""
         self._held.close()
-        if self._drawn:
+        if self._amount >= TRIMMED:
             malloc.trim()
 
 
