@@ -9,16 +9,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TypeVar
 
 from clip_embeddings import setting_values as parse
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.registry import Package
+from clip_embeddings.paths import default_model
 from clip_embeddings.postgres_url import mask_password
-
-ROOT = Path(__file__).resolve().parent.parent
-MODEL_CACHE = ROOT / "model_cache"
 
 MiB = 1024 * 1024
 
@@ -161,6 +158,8 @@ class Settings:
     threads: int | None = None
     # Bytes of memory that the process may use; None means the limit of the container.
     memory: int | None = None
+    # Whether the SHA-256 of a model's files is checked before its first vector, not after the first reply.
+    verify_before_serving: bool = False
     # Number of requests that may wait for the model; one more gets status 429.
     queue: int = 64
     # Origins whose pages may read replies (CORS), or `*`.
@@ -202,7 +201,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         )
     tasks = _read(env, "CLOUD_RUN_TASK_COUNT", 1, parse.integer(1, 10_000))
     return Settings(
-        model=env.get("MODEL") or (models[0] if models else _default_model()),
+        model=default_model(env),
         models=models,
         protocol_models=_read(env, "PROTOCOL_MODELS", {}, parse.protocol_models),
         model_aliases=_read(env, "MODEL_ALIASES", {}, parse.aliases),
@@ -218,6 +217,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         in_cloud=bool(env.get("K_SERVICE")),
         threads=_read(env, "MODEL_THREADS", None, parse.integer(1, 256)),
         memory=_read(env, "MEMORY_LIMIT", None, parse.memory_size),
+        verify_before_serving=_read(env, "VERIFY_BEFORE_SERVING", False, parse.switch),
         queue=_read(env, "MAX_WAITING", 64, parse.integer(0, 10_000)),
         limits=Limits(
             items=_read(env, "MAX_ITEMS", limits.items, parse.integer(1, 100_000)),
@@ -253,12 +253,6 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         index=IndexSettings(url=_read(env, "INDEX_URL", None, parse.index_url), tombstone_ttl=tombstones),
         task=TaskSettings(_read(env, "CLOUD_RUN_TASK_INDEX", 0, parse.integer(0, tasks - 1)), tasks),
     )
-
-
-def _default_model() -> str:
-    """The only baked model of model_cache/, which a staged folder has; `demo` where there are several."""
-    folders = [path.parent.name for path in MODEL_CACHE.glob("*/manifest.json")]
-    return folders[0] if len(folders) == 1 else "demo"
 
 
 def _read(env: Mapping[str, str], name: str, default: T, parser: Callable[[str], T]) -> T:

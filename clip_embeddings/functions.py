@@ -45,6 +45,8 @@ class Function:
     trigger: Trigger = "http"
     # The towers of the model that it holds.
     towers: tuple[str, ...] = ()
+    # Whether the towers of its default model are opened while it starts, before a request needs them.
+    preload: bool = False
     # Whether it serves a model that lacks one of its towers.
     allow_missing_towers: bool = False
     needs: tuple[Need, ...] = ()
@@ -79,31 +81,44 @@ class Function:
 _MIXED_EXAMPLE = "/embed/mixed -H 'Content-Type: application/json' -d @model_cache/demo/example.json"
 
 FUNCTIONS: tuple[Function, ...] = (
-    Function("embed_text", towers=TEXT, root="/embed/text", example="/embed/text -d 'text=birthday cake'"),
+    Function(
+        "embed_text",
+        towers=TEXT,
+        preload=True,
+        root="/embed/text",
+        example="/embed/text -d 'text=birthday cake'",
+    ),
     Function(
         "embed_image",
         towers=IMAGE,
+        preload=True,
         root="/embed/image",
         example="/embed/image -F file=@model_cache/demo/pictures/birthday-cake.png",
     ),
-    Function("embed_mixed", towers=BOTH, root="/embed/mixed", example=_MIXED_EXAMPLE),
+    Function("embed_mixed", towers=BOTH, preload=True, root="/embed/mixed", example=_MIXED_EXAMPLE),
     Function("jobs", towers=BOTH, allow_missing_towers=True, needs=("jobs",), example="/api/models"),
     Function(
         "run_job",
         trigger=BucketEvent("jobs", "finalized"),
         towers=BOTH,
+        preload=True,
         allow_missing_towers=True,
         needs=("jobs",),
     ),
     Function(
         "search",
         towers=BOTH,
+        preload=True,
         needs=("photos", "index"),
         root="/search",
         example="/search -H 'Content-Type: application/json' -d '{\"text\": \"birthday cake\"}'",
     ),
     Function(
-        "on_upload", trigger=BucketEvent("photos", "finalized"), towers=IMAGE, needs=("photos", "index")
+        "on_upload",
+        trigger=BucketEvent("photos", "finalized"),
+        towers=IMAGE,
+        preload=True,
+        needs=("photos", "index"),
     ),
     Function(
         "on_delete",

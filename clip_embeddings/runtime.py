@@ -5,20 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from clip_embeddings.config import CLOUD_STORAGE, MODEL_CACHE, Settings, need_package
+from clip_embeddings.config import CLOUD_STORAGE, Settings, need_package
 from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine.manifest import find_model_folder, fingerprint
-from clip_embeddings.engine.model import Model, check_canary, load_model
+from clip_embeddings.engine.model import Model, load_model
 from clip_embeddings.engine.scheduler import Scheduler
+from clip_embeddings.engine.session import OpenedSessions
+from clip_embeddings.engine.verification import Verification
 from clip_embeddings.errors import ApiError, ConfigError
 from clip_embeddings.images.decoder import ImageDecoder
-from clip_embeddings.lazy import Lazy
 from clip_embeddings.memory import MemoryBudgets, make_budgets, memory_limit, work_bytes
+from clip_embeddings.paths import MODEL_CACHE
 from clip_embeddings.semaphore import FairSemaphore
 
-DEMO = "demo"
 # Longer names are unknown: comparing one takes time in proportion to its length.
 MAX_NAME_CHARS = 256
 
@@ -42,8 +42,8 @@ class Runtime:
     memory: MemoryBudgets
     # Decodes the pictures of all requests.
     decoder: ImageDecoder
-    # Made once the towers of the default model have reproduced their canary.
-    ready: Lazy[bool]
+    # Verifies the files of towers that have been opened.
+    verification: Verification
 
     def default_model(self) -> Model:
         """The model that answers where neither the request nor its protocol names one."""
@@ -86,14 +86,34 @@ class Runtime:
         """Whether a tower has been opened."""
         return any(model.text.made or model.image.made for model in self.models.values())
 
+    def default_towers(self) -> tuple[str, ...]:
+        """The towers of the default model that this function serves."""
+        return tuple(tower for tower in self.towers if tower in self.default_model().manifest.towers)
+
+    def is_ready(self) -> bool:
+        """Whether the towers of the default model have been opened, and work on this CPU."""
+        towers = [self.default_model().tower(name) for name in self.default_towers()]
+        return all(tower.made and tower.get().canary.made for tower in towers)
+
+    def open_towers(self) -> None:
+        """Open the towers of the default model, and run their canaries. Raises ModelError if one fails."""
+        for name in self.default_towers():
+            self.default_model().tower(name).get().canary.get()
+
 
 def make_runtime(
-    name: str, towers: tuple[str, ...], settings: Settings, *, allow_missing_towers: bool = False
+    name: str,
+    towers: tuple[str, ...],
+    settings: Settings,
+    *,
+    allow_missing_towers: bool = False,
+    sessions: OpenedSessions | None = None,
 ) -> Runtime:
     """A runtime for `settings`. Without `towers` it holds no model.
 
     Args:
         allow_missing_towers: the model may lack some of `towers`; requests for them are refused.
+        sessions: those of towers that are opened ahead.
 
     Raises:
         ModelError: a model's files are missing or damaged.
@@ -102,14 +122,7 @@ def make_runtime(
     if settings.buckets and "image" in towers:
         need_package("ALLOWED_BUCKETS", CLOUD_STORAGE)
     cpus = settings.threads or usable_cpus()
-    models = _load_models(towers, settings, cpus, allow_missing_towers) if towers else {}
-
-    def check() -> bool:
-        default = next(iter(models.values()))
-        for tower in towers:
-            if tower in default.manifest.towers:
-                check_canary(default, tower)
-        return True
+    models = _load_models(towers, settings, cpus, allow_missing_towers, sessions) if towers else {}
 
     limits = settings.limits
     work = work_bytes(settings.memory or memory_limit(), _model_bytes(models, towers), cpus)
@@ -137,7 +150,7 @@ def make_runtime(
             memory=memory.decoding,
             slots=FairSemaphore(width=cpus, queue=sys.maxsize),
         ),
-        ready=Lazy(check),
+        verification=Verification(models, towers),
     )
 
 
@@ -152,16 +165,17 @@ def _model_bytes(models: Mapping[str, Model], towers: tuple[str, ...]) -> int:
     return sum(file.bytes for tower in served for file in tower.files)
 
 
-def model_folder(model: str) -> Path:
-    """Where the model named by the setting MODEL is: a folder, or the name of a baked model."""
-    return find_model_folder(model, MODEL_CACHE)
-
-
 def _load_models(
-    towers: tuple[str, ...], settings: Settings, cpus: int, allow_missing_towers: bool
+    towers: tuple[str, ...],
+    settings: Settings,
+    cpus: int,
+    allow_missing_towers: bool,
+    sessions: OpenedSessions | None,
 ) -> dict[str, Model]:
     scheduler = Scheduler(cpus, settings.queue)
-    folders = dict.fromkeys(map(model_folder, (settings.model, *settings.models)))
+    folders = dict.fromkeys(
+        find_model_folder(model, MODEL_CACHE) for model in (settings.model, *settings.models)
+    )
     models: dict[str, Model] = {}
     for folder in folders:
         model = load_model(
@@ -170,6 +184,8 @@ def _load_models(
             scheduler=scheduler,
             # One of several models may lack a tower that another one has.
             allow_missing_towers=allow_missing_towers or len(folders) > 1,
+            verify_first=settings.verify_before_serving,
+            sessions=sessions,
         )
         if model.manifest.name in models:
             raise ConfigError(f"MODELS names two models called {model.manifest.name}.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_embeddings.config import CLOUD_STORAGE, MODEL_CACHE, ROOT
+from clip_embeddings.config import CLOUD_STORAGE
 from clip_embeddings.engine.manifest import (
     LIBRARY_TOKENIZER,
     TOWERS,
@@ -19,6 +19,7 @@ from clip_embeddings.engine.manifest import (
 )
 from clip_embeddings.functions import Function
 from clip_embeddings.index.registry import BACKENDS, IndexBackend, deployed_backend, find_backend
+from clip_embeddings.paths import MODEL_CACHE, ROOT
 from clip_embeddings.postgres_url import SCHEME
 from clip_embeddings.protocols.registry import PROTOCOLS
 from deploy.errors import DeployError

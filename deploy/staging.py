@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_embeddings.config import MODEL_CACHE, ROOT
 from clip_embeddings.engine.manifest import Manifest, find_model_folder, sha256_of, slug
+from clip_embeddings.paths import MODEL_CACHE, ROOT
 from deploy.artifact import Artifact
 from deploy.errors import DeployError
 from deploy.options import PYTHON

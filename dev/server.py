@@ -25,10 +25,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from clip_embeddings.config import ROOT, load_settings
-from clip_embeddings.engine.manifest import Manifest, ModelError, load_manifest
+from clip_embeddings.config import load_settings
+from clip_embeddings.engine.manifest import Manifest, ModelError, find_model_folder, load_manifest
 from clip_embeddings.errors import ConfigError
-from clip_embeddings.runtime import DEMO, model_folder
+from clip_embeddings.paths import DEMO, MODEL_CACHE, ROOT
 from dev.sample_photos import make_sample_photos
 
 # Ignored by git and kept by `make clean`, because it may hold people's own pictures.
@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     host, port = os.environ.get("HOST", "127.0.0.1"), os.environ.get("PORT", "8080")
     try:
         manifest = load_manifest(
-            model_folder(load_settings().model), ("text", "image"), allow_missing_towers=True
+            find_model_folder(load_settings().model, MODEL_CACHE),
+            ("text", "image"),
+            allow_missing_towers=True,
         )
         _check_free(host, port)
         # A model without an image tower indexes no photos: none are made for it.

@@ -1,0 +1,7 @@
+"""The entrypoints, one per function."""
+
+import os
+
+# NumPy's linear algebra starts a thread per CPU when NumPy is imported, which then wait for work by spinning.
+# The functions multiply matrices in ONNX Runtime; what NumPy multiplies is limited by memory, not by CPUs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

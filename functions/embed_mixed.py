@@ -3,10 +3,12 @@
 import functions_framework
 from flask import Request, Response
 
-from clip_embeddings.http.app import make_app, serve
-from clip_embeddings.startup import start
+from clip_embeddings.startup import starting
 
-APP = start("embed_mixed", make_app)
+with starting("embed_mixed") as runtime:
+    from clip_embeddings.http.app import make_app, serve
+
+    APP = make_app(runtime)
 
 
 @functions_framework.http

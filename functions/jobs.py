@@ -3,20 +3,15 @@
 import functions_framework
 from flask import Request, Response
 
-from clip_embeddings.http.app import App, make_app, serve
+from clip_embeddings.http.app import make_app, serve
 from clip_embeddings.jobs.routes import job_routes
 from clip_embeddings.jobs.service import open_jobs
-from clip_embeddings.runtime import Runtime
-from clip_embeddings.startup import start
+from clip_embeddings.startup import starting
 
-
-def build(runtime: Runtime) -> App:
-    """The routes of jobs, and what runs them where they are kept in a folder."""
-    jobs = open_jobs(runtime)
-    return make_app(runtime, job_routes(jobs), workers=[jobs])
-
-
-APP = start("jobs", build)
+with starting("jobs") as runtime:
+    # What runs the jobs where they are kept in a folder.
+    JOBS = open_jobs(runtime)
+    APP = make_app(runtime, job_routes(JOBS), workers=[JOBS])
 
 
 @functions_framework.http

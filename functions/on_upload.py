@@ -3,13 +3,15 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from clip_embeddings.photos.events import handle_finalized
-from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
-from clip_embeddings.photos.indexer import open_indexer
-from clip_embeddings.startup import start
+from clip_embeddings.startup import starting
 from clip_embeddings.storage.events import is_handled
 
-INDEXER = start("on_upload", lambda runtime: open_indexer(open_indexed_bucket(runtime.settings), runtime))
+with starting("on_upload") as runtime:
+    from clip_embeddings.photos.events import handle_finalized
+    from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
+    from clip_embeddings.photos.indexer import open_indexer
+
+    INDEXER = open_indexer(open_indexed_bucket(runtime.settings), runtime)
 
 
 @functions_framework.cloud_event

@@ -3,11 +3,13 @@
 import functions_framework
 from cloudevents.http import CloudEvent
 
-from clip_embeddings.jobs.service import open_jobs
-from clip_embeddings.startup import start
+from clip_embeddings.startup import starting
 from clip_embeddings.storage.events import is_handled
 
-JOBS = start("run_job", open_jobs)
+with starting("run_job") as runtime:
+    from clip_embeddings.jobs.service import open_jobs
+
+    JOBS = open_jobs(runtime)
 
 
 @functions_framework.cloud_event

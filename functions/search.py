@@ -3,12 +3,14 @@
 import functions_framework
 from flask import Request, Response
 
-from clip_embeddings.http.app import make_app, serve
-from clip_embeddings.search.routes import search_routes
-from clip_embeddings.search.searcher import open_searcher
-from clip_embeddings.startup import start
+from clip_embeddings.startup import starting
 
-APP = start("search", lambda runtime: make_app(runtime, search_routes(open_searcher(runtime))))
+with starting("search") as runtime:
+    from clip_embeddings.http.app import make_app, serve
+    from clip_embeddings.search.routes import search_routes
+    from clip_embeddings.search.searcher import open_searcher
+
+    APP = make_app(runtime, search_routes(open_searcher(runtime)))
 
 
 @functions_framework.http

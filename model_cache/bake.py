@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import NoReturn
 
-from clip_embeddings.config import MODEL_CACHE
+from clip_embeddings.paths import MODEL_CACHE
 from model_cache.baking import listing
 from model_cache.baking.arguments import parse_arguments
 from model_cache.baking.errors import BakeError

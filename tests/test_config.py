@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from clip_embeddings.config import (
-    ROOT,
     FetchSettings,
     ImageSettings,
     IndexSettings,
@@ -21,6 +20,7 @@ from clip_embeddings.config import (
 )
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.factory import open_configured_index
+from clip_embeddings.paths import ROOT
 from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from tests.support.settings import INVALID_VALUES
 

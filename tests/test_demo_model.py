@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_embeddings.config import MODEL_CACHE
 from clip_embeddings.engine.model import normalize_rows
+from clip_embeddings.paths import MODEL_CACHE
 from model_cache.demo.emoji_sheet import Emoji, load_emoji_sheet
 from tests.support.vectors import model, raw_texts
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clip_embeddings.engine.manifest import ModelError, Tower
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -30,3 +32,18 @@ def canary_image(name: str) -> Image.Image:
         ((x // 16 + y // 16) % 2) * 200 + y % 56,
     ]
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def check(model: str, tower: Tower, vector: np.ndarray) -> None:
+    """Compare `vector`, (d,) float32 of length 1, that `tower` gave for its canary with the recorded one.
+
+    Raises:
+        ModelError: they differ too much.
+    """
+    cosine = float(vector @ np.array(tower.canary.vector, np.float32))
+    if not cosine >= MINIMUM[tower.precision]:
+        raise ModelError(
+            f"The {tower.name} tower of {model} does not work on this CPU: its canary has cosine "
+            f"{cosine:.4f} to the baked vector, at least {MINIMUM[tower.precision]} is needed. "
+            "Bake with --precision fp32."
+        )

@@ -239,3 +239,15 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(folder: Path, files: Sequence[ModelFile]) -> None:
+    """Check the SHA-256 of every file. Raises ModelError for one that cannot be read or has another one."""
+    for file in files:
+        path = folder / file.path
+        try:
+            actual = sha256_of(path)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read ({error.strerror}): restore the file.") from None
+        if actual != file.sha256:
+            raise ModelError(f"{path} is damaged: its SHA-256 is not the manifest's. Bake the model again.")

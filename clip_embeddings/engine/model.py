@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,17 +20,24 @@ from clip_embeddings.engine.manifest import (
     Tower,
     load_manifest,
     tokenizer_file,
+    verify_files,
 )
 from clip_embeddings.engine.scheduler import Scheduler, no_check
-from clip_embeddings.engine.session import open_session, run_session
+from clip_embeddings.engine.session import OpenedSessions, open_session, run_session, session_threads
 from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
 from clip_embeddings.lazy import Lazy
+from clip_embeddings.logs import logger
 
 if TYPE_CHECKING:
     import onnxruntime as ort
     from PIL import Image
 
     from clip_embeddings.engine.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+# For towers without a recorded canary vector.
+ALWAYS = Lazy(lambda: True)
 
 # Bounds of one run. More tokens or images make it no cheaper for each (they fall out of the CPU's caches),
 # but take more memory, and make others wait longer. Measured on an int8 ViT-B/32 with one thread: 224 tokens
@@ -42,9 +49,6 @@ IMAGE_ROWS = 4
 MAX_PADDING = 32
 # A request is not cut into smaller runs than this to use idle CPUs.
 MIN_TOKENS = 32
-# Bytes of an image tower's files above which one image is work enough for several CPU threads. An int8
-# ViT-B/32 has 97 MB: a second thread would cost it a quarter more CPU time.
-LARGE_IMAGE_TOWER = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class TextTower:
     session: ort.InferenceSession
     scheduler: Scheduler
     threads: int = 1
+    # Made once the tower has reproduced its canary vector on this CPU.
+    canary: Lazy[bool] = ALWAYS
 
     def embed(
         self, texts: Sequence[str], *, background: bool = False, check: Callable[[], None] = no_check
@@ -77,6 +83,7 @@ class TextTower:
             Raw projections in the order of `texts`, not normalized.
 
         Raises:
+            ModelError: the tower does not reproduce its canary vector.
             OverloadedError: too many requests wait for the model. Never raised with `background`.
             Exception: what `check` raises, which is called before each run.
         """
@@ -89,6 +96,8 @@ class TextTower:
         parts = list(_batches(order, lengths, min(RUN_TOKENS, max(MIN_TOKENS, share))))
         batches = [[tokens.ids[index] for index in part] for part in parts]
         projections = self.scheduler.run(self, batches, background=background, check=check)
+        # No vector leaves a tower that does not work. The first caller waits for the canary.
+        self.canary.get()
         vectors = np.empty_like(projections)
         vectors[order] = projections
         return TextVectors(vectors, tokens.truncated, [len(ids) for ids in tokens.ids])
@@ -118,6 +127,8 @@ class ImageTower:
     session: ort.InferenceSession
     scheduler: Scheduler
     threads: int = 1
+    # Made once the tower has reproduced its canary vector on this CPU.
+    canary: Lazy[bool] = ALWAYS
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """`image` as the tower's input: (3, height, width) float32."""
@@ -135,6 +146,7 @@ class ImageTower:
             Raw projections, not normalized: (n, d) float32.
 
         Raises:
+            ModelError: the tower does not reproduce its canary vector.
             OverloadedError: too many requests wait for the model. Never raised with `background`.
             Exception: what `check` raises, which is called before each run.
         """
@@ -142,7 +154,10 @@ class ImageTower:
         share = ceil(len(pixels) / max(1, self.scheduler.idle_runs(self)))
         rows = min(self._max_rows, share)
         parts = [pixels[start : start + rows] for start in range(0, len(pixels), rows)]
-        return self.scheduler.run(self, parts, background=background, check=check)
+        projections = self.scheduler.run(self, parts, background=background, check=check)
+        # No vector leaves a tower that does not work. The first caller waits for the canary.
+        self.canary.get()
+        return projections
 
     def may_run_together(self, items: Sequence[np.ndarray]) -> bool:
         """Whether one run may have the pixels `items`."""
@@ -160,11 +175,16 @@ class ImageTower:
 
 @dataclass(frozen=True)
 class Model:
-    """A baked model and its two towers, each loaded at first use."""
+    """A baked model and its two towers, each opened at first use."""
 
+    folder: Path
     manifest: Manifest
     text: Lazy[TextTower]
     image: Lazy[ImageTower]
+
+    def tower(self, name: str) -> Lazy[TextTower] | Lazy[ImageTower]:
+        """The tower "text" or "image"."""
+        return self.text if name == "text" else self.image
 
 
 def load_model(
@@ -173,19 +193,45 @@ def load_model(
     *,
     scheduler: Scheduler,
     allow_missing_towers: bool = False,
+    verify_first: bool = False,
+    sessions: OpenedSessions | None = None,
 ) -> Model:
     """The model baked in `folder`. Checks the files of `towers` now; each tower is opened at first use.
 
-    With `allow_missing_towers`, the model may lack some of `towers`.
+    Args:
+        allow_missing_towers: the model may lack some of `towers`.
+        verify_first: check the SHA-256 of a tower's files before it is opened.
+        sessions: those that are opened ahead. A tower takes its own out.
 
     Raises:
-        ModelError: the artifact is missing or damaged. Damage inside a file is reported at first use.
+        ModelError: the artifact is missing, or a file has another size. Damage inside a file is reported when
+            its tower is opened, or by `verification.Verification`.
     """
     manifest = load_manifest(folder, towers, allow_missing_towers=allow_missing_towers)
+
+    def open_tower(name: str, complete: Callable[[Tower, ort.InferenceSession], T]) -> T:
+        tower = manifest.towers.get(name)
+        if tower is None:
+            raise ModelError(f"The model {manifest.name} has no {name} tower.")
+        if verify_first:
+            verify_files(folder, tower.files)
+        try:
+            ahead = (sessions or {}).pop(folder / tower.files[0].path, None)
+            session = ahead.get() if ahead else open_session(folder, tower, scheduler.cpus)
+            # The provider in use: without a device, ONNX Runtime falls back to the CPU.
+            provider = session.get_providers()[0].removesuffix("ExecutionProvider")
+            logger.info("%s runs on %s", tower.files[0].path, provider)
+            return complete(tower, session)
+        except ModelError:
+            # A damaged file explains best what went wrong.
+            verify_files(folder, tower.files)
+            raise
+
     return Model(
+        folder,
         manifest,
-        Lazy(lambda: _open_text(folder, manifest, scheduler)),
-        Lazy(lambda: _open_image(folder, manifest, scheduler)),
+        Lazy(lambda: open_tower("text", partial(_text_tower, folder, manifest.name, scheduler))),
+        Lazy(lambda: open_tower("image", partial(_image_tower, manifest.name, scheduler))),
     )
 
 
@@ -196,49 +242,32 @@ def normalize_rows(vectors: np.ndarray) -> np.ndarray:
     return result
 
 
-def check_canary(model: Model, name: str) -> None:
-    """Load the tower `name` and run its canary.
-
-    Raises:
-        ModelError: the tower is damaged, or its vector differs too much from the recorded one.
-    """
-    tower = model.manifest.towers[name]
-    if name == "text":
-        vector = model.text.get().embed([tower.canary.input]).vectors
-    else:
-        image_tower = model.image.get()
-        vector = image_tower.embed([image_tower.pixels(canary.canary_image(tower.canary.input))])
-    cosine = float(normalize_rows(vector)[0] @ np.array(tower.canary.vector, np.float32))
-    if not cosine >= canary.MINIMUM[tower.precision]:
-        raise ModelError(
-            f"The {name} tower of {model.manifest.name} does not work on this CPU: its canary has cosine "
-            f"{cosine:.4f} to the baked vector, at least {canary.MINIMUM[tower.precision]} is needed. "
-            "Bake with --precision fp32."
-        )
-
-
-def _open_text(folder: Path, manifest: Manifest, scheduler: Scheduler) -> TextTower:
-    tower = _tower(manifest, "text")
+def _text_tower(
+    folder: Path, model: str, scheduler: Scheduler, tower: Tower, session: ort.InferenceSession
+) -> TextTower:
     assert tower.text is not None
-    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
-        tokenizer = pool.submit(load_tokenizer, folder / tokenizer_file(tower))
-        session = open_session(folder, tower.files, threads=1)
-        return TextTower(tower, tower.text, tokenizer.result(), session, scheduler)
+    tokenizer = load_tokenizer(folder / tokenizer_file(tower))
+    opened = TextTower(tower, tower.text, tokenizer, session, scheduler)
+
+    def run_canary() -> bool:
+        ids = tokenize(opened.tokenizer, opened.spec, [tower.canary.input]).ids
+        canary.check(model, tower, normalize_rows(opened.run(ids))[0])
+        return True
+
+    return replace(opened, canary=Lazy(run_canary))
 
 
-def _open_image(folder: Path, manifest: Manifest, scheduler: Scheduler) -> ImageTower:
-    tower = _tower(manifest, "image")
+def _image_tower(model: str, scheduler: Scheduler, tower: Tower, session: ort.InferenceSession) -> ImageTower:
     assert tower.preprocess is not None
-    large = sum(file.bytes for file in tower.files) > LARGE_IMAGE_TOWER
-    threads = scheduler.cpus if large else 1
-    session = open_session(folder, tower.files, threads, convolutional=tower.convolutional)
-    return ImageTower(tower, tower.preprocess, session, scheduler, threads)
+    threads = session_threads(tower, scheduler.cpus)
+    opened = ImageTower(tower, tower.preprocess, session, scheduler, threads)
 
+    def run_canary() -> bool:
+        pixels = opened.pixels(canary.canary_image(tower.canary.input))
+        canary.check(model, tower, normalize_rows(opened.run([pixels]))[0])
+        return True
 
-def _tower(manifest: Manifest, name: str) -> Tower:
-    if name not in manifest.towers:
-        raise ModelError(f"The model {manifest.name} has no {name} tower.")
-    return manifest.towers[name]
+    return replace(opened, canary=Lazy(run_canary))
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

@@ -7,7 +7,6 @@ from functools import lru_cache
 from math import ceil
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from clip_embeddings.engine.manifest import Preprocess
@@ -18,7 +17,7 @@ from clip_embeddings.engine.resize import resize
 _EXTREME_RATIO = 32
 
 
-def to_pixels(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+def to_pixels(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
     """Resize, crop or pad, convert to RGB, normalize.
 
     Equal to `open_clip.transform.image_transform(..., is_train=False)` bit for bit, with one exception that
@@ -108,7 +107,7 @@ def _resize_center(
     return image.crop((left, top, right, bottom)).resize(size, resample, box=(x0, y0, x1, y1))
 
 
-def _normalize(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+def _normalize(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
     pixels = np.asarray(image)
     tensor = np.empty((3, *pixels.shape[:2]), np.float32)
     for channel, table in enumerate(_tables(preprocess.mean, preprocess.std)):
@@ -117,10 +116,10 @@ def _normalize(image: Image.Image, preprocess: Preprocess) -> npt.NDArray[np.flo
 
 
 @lru_cache
-def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> npt.NDArray[np.float32]:
+def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """The normalized value of each of the 256 byte values, per channel: (3, 256) float32."""
     # torchvision's order of operations, all in float32: to_tensor divides by 255, then normalize.
     scaled = np.arange(256, dtype=np.float32) / np.float32(255)
     means, stds = np.asarray(mean, np.float32)[:, None], np.asarray(std, np.float32)[:, None]
-    tables: npt.NDArray[np.float32] = (scaled - means) / stds
+    tables: np.ndarray = (scaled - means) / stds
     return tables

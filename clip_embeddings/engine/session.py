@@ -1,51 +1,46 @@
-"""Opens, verifies and runs a tower's ONNX Runtime session."""
+"""Opens and runs a tower's ONNX Runtime session."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_embeddings.engine.manifest import ModelError, ModelFile, sha256_of
-from clip_embeddings.logs import logger
+from clip_embeddings.engine.manifest import ModelError, Tower
+from clip_embeddings.lazy import Lazy
 
 if TYPE_CHECKING:
     import numpy as np
     import onnxruntime as ort
 
+# By the path of the graph: sessions that are being opened ahead of the first use.
+OpenedSessions = MutableMapping[Path, "Lazy[ort.InferenceSession]"]
 
-def open_session(
-    folder: Path, files: tuple[ModelFile, ...], threads: int, *, convolutional: bool = False
-) -> ort.InferenceSession:
-    """Open the graph `files[0]`, while other threads check the SHA-256 of every file.
+# Bytes of an image tower's files above which one image is work enough for several CPU threads. An int8
+# ViT-B/32 has 97 MB: a second thread would cost it a quarter more CPU time.
+LARGE_IMAGE_TOWER = 200_000_000
 
-    Call this in the serving process, after the fork: a fork loses the session's threads.
+
+def session_threads(tower: Tower, cpus: int = 2) -> int:
+    """CPU threads of one run of `tower`, of `cpus`."""
+    large = tower.name == "image" and sum(file.bytes for file in tower.files) > LARGE_IMAGE_TOWER
+    return cpus if large else 1
+
+
+def open_session(folder: Path, tower: Tower, cpus: int = 2) -> ort.InferenceSession:
+    """Open the graph of `tower`, of the model in `folder`, for runs on at most `cpus` CPUs.
+
+    A session of several threads must be opened after the fork, which loses them.
 
     Raises:
-        ModelError: a file is missing or differs from the baked one, or ONNX Runtime cannot open the graph.
+        ModelError: ONNX Runtime cannot open the graph.
     """
-    with ThreadPoolExecutor(2, thread_name_prefix="verify") as pool:
-        checks = [pool.submit(_verify, folder / file.path, file.sha256) for file in files]
-        try:
-            session = _open(folder / files[0].path, threads, convolutional)
-        finally:
-            # A damaged file explains a failed open better than ONNX Runtime's error.
-            for check in checks:
-                check.result()
-    return session
+    graph = folder / tower.files[0].path
+    return open_graph(graph, session_threads(tower, cpus), convolutional=tower.convolutional)
 
 
-def _verify(path: Path, sha256: str) -> None:
-    try:
-        actual = sha256_of(path)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}): restore the file.") from None
-    if actual != sha256:
-        raise ModelError(f"{path} is damaged: its SHA-256 is not the manifest's. Bake the model again.")
-
-
-def _open(path: Path, threads: int, convolutional: bool) -> ort.InferenceSession:
+def open_graph(path: Path, threads: int, *, convolutional: bool = False) -> ort.InferenceSession:
+    """Open the graph `path` for runs of `threads` CPU threads. Raises ModelError if that fails."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -65,9 +60,14 @@ def _open(path: Path, threads: int, convolutional: bool) -> ort.InferenceSession
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot open {path}: {error}") from error
-    # The provider in use: without a device, ONNX Runtime falls back to the CPU.
-    logger.info("%s runs on %s", path.name, session.get_providers()[0].removesuffix("ExecutionProvider"))
     return session
+
+
+def runs_on_cpu() -> bool:
+    """Whether sessions run on the CPU, and on no other device."""
+    import onnxruntime as ort
+
+    return _providers(ort.get_available_providers()) == ["CPUExecutionProvider"]
 
 
 def _providers(available: Sequence[str]) -> list[str]:

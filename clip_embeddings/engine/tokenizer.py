@@ -37,6 +37,8 @@ SPECIAL = frozenset({"<start_of_text>", "<end_of_text>"})
 WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # The same for lower-case ASCII, without the `regex` library.
 ASCII_WORDS = re.compile(r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
+# What may begin an HTML entity: html.unescape knows none with a space after the ampersand.
+MAYBE_ENTITY = re.compile("&[^ ]")
 # Characters that the library encodes at once, if one text alone has not more. An encoding takes some hundred
 # bytes for each character, and only the ids of the first few tokens are kept.
 SLICE_CHARS = 16 * 1024
@@ -195,7 +197,7 @@ def _clean_canonicalize(text: str) -> str:
 
 def _unescape(text: str) -> str:
     # ftfy does not change printable ASCII without entities, so most texts skip its import.
-    if text.isascii() and text.isprintable() and "&" not in text:
+    if text.isascii() and text.isprintable() and not MAYBE_ENTITY.search(text):
         return text.strip()
     import ftfy
 

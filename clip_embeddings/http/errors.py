@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from clip_embeddings.engine.manifest import ModelError
 from clip_embeddings.errors import ApiError
 from clip_embeddings.logs import logger
 from clip_embeddings.semaphore import OverloadedError
@@ -44,6 +45,13 @@ def _storage_failed(error: Exception, subject: str) -> ApiError:
     )
 
 
+def _model_unavailable(error: Exception, subject: str) -> ApiError:
+    # An operator must act: the exception's message says how.
+    logger.error("%s failed: %s", subject, error)
+    message = "The model of this deployment cannot be used; the log has the reason."
+    return ApiError(503, "model_unavailable", message)
+
+
 def _internal(error: Exception, subject: str) -> ApiError:
     # Details are for the log only; the caller gets status 500.
     logger.error("%s failed", subject, exc_info=error)
@@ -55,5 +63,6 @@ _HANDLERS: dict[type, Callable[[Exception, str], ApiError]] = {
     OverloadedError: _overloaded,
     TransientError: _storage_unavailable,
     StorageError: _storage_failed,
+    ModelError: _model_unavailable,
     Exception: _internal,
 }

@@ -125,7 +125,7 @@ def _ready(context: RequestContext) -> Any:
     runtime = context.runtime
     model = runtime.default_model().manifest.name
     try:
-        runtime.ready.get()
+        runtime.open_towers()
     except ModelError as error:
         logger.error("not ready: %s", error)
         body = orjson.dumps({"status": "not ready", "model": model})

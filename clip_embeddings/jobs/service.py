@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_embeddings.config import CLOUD_STORAGE, ROOT, need_package
+from clip_embeddings.config import CLOUD_STORAGE, need_package
 from clip_embeddings.jobs.compute import compute
 from clip_embeddings.jobs.runner import Compute, LocalRunner, handle_event
 from clip_embeddings.jobs.store import JobOutput, JobStore
 from clip_embeddings.logs import logger
+from clip_embeddings.paths import ROOT
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.storage.factory import open_bucket
 

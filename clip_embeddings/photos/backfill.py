@@ -22,7 +22,7 @@ from clip_embeddings.photos.pipeline import apply_changes
 from clip_embeddings.photos.reconcile import differences
 from clip_embeddings.photos.types import SKIP_REASONS, UP_TO_DATE, Change, Deletion, ObjectVersion, Report
 from clip_embeddings.runtime import Runtime
-from clip_embeddings.startup import start
+from clip_embeddings.startup import starting
 from clip_embeddings.storage.types import StorageError
 
 # Seconds between two lines of the log, where there is no progress bar.
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         indexer = open_indexer(open_indexed_bucket(runtime.settings), runtime)
         return indexer, _choose_prefix(options.prefix, indexer.indexed_bucket.prefix)
 
-    indexer, prefix = start("backfill", build)
+    with starting("backfill") as runtime:
+        indexer, prefix = build(runtime)
     report = Report()
     try:
         if options.dry_run:

@@ -34,7 +34,6 @@ from clip_embeddings.protocols.base import (
 )
 from clip_embeddings.protocols.items import all_vectors, check_count, parse_all, parse_text
 from clip_embeddings.runtime import Runtime
-from clip_embeddings.semaphore import OverloadedError
 
 NAME = "weaviate"
 # Weaviate gives up a readiness check after 0.5 s, the network's time included.
@@ -123,7 +122,7 @@ def ready(runtime: Runtime, path_params: Mapping[str, str]) -> None:
         ApiError: 503 while the model is loading, or if that fails.
         OverloadedError: too many requests wait for the model.
     """
-    if runtime.ready.made:
+    if runtime.is_ready():
         return
     loading = _loader.submit(_load, runtime)
     try:
@@ -139,14 +138,13 @@ def ready(runtime: Runtime, path_params: Mapping[str, str]) -> None:
 def _load(runtime: Runtime) -> bool:
     """Whether the model is loaded. What failed is logged here, because no check may be waiting any more."""
     try:
-        return runtime.ready.get()
-    except OverloadedError:
-        # The model is loaded, but too busy to prove it.
-        raise
+        runtime.open_towers()
     except ModelError as error:
         logger.error("not ready: %s", error)
     except Exception:
         logger.exception("not ready")
+    else:
+        return True
     return False
 
 

@@ -46,3 +46,5 @@ class ServerLimits:
     # Whether a request with these headers, by their names in upper case, may send a large body: one without
     # the API key may not.
     wants_body: Callable[[Mapping[str, str]], bool] = field(default=lambda headers: True)
+    # Called after every reply, in the thread of its request.
+    after_reply: Callable[[], None] = field(default=lambda: None)

@@ -111,6 +111,7 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
                 reply = Reply()
                 self.handle_error(connection.request, reply, connection.client, error)
             connection.send(reply.parts)
+            self.limits.after_reply()
         except OSError:
             # The client is gone.
             keep = False

@@ -14,7 +14,7 @@ from clip_embeddings.engine import canary
 from clip_embeddings.engine.manifest import Canary, ModelFile, Tower, fingerprint, sha256_of
 from clip_embeddings.engine.model import ImageTower, TextTower, normalize_rows
 from clip_embeddings.engine.scheduler import Scheduler
-from clip_embeddings.engine.session import open_session
+from clip_embeddings.engine.session import open_graph
 from clip_embeddings.engine.tokenizer import load_tokenizer
 from model_cache.baking import onnx_export, parity, parity_samples
 from model_cache.baking.checkpoints import Checkpoint, TokenizerFile, TorchImageTower, TorchTextTower
@@ -136,7 +136,7 @@ def _export_image(torch_tower: TorchImageTower, folder: Path, graph: Path) -> Ex
 
 
 def _session(graph: Path, *, convolutional: bool = False) -> Any:
-    return open_session(graph.parent, (_model_file(graph),), usable_cpus(), convolutional=convolutional)
+    return open_graph(graph, usable_cpus(), convolutional=convolutional)
 
 
 def _model_file(path: Path) -> ModelFile:

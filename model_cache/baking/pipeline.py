@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_embeddings.config import MODEL_CACHE
 from clip_embeddings.engine.manifest import TOWERS, slug
+from clip_embeddings.paths import MODEL_CACHE
 from model_cache.baking import catalogue, hub
 from model_cache.baking.catalogue import CatalogueEntry, ModelSource
 from model_cache.baking.errors import BakeError

@@ -11,7 +11,7 @@ import numpy as np
 
 from clip_embeddings.cpus import usable_cpus
 from clip_embeddings.engine.manifest import load_manifest
-from clip_embeddings.engine.session import open_session, run_session
+from clip_embeddings.engine.session import open_graph, run_session
 
 
 def compare(folder: Path, seconds: float, rounds: int) -> str:
@@ -37,8 +37,8 @@ def compare(folder: Path, seconds: float, rounds: int) -> str:
 def _runs(folder: Path, threads: int) -> dict[str, tuple[int, Callable[[], object]]]:
     """By name: the number of items of a run, and what runs them."""
     towers = load_manifest(folder, ("text", "image")).towers
-    text = open_session(folder, towers["text"].files, threads)
-    image = open_session(folder, towers["image"].files, threads)
+    text = open_graph(folder / towers["text"].files[0].path, threads)
+    image = open_graph(folder / towers["image"].files[0].path, threads)
     tokens = np.full((16, 7), 5, np.int64)
     pixels = np.random.default_rng(0).random((4, 3, 224, 224), np.float32)
     return {

@@ -33,6 +33,7 @@ from tests.support.pictures import in_base64, picture
 from tests.support.raw_http import exchange
 from tests.support.serving import ROOT, Server, environment, error_code, free_port, refusal, serving
 from tests.support.vectors import assert_images, assert_texts
+from tests.support.waiting import eventually
 
 CAT, COFFEE, ROCKET = picture("chelsea"), picture("coffee", "WebP"), picture("rocket", "PNG")
 
@@ -71,15 +72,6 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
     path.mkdir()
     with opened_index(f"sqlite://{tmp_path}/index.sqlite") as index:
         yield Folder(path, index)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> float:
-    """Wait until the condition is true; returns the seconds that it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() < started + seconds, "the condition was not met in time"
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 @contextmanager

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_embeddings.config import ROOT
 from clip_embeddings.engine.manifest import Preprocess
 from clip_embeddings.engine.preprocess import to_pixels
+from clip_embeddings.paths import ROOT
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.photographs import photo, photos
 from tests.support.preprocessing import CLIP, CONFIGURATIONS, LONGEST, MEAN, STD

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from clip_embeddings.config import MODEL_CACHE
 from clip_embeddings.engine.manifest import load_manifest
 from clip_embeddings.functions import find_function
+from clip_embeddings.paths import MODEL_CACHE
 from clip_embeddings.storage.factory import open_bucket
 from deploy.sizing import MEMORY, TYPICAL, memory_setting
 from tests.support.buckets import write_object

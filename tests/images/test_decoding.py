@@ -14,9 +14,10 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageOps
 
-from clip_embeddings.config import ROOT, ImageSettings
+from clip_embeddings.config import ImageSettings
 from clip_embeddings.engine.preprocess import to_pixels
 from clip_embeddings.errors import ApiError
+from clip_embeddings.paths import ROOT
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.hostile_images import (
     DAMAGED,

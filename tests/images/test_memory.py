@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_embeddings.config import ROOT, ImageSettings
+from clip_embeddings.config import ImageSettings
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.av1 import coded_pixels
 from clip_embeddings.images.decoder import ImageDecoder
@@ -21,6 +21,7 @@ from clip_embeddings.images.decoding import decode_image
 from clip_embeddings.images.downloads import DownloadMemory
 from clip_embeddings.images.headers import read_header
 from clip_embeddings.images.limits import PixelQuota, decoding_bytes
+from clip_embeddings.paths import ROOT
 from clip_embeddings.semaphore import FairSemaphore, OverloadedError
 from tests.support.hostile_images import save
 from tests.support.hostile_pictures import webp_animated, webp_lossless

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from clip_embeddings.config import MODEL_CACHE
+from clip_embeddings.paths import MODEL_CACHE
 from tests.support.hostile_pictures import PICTURES, hostile_picture, png_rgba, webp_animated, webp_lossless
 from tests.support.pictures import picture, web
 from tests.support.serving import Server, error_code, serving, worker

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from clip_embeddings.engine.manifest import ModelError, fingerprint, load_manifest, sha256_of
-from clip_embeddings.engine.model import check_canary, load_model
+from clip_embeddings.engine.model import load_model
 from clip_embeddings.engine.scheduler import Scheduler
 from model_cache import bake
 from model_cache.baking import parity, parity_samples
@@ -129,7 +129,7 @@ def test_manifest_keeps_the_figures(baked: Path) -> None:
 def test_the_engine_reproduces_the_canary(baked: Path, tower: str) -> None:
     model = load_model(baked, [tower], scheduler=Scheduler(2, 0))
 
-    check_canary(model, tower)
+    model.tower(tower).get().canary.get()
 
     assert len(model.manifest.towers[tower].canary.vector) == 32
 
@@ -196,7 +196,7 @@ def test_auto_takes_int8_where_it_is_close_enough(
     assert rows(outcome.out)[("image", chosen)]
     assert tower.parity.keys() == {"fp32", "int8", "reason"}
     assert sorted(path.name for path in folder.iterdir()) == [*IMAGE_FILES, "manifest.json", "notes.txt"]
-    check_canary(load_model(folder, ["image"], scheduler=Scheduler(2, 0)), "image")
+    load_model(folder, ["image"], scheduler=Scheduler(2, 0)).image.get().canary.get()
     images = parity_samples.images()[:9]
     alone = np.concatenate([engine_images(folder, [image]) for image in images])
     assert np.abs(engine_images(folder, images) - alone).max() <= 1e-5

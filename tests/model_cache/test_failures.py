@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from clip_embeddings.engine.manifest import ModelError, load_manifest
-from clip_embeddings.engine.model import check_canary, load_model
+from clip_embeddings.engine.model import load_model
 from clip_embeddings.engine.scheduler import Scheduler
 from model_cache.baking import onnx_export
 from model_cache.baking.errors import BakeError
@@ -343,9 +343,9 @@ def test_a_killed_bake(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> Non
     outcome = bake_and_signal(tiny, folder, signal.SIGKILL)
 
     assert outcome.status == -signal.SIGKILL
-    check_canary(load_model(folder, ["text"], scheduler=Scheduler(2, 0)), "text")
+    load_model(folder, ["text"], scheduler=Scheduler(2, 0)).text.get().canary.get()
     (unfinished,) = tmp_path.glob(".model.*")
     with pytest.raises(ModelError):
         load_manifest(unfinished)
     assert run(*tiny.arguments, "--towers", "image", "--out", folder).status == 0
-    check_canary(load_model(folder, ["image"], scheduler=Scheduler(2, 0)), "image")
+    load_model(folder, ["image"], scheduler=Scheduler(2, 0)).image.get().canary.get()

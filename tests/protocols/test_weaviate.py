@@ -118,7 +118,7 @@ def test_with_a_content_type(gateway: Server) -> None:
 
 
 def test_live_and_ready_within_the_clients_time(log: Path) -> None:
-    with serving("embed_mixed", log) as server:
+    with serving("gateway", log) as server:
         assert (_get(server, "/.well-known/live").status, _loaded(server)) == (204, False)
         statuses = []
         while 204 not in statuses:
@@ -137,7 +137,7 @@ def test_a_damaged_model_is_never_ready(tmp_path: Path, log: Path) -> None:
     folder = copy_demo(tmp_path / "damaged")
     flip_a_byte(folder / "text.data")
 
-    with serving("embed_mixed", log, MODEL=str(folder)) as server:
+    with serving("embed_mixed", log, MODEL=str(folder), VERIFY_BEFORE_SERVING="true") as server:
         messages: list[str] = []
         while len(messages) < 100 and not any("cannot be loaded" in message for message in messages):
             reply = _get(server, "/.well-known/ready")
@@ -151,10 +151,12 @@ def test_a_damaged_model_is_never_ready(tmp_path: Path, log: Path) -> None:
 
 @pytest.mark.parametrize("error", [ModelError("damaged"), RuntimeError("no memory"), TimeoutError()])
 def test_a_load_that_fails_in_any_way_is_logged(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    def fail() -> bool:
+    def fail() -> Any:
         raise error
 
-    runtime = replace(make_runtime("embed_text", ("text",), Settings()), ready=Lazy(fail))
+    runtime = make_runtime("embed_text", ("text",), Settings())
+    model = replace(runtime.default_model(), text=Lazy(fail))
+    runtime = replace(runtime, models={model.manifest.name: model})
 
     with pytest.raises(ApiError) as refused:
         ready(runtime, {})

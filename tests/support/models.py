@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clip_embeddings.config import MODEL_CACHE
 from clip_embeddings.engine.manifest import load_manifest
+from clip_embeddings.paths import MODEL_CACHE
 
 DEMO = MODEL_CACHE / "demo"
 

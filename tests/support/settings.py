@@ -13,6 +13,7 @@ INVALID_VALUES = [
     ("MAX_TEXT_CHARS", ["0", "many"], "a whole number from 1 to 10000000"),
     ("EXIF_ORIENTATION", ["maybe", "2"], "true or false"),
     ("EXACT_DECODE", ["exact", "-"], "true or false"),
+    ("VERIFY_BEFORE_SERVING", ["first"], "true or false"),
     ("BODY_TIMEOUT", ["0", "-1", "none"], "a number of seconds above 0, at most 3600"),
     ("FETCH_TIMEOUT", ["0", "-1", "3601", "nan", "inf", "30s"], "a number of seconds above 0, at most 3600"),
     ("FETCH_PORTS", ["0", "80,", "65536", "http", "80;443"], "ports from 1 to 65535, separated by commas"),

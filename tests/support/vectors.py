@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from clip_embeddings.config import MODEL_CACHE, ImageSettings
+from clip_embeddings.config import ImageSettings
 from clip_embeddings.engine.model import Model, load_model, normalize_rows
 from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.images.decoding import decode_image
+from clip_embeddings.paths import MODEL_CACHE
 
 
 @cache
