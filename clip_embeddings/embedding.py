@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from clip_embeddings.engine.model import IMAGE_ROWS, ImageTower, Model, TextTower, normalize_rows
@@ -32,8 +32,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class EmbedRequest:
+class EmbedRequest(msgspec.Struct, frozen=True):
     """Texts and pictures to embed. An invalid item is represented by its ApiError."""
 
     texts: Sequence[str | ApiError] = ()
@@ -52,8 +51,7 @@ class EmbedRequest:
     all_or_nothing: bool = False
 
 
-@dataclass(frozen=True)
-class TowerResult:
+class TowerResult(msgspec.Struct, frozen=True):
     """The results of one tower, in the order of the request."""
 
     # A vector (d,) float32, or the ApiError of an item that failed. With `all_or_nothing`, if an item failed,
@@ -71,8 +69,7 @@ class TowerResult:
         return sum(self.token_counts)
 
 
-@dataclass(frozen=True)
-class EmbedResult:
+class EmbedResult(msgspec.Struct, frozen=True):
     """The vectors of an `EmbedRequest`, and the model that made them. None for a tower without items."""
 
     model: str
@@ -113,7 +110,7 @@ def embed(
     """
     model = runtime.choose(request.model, protocol)
     if request.normalize is None:
-        request = replace(request, normalize=protocol not in runtime.settings.raw_protocols)
+        request = msgspec.structs.replace(request, normalize=protocol not in runtime.settings.raw_protocols)
     for tower, items in (("text", request.texts), ("image", request.images)):
         if items:
             _check_tower(model, tower, runtime)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from clip_embeddings.config import CLOUD_STORAGE, Settings, need_package
 from clip_embeddings.cpus import usable_cpus
@@ -23,8 +24,7 @@ from clip_embeddings.semaphore import FairSemaphore
 MAX_NAME_CHARS = 256
 
 
-@dataclass(frozen=True)
-class Runtime:
+class Runtime(msgspec.Struct, frozen=True):
     """Everything that requests share."""
 
     # The function's name.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import numpy as np
 
 from clip_embeddings.engine import canary
@@ -51,8 +51,7 @@ MAX_PADDING = 32
 MIN_TOKENS = 32
 
 
-@dataclass(frozen=True)
-class TextVectors:
+class TextVectors(msgspec.Struct, frozen=True):
     """`vectors`: (n, d) float32; `truncated`: indices of the texts cut at the context length."""
 
     vectors: np.ndarray
@@ -61,8 +60,7 @@ class TextVectors:
     token_counts: list[int]
 
 
-@dataclass(frozen=True)
-class TextTower:
+class TextTower(msgspec.Struct, frozen=True):
     """A loaded text tower. The items of its runs are lists of token ids."""
 
     tower: Tower
@@ -118,8 +116,7 @@ class TextTower:
         return len(ids) if self.spec.trim else self.spec.context_length
 
 
-@dataclass(frozen=True)
-class ImageTower:
+class ImageTower(msgspec.Struct, frozen=True):
     """A loaded image tower. The items of its runs are pixels."""
 
     tower: Tower
@@ -173,8 +170,7 @@ class ImageTower:
         return IMAGE_ROWS if self.threads == 1 else 1
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(msgspec.Struct, frozen=True):
     """A baked model and its two towers, each opened at first use."""
 
     folder: Path
@@ -254,7 +250,7 @@ def _text_tower(
         canary.check(model, tower, normalize_rows(opened.run(ids))[0])
         return True
 
-    return replace(opened, canary=Lazy(run_canary))
+    return msgspec.structs.replace(opened, canary=Lazy(run_canary))
 
 
 def _image_tower(model: str, scheduler: Scheduler, tower: Tower, session: ort.InferenceSession) -> ImageTower:
@@ -267,7 +263,7 @@ def _image_tower(model: str, scheduler: Scheduler, tower: Tower, session: ort.In
         canary.check(model, tower, normalize_rows(opened.run([pixels]))[0])
         return True
 
-    return replace(opened, canary=Lazy(run_canary))
+    return msgspec.structs.replace(opened, canary=Lazy(run_canary))
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

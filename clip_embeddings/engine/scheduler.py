@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from clip_embeddings.semaphore import OverloadedError
@@ -35,15 +35,14 @@ class Runnable(Protocol):
         """The vectors of `items`: (n, d) float32."""
 
 
-@dataclass(eq=False)
-class _Job:
+class _Job(msgspec.Struct, eq=False):
     """Items of one request that run together."""
 
     tower: Runnable
     items: Sequence[Any]
     background: bool
     # Held while the job waits.
-    turn: threading.Lock = field(default_factory=threading.Lock)
+    turn: threading.Lock = msgspec.field(default_factory=threading.Lock)
     vectors: np.ndarray | None = None
     error: Exception | None = None
 

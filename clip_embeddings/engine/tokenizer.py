@@ -16,11 +16,11 @@ import string
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from clip_embeddings.engine.byte_pairs import BytePairs
@@ -47,8 +47,7 @@ SHORT_CHARS = 2 * 1024
 _long_slice = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(msgspec.Struct, frozen=True):
     """`ids`: token ids of each text, start and end included; `truncated`: indices of the texts cut."""
 
     ids: list[list[int]]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import quote
 
+import msgspec
 import orjson
 from flask import Request, Response, current_app, has_app_context
 from flask import request as current_request
@@ -51,15 +51,14 @@ EAGER = ("native",)
 POLLED = ("/health", "/ready", "/thumbnail", "/ping", "/.well-known/live", "/.well-known/ready")
 
 
-@dataclass(frozen=True)
-class App:
+class App(msgspec.Struct, frozen=True):
     """An HTTP function: what it holds, its routes, and its background work."""
 
     runtime: Runtime
     # The routes of the eager protocols, and all routes.
-    eager: Router = field(repr=False)
-    complete: Lazy[Router] = field(repr=False)
-    workers: tuple[Worker, ...] = field(default=(), repr=False)
+    eager: Router
+    complete: Lazy[Router]
+    workers: tuple[Worker, ...] = ()
 
 
 def make_app(runtime: Runtime, routes: Sequence[Route] = (), workers: Sequence[Worker] = ()) -> App:

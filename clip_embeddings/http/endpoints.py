@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
+
+from msgspec import structs
 
 from clip_embeddings.config import Settings
 from clip_embeddings.embedding import EmbedRequest, embed
@@ -45,13 +46,15 @@ def protocol_routes(
                 path = endpoint.setting_path(settings) if endpoint.setting_path else None
                 if path and path not in [known.path for known in routes if known.keys == route.keys]:
                     # First, so that its key decides before a route at the same path that needs no key.
-                    routes.insert(0, replace(route, path=path, operation_id=f"{route.operation_id}_setting"))
+                    routes.insert(
+                        0, structs.replace(route, path=path, operation_id=f"{route.operation_id}_setting")
+                    )
     return routes
 
 
 def root_route(route: Route) -> Route:
     """The same operation at `/`."""
-    return replace(route, path="/", operation_id=f"{route.operation_id}_root")
+    return structs.replace(route, path="/", operation_id=f"{route.operation_id}_root")
 
 
 def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
@@ -126,10 +129,10 @@ def with_options(embed_request: EmbedRequest, query: Mapping[str, str]) -> Embed
         ApiError: 400 if `normalize` is neither true nor false.
     """
     if "model" in query:
-        embed_request = replace(embed_request, model=query["model"])
+        embed_request = structs.replace(embed_request, model=query["model"])
     if "normalize" in query:
         normalize = query["normalize"].lower()
         if normalize not in ("true", "false", "1", "0"):
             raise ApiError(400, "normalize_invalid", "`normalize` must be true or false.")
-        embed_request = replace(embed_request, normalize=normalize in ("true", "1"))
+        embed_request = structs.replace(embed_request, normalize=normalize in ("true", "1"))
     return embed_request

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+import msgspec
 from flask import Request, Response
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import Map, Rule
@@ -22,18 +22,16 @@ from clip_embeddings.runtime import Runtime
 from clip_embeddings.server.body import is_connected
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A reply with headers or another status than 200. `body` becomes JSON; None is an empty body."""
 
     body: Any
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     status: int = 200
     media: str = "application/json"
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """One operation: `handler` returns what becomes the JSON reply, a Reply, or a Response of its own."""
 
     method: str
@@ -84,8 +82,7 @@ class Route:
         )
 
 
-@dataclass(frozen=True)
-class RequestContext:
+class RequestContext(msgspec.Struct, frozen=True):
     """One request, matched with its route. `path_params` are the values of the path's `{names}`."""
 
     request: Request

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from clip_embeddings.config import ImageSettings
 from clip_embeddings.images.headers import read_header
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True)
-class ImageDecoder:
+class ImageDecoder(msgspec.Struct, frozen=True):
     """Decodes images, each in its turn."""
 
     settings: ImageSettings

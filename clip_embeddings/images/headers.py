@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.av1 import coded_pixels
@@ -17,8 +18,7 @@ from clip_embeddings.images.formats import detect_format
 from clip_embeddings.images.jpeg_header import jpeg_frame
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True):
     """Memory that decoding takes at its peak."""
 
     # Bytes for each pixel of the decoded image, the image included.
@@ -65,8 +65,7 @@ COSTS = {
 }
 
 
-@dataclass(frozen=True)
-class ImageHeader:
+class ImageHeader(msgspec.Struct, frozen=True):
     """What the header of an image file says: an upper bound where it is not exact."""
 
     format: str
@@ -177,7 +176,7 @@ def _webp(data: bytes) -> ImageHeader:
         return header
     blocks = -(-header.width // 4) * -(-header.height // 4)
     groups = min(_MAX_GROUPS, blocks, 8 * len(data) // _GROUP_BITS)
-    return replace(header, rare_bytes=groups * _GROUP_BYTES + len(data) * _TABLE_BYTES)
+    return msgspec.structs.replace(header, rare_bytes=groups * _GROUP_BYTES + len(data) * _TABLE_BYTES)
 
 
 def _webp_size(data: bytes) -> ImageHeader:

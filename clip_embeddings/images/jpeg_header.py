@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from math import ceil
+
+import msgspec
 
 # The markers that libjpeg stops at: ITU-T T.81, annex B.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
@@ -20,8 +21,7 @@ _MAX_SCANS = 64
 _MAX_SEGMENTS = 100_000
 
 
-@dataclass(frozen=True)
-class JpegFrame:
+class JpegFrame(msgspec.Struct, frozen=True):
     """The frame header of a JPEG."""
 
     # In pixels.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+
+import msgspec
 
 from clip_embeddings.errors import ApiError
 from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
@@ -13,22 +14,19 @@ from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
 URLSAFE = str.maketrans("-_", "+/")
 
 
-@dataclass(frozen=True)
-class ImageUrl:
+class ImageUrl(msgspec.Struct, frozen=True):
     """An http or https URL that has not been checked."""
 
     url: str
 
 
-@dataclass(frozen=True)
-class ImageBytes:
+class ImageBytes(msgspec.Struct, frozen=True):
     """The bytes of an image file that has not been decoded."""
 
     data: bytes
 
 
-@dataclass(frozen=True)
-class GcsObject:
+class GcsObject(msgspec.Struct, frozen=True):
     """An object in Cloud Storage. Its bucket has not been checked against the allow-list."""
 
     bucket: str

@@ -8,7 +8,6 @@ here depends on HTTP: `clip_embeddings.http` reads bodies and sends replies.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -102,14 +101,13 @@ class ErrorReply(msgspec.Struct):
     error: ErrorDetail
 
 
-@dataclass(frozen=True)
-class ErrorFormat:
+class ErrorFormat(msgspec.Struct, frozen=True):
     """How a protocol writes errors: the reply's body, and the type that documents it for a status."""
 
     write: Callable[[ApiError], Mapping[str, Any]]
     schema: Callable[[int], Any]
     # Statuses by code, where that system has others than ours. They count in requests for vectors.
-    statuses: Mapping[str, int] = field(default_factory=dict)
+    statuses: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
 class PlainErrorReply(msgspec.Struct):
@@ -128,8 +126,7 @@ NATIVE_ERRORS = ErrorFormat(
 )
 
 
-@dataclass(frozen=True)
-class Body:
+class Body(msgspec.Struct, frozen=True):
     """A request body: how it is read, the content types that select it, and what it must look like.
 
     `kind` decides what `Endpoint.parse` is given: `json` and `form` an instance of `schema`, which is a
@@ -162,8 +159,7 @@ def form_body(schema: Any) -> Body:
     return Body("form", FORM, schema, hint=_FORM_HINT)
 
 
-@dataclass(frozen=True)
-class RequestInfo:
+class RequestInfo(msgspec.Struct, frozen=True):
     """What an endpoint is told of a request beside its body."""
 
     limits: Limits
@@ -175,24 +171,21 @@ class RequestInfo:
     towers: tuple[str, ...] = ("text", "image")
 
 
-@dataclass(frozen=True)
-class UploadedFile:
+class UploadedFile(msgspec.Struct, frozen=True):
     """A file of a multipart form. `filename` is the client's claim, empty if there was none."""
 
     filename: str
     data: bytes
 
 
-@dataclass(frozen=True)
-class MultipartForm:
+class MultipartForm(msgspec.Struct, frozen=True):
     """The text fields and the files of a multipart form, by the names of their fields."""
 
     fields: Mapping[str, str]
     files: Mapping[str, UploadedFile]
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """One path of a protocol: how a request for vectors is parsed and its reply written."""
 
     # In the OpenAPI document.
@@ -222,8 +215,7 @@ class Endpoint:
     example: Any = None
 
 
-@dataclass(frozen=True)
-class Lookup:
+class Lookup(msgspec.Struct, frozen=True):
     """One path of a protocol that a GET request reads: what is served, and whether it is ready."""
 
     operation_id: str
@@ -244,14 +236,13 @@ class Lookup:
     reply_media: str = "application/json"
 
 
-@dataclass(frozen=True)
-class Protocol:
+class Protocol(msgspec.Struct, frozen=True):
     """How one family of clients asks for vectors."""
 
     # As the settings PROTOCOL_MODELS, ANY_MODEL_PROTOCOLS and RAW_PROTOCOLS spell it.
     name: str
-    endpoints: tuple[Endpoint, ...] = field(repr=False)
-    lookups: tuple[Lookup, ...] = field(default=(), repr=False)
+    endpoints: tuple[Endpoint, ...]
+    lookups: tuple[Lookup, ...] = ()
     errors: ErrorFormat = NATIVE_ERRORS
     # Heading in the OpenAPI document.
     tag: str = "embeddings"

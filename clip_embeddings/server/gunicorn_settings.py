@@ -7,7 +7,8 @@ imports the function first, so that the default can be changed by then. Nothing 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+
+from msgspec import structs
 
 from clip_embeddings.server.limits import ServerLimits
 
@@ -25,7 +26,7 @@ def use_our_worker(limits: ServerLimits) -> None:
         # Windows has no gunicorn: functions-framework uses Flask's server.
         return
     if threads := os.environ.get("THREADS"):
-        limits = replace(limits, threads=int(threads))
+        limits = structs.replace(limits, threads=int(threads))
     config.WorkerClass.default = type("Worker", (BufferingWorker,), {"limits": limits})
     # A header that claims to come from a proxy must not change the path. The default trusts SCRIPT_NAME and
     # PATH_INFO from loopback, and answers 500 if they do not fit the path.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from clip_embeddings.semaphore import FairSemaphore
 
@@ -32,8 +33,7 @@ LARGE_HEADS = 16 * KiB * KiB
 CONNECTIONS = 8192
 
 
-@dataclass(frozen=True)
-class ServerLimits:
+class ServerLimits(msgspec.Struct, frozen=True):
     """The limits of one function."""
 
     # Larger bodies are not read.
@@ -45,6 +45,6 @@ class ServerLimits:
     threads: int
     # Whether a request with these headers, by their names in upper case, may send a large body: one without
     # the API key may not.
-    wants_body: Callable[[Mapping[str, str]], bool] = field(default=lambda headers: True)
+    wants_body: Callable[[Mapping[str, str]], bool] = lambda headers: True
     # Called after every reply, in the thread of its request.
-    after_reply: Callable[[], None] = field(default=lambda: None)
+    after_reply: Callable[[], None] = lambda: None

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -39,8 +40,7 @@ class TooLargeError(StorageError):
     """The object has more bytes than the reader accepts."""
 
 
-@dataclass(frozen=True)
-class Stat:
+class Stat(msgspec.Struct, frozen=True):
     """The properties of an object, available without reading it."""
 
     # Changes whenever the content does. In Cloud Storage it always grows; in a folder a value can recur.
@@ -52,7 +52,7 @@ class Stat:
     # Seconds since the epoch, by the store's clock.
     updated: float
     # The writer's own key-value pairs.
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Bucket(Protocol):
