@@ -18,6 +18,7 @@ from pathlib import Path
 from model_cache.baking.catalogue import CATALOGUE
 from tests.bench import (
     backfill,
+    cold_disk,
     concurrency,
     index,
     measure,
@@ -84,6 +85,8 @@ def _only(options: argparse.Namespace) -> str:
         return soak.report(1.0 if quick else options.soak, _progress)
     if options.peers:
         return side_by_side_report.report(_progress, quick=quick)
+    if options.cold_disk:
+        return cold_disk.report(options.model or weights.baked("int8"), _progress, quick=quick)
     if options.probes:
         return probes.report(_progress, quick=quick)
     return ""
@@ -197,6 +200,17 @@ def _parse() -> argparse.Namespace:
         "--throughput",
         action="store_true",
         help="only: requests a second of many clients, on one CPU and on two (needs wrk)",
+    )
+    parser.add_argument(
+        "--cold-disk",
+        action="store_true",
+        help="only: starts with nothing in memory: seconds, and what is read from the disk (needs root)",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="with --cold-disk: a baked int8 model, instead of one of random weights",
     )
     parser.add_argument(
         "--probes",
