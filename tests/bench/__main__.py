@@ -86,7 +86,8 @@ def _only(options: argparse.Namespace) -> str:
     if options.peers:
         return side_by_side_report.report(_progress, quick=quick)
     if options.cold_disk:
-        return cold_disk.report(options.model or weights.baked("int8"), _progress, quick=quick)
+        model = options.model or weights.baked("int8")
+        return cold_disk.report(model, _progress, quick=quick, milliseconds=options.slow_reads)
     if options.probes:
         return probes.report(_progress, quick=quick)
     return ""
@@ -205,6 +206,14 @@ def _parse() -> argparse.Namespace:
         "--cold-disk",
         action="store_true",
         help="only: starts with nothing in memory: seconds, and what is read from the disk (needs root)",
+    )
+    parser.add_argument(
+        "--slow-reads",
+        nargs="?",
+        type=float,
+        const=10.0,
+        metavar="MS",
+        help="with --cold-disk: on simulated storage where each read takes as long (10 ms)",
     )
     parser.add_argument(
         "--model",

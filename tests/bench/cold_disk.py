@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from tests.bench import container_image, machine, page_cache, payloads
+from tests.bench import container_image, machine, page_cache, payloads, slow_disk
 from tests.bench.container_image import ContainerImage
 from tests.bench.measure import Progress
 from tests.bench.page_cache import Pages
-from tests.bench.services import Payload, Running, Service, running
+from tests.bench.services import Payload, Service, running
 
 # Megabytes that a function may read until its first vector.
 GOALS = {"embed_text": 150, "embed_image": 195}
 # What its start may take beyond the empty function's, in times what `cat` takes for the rest.
 CAT = 1.3
+# Threads that read beside each other, to see what that brings.
+THREADS = 16
 
 
 @dataclass
@@ -32,25 +33,43 @@ class ColdStarts:
     seconds: list[float] = field(default_factory=list)
     # Seconds in which the pages that the empty function does not read are read one after the other.
     cat: list[float] = field(default_factory=list)
-    # MB that the system counts as read by the function's processes.
-    counted: list[float] = field(default_factory=list)
+    # The same by several threads.
+    parallel: list[float] = field(default_factory=list)
+    # MB read until the first reply.
+    megabytes: list[float] = field(default_factory=list)
     # The pages read by one start, by file; the last one's.
     taken: Pages = field(default_factory=dict)
     # Libraries of the system that it uses. Those that others use as well are in memory already.
     system: set[Path] = field(default_factory=set)
 
 
-def report(model: Path, progress: Progress, *, quick: bool) -> str:
-    """The machine, tables of seconds and of megabytes by library, what is never read, and the goals."""
+# Makes all files cold and gives the image from which a function is then started.
+Cold = Callable[[], AbstractContextManager[ContainerImage]]
+
+
+def report(model: Path, progress: Progress, *, quick: bool, milliseconds: float | None = None) -> str:
+    """The machine, tables of seconds and of megabytes by library, what is never read, and the goals.
+
+    `milliseconds`: how long each read takes, on storage that is simulated; None measures the disk.
+    """
     if not page_cache.can_drop():
         return f"Skipped: dropping the page cache takes root ({page_cache.DROP} cannot be written)."
+    if milliseconds and (reason := slow_disk.why_not()):
+        return f"Skipped: {reason}."
     described = machine.describe()
     image = container_image.make(model, progress)
-    starts = measure(image, 2 if quick else 7, progress)
+    if milliseconds:
+        starts = measure(lambda: _slow(image, milliseconds), 1 if quick else 5, progress)
+        how = f"Each read took {milliseconds:g} ms, of at most {slow_disk.MAX_READ // 1024} KiB."
+        return "\n\n".join([f"{described}\n{how} MB are 10^6 bytes.", _seconds_table(starts)])
+    starts = measure(lambda: _dropped(image), 2 if quick else 7, progress)
+    how = (
+        f"The page cache of the whole machine was dropped before each start ({page_cache.DROP}).\n"
+        f"The disk is read in up to {page_cache.read_ahead(image.root)} KiB at once, needed or not."
+    )
     return "\n\n".join(
         [
-            f"{described}\nThe page cache of the whole machine was dropped before each start "
-            f"({page_cache.DROP}). MB are 10^6 bytes.",
+            f"{described}\n{how} MB are 10^6 bytes.",
             _seconds_table(starts),
             "\n".join(verdicts(starts)),
             _libraries_table(image, starts),
@@ -59,66 +78,63 @@ def report(model: Path, progress: Progress, *, quick: bool) -> str:
     )
 
 
+@contextmanager
+def _dropped(image: ContainerImage) -> Iterator[ContainerImage]:
+    page_cache.drop()
+    yield image
+
+
+@contextmanager
+def _slow(image: ContainerImage, milliseconds: float) -> Iterator[ContainerImage]:
+    mountpoint = image.root.with_name("slow")
+    with slow_disk.mounted(image.root, mountpoint, milliseconds):
+        yield image.at(mountpoint)
+
+
 def requests() -> dict[str, Payload]:
     """The first request of each function."""
     text, photo = payloads.texts(), payloads.raw(payloads.small_jpeg())
     return {"empty": text, "embed_text": text, "embed_image": photo}
 
 
-def measure(image: ContainerImage, rounds: int, progress: Progress) -> dict[str, ColdStarts]:
+def measure(cold: Cold, rounds: int, progress: Progress) -> dict[str, ColdStarts]:
     """Cold starts of each function, in turn."""
-    starts = {name: ColdStarts() for name in image.services}
+    starts = {name: ColdStarts() for name in container_image.FUNCTIONS}
     with tempfile.TemporaryDirectory() as logs:
         for number in range(rounds):
             for name, payload in requests().items():
                 progress(f"cold start {number + 1}/{rounds}: {name}")
                 found = starts[name]
-                cold_start(image, image.services[name], payload, Path(logs), found)
-                if name != "empty":
-                    rest = page_cache.without(found.taken, starts["empty"].taken)
-                    page_cache.drop()
-                    started = time.perf_counter()
-                    page_cache.read(rest)
-                    found.cat.append(time.perf_counter() - started)
+                with cold() as image:
+                    _start(image, image.services[name], payload, Path(logs), found)
+                if name == "empty":
+                    continue
+                rest = page_cache.without(found.taken, starts["empty"].taken)
+                found.cat.append(_timed(cold, partial(page_cache.read, rest)))
+                found.parallel.append(_timed(cold, partial(page_cache.read_by_threads, rest, THREADS)))
     return starts
 
 
-def cold_start(
-    image: ContainerImage, service: Service, payload: Payload, logs: Path, found: ColdStarts
-) -> None:
-    """Start `service` with an empty page cache, and add what that took to `found`."""
+def _timed(cold: Cold, read: Callable[[], None]) -> float:
+    """The seconds that `read` takes on cold files."""
+    with cold():
+        started = time.perf_counter()
+        read()
+        return time.perf_counter() - started
+
+
+def _start(image: ContainerImage, service: Service, payload: Payload, logs: Path, found: ColdStarts) -> None:
+    """Start `service` from cold files, and add what that took to `found`."""
     files = [*image.files(), *found.system]
-    page_cache.drop()
     before = page_cache.pages(files)
     with running(service, logs) as server:
         found.seconds.append(server.wait_for_reply(payload))
         # What is read after the first reply does not count.
-        for pid in server.pids():
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            found.counted.append(_counted(server))
+        with server.stopped():
             found.taken = page_cache.without(page_cache.pages(files), before)
-            found.system = {file for file in _mapped(server) if not file.is_relative_to(image.root)}
-        finally:
-            for pid in server.pids():
-                os.kill(pid, signal.SIGCONT)
-
-
-def _counted(server: Running) -> float:
-    """MB that the system counts as read from a disk by the processes."""
-    total = 0
-    for pid in server.pids():
-        with suppress(OSError):
-            lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
-            total += int(lines["read_bytes"])
-    return total / 1e6
-
-
-def _mapped(server: Running) -> set[Path]:
-    """The files that the processes have mapped into their memory."""
-    lines = [line for pid in server.pids() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
-    paths = {Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line}
-    return {path for path in paths if path.is_file()}
+            # The system counts folders and inodes as well, but not what comes from simulated storage.
+            found.megabytes.append(max(page_cache.size(found.taken), server.read_megabytes()))
+            found.system = {file for file in server.mapped_files() if not file.is_relative_to(image.root)}
 
 
 def verdicts(starts: Mapping[str, ColdStarts]) -> list[str]:
@@ -127,7 +143,7 @@ def verdicts(starts: Mapping[str, ColdStarts]) -> list[str]:
     lines = []
     for name, most in GOALS.items():
         found = starts[name]
-        megabytes = median(found.counted)
+        megabytes = median(found.megabytes)
         lines.append(_verdict(megabytes <= most, f"{name} reads {megabytes:.0f} MB (at most {most})"))
         seconds, limit = median(found.seconds), empty + CAT * median(found.cat)
         lines.append(
@@ -145,15 +161,17 @@ def _verdict(kept: bool, sentence: str) -> str:
 
 
 def _seconds_table(starts: Mapping[str, ColdStarts]) -> str:
-    header = ("cold disk", "start s", "lowest..highest", "MB read", "of known files", "`cat` of the rest s")
+    header = (
+        *("cold disk", "start s", "lowest..highest", "MB read"),
+        *("`cat` of the rest s", f"by {THREADS} threads s"),
+    )
     rows = [
         (
             name,
             f"{median(found.seconds):.2f}",
             f"{min(found.seconds):.2f}..{max(found.seconds):.2f}",
-            f"{median(found.counted):.0f}",
-            f"{page_cache.size(found.taken):.0f}",
-            f"{median(found.cat):.2f}" if found.cat else "",
+            f"{median(found.megabytes):.0f}",
+            *(f"{median(seconds):.2f}" if seconds else "" for seconds in (found.cat, found.parallel)),
         )
         for name, found in starts.items()
     ]

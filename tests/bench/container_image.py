@@ -36,13 +36,13 @@ class ContainerImage:
         """All regular files."""
         return (path for path in self.root.rglob("*") if path.is_file())
 
-    def at(self, root: Path) -> dict[str, Service]:
-        """The services of the same image, mounted at `root`."""
+    def at(self, root: Path) -> ContainerImage:
+        """The same image, mounted at `root`."""
 
         def moved(path: str | Path) -> Path:
             return root / Path(path).relative_to(self.root)
 
-        return {
+        services = {
             name: replace(
                 service,
                 folder=moved(service.folder),
@@ -51,6 +51,7 @@ class ContainerImage:
             )
             for name, service in self.services.items()
         }
+        return ContainerImage(root, services)
 
     @property
     def packages(self) -> Path:
@@ -84,10 +85,8 @@ def make(model: Path, progress: Progress) -> ContainerImage:
         },
     }
     compileall.compile_dir(root / "functions", quiet=2)
-    image = ContainerImage(
-        root, {name: replace(service, python=str(python)) for name, service in made.items()}
-    )
-    return replace(image, services=image.at(root))
+    services_of_image = {name: replace(service, python=str(python)) for name, service in made.items()}
+    return ContainerImage(root, services_of_image).at(root)
 
 
 def _copy_python(target: Path) -> Path:

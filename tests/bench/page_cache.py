@@ -10,6 +10,8 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 
 # Where root empties the page cache: https://docs.kernel.org/admin-guide/sysctl/vm.html#drop-caches
@@ -38,6 +40,15 @@ def drop() -> None:
     DROP.write_text("3")
 
 
+def read_ahead(path: Path) -> str:
+    """KiB that the system reads at once from the disk of `path`, of mapped files around what is needed."""
+    device = os.stat(path).st_dev
+    folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    queues = (folder / "queue", folder.parent / "queue")
+    files = [queue / "read_ahead_kb" for queue in queues]
+    return next((file.read_text().strip() for file in files if file.exists()), "?")
+
+
 def pages(files: Iterable[Path]) -> dict[Path, frozenset[int]]:
     """The pages of `files` that are in memory. Files without any are left out."""
     found = {file: _resident(file) for file in files}
@@ -57,13 +68,23 @@ def size(taken: Pages) -> float:
 
 def read(taken: Pages) -> None:
     """Read these pages from the first to the last, file by file, as `cat` reads."""
-    buffer = memoryview(bytearray(PIECE))
     for file, numbers in taken.items():
         with file.open("rb", buffering=0) as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
             for start, stop in _ranges(numbers):
-                opened.seek(start)
-                while start < stop and (count := opened.readinto(buffer[: stop - start])):
-                    start += count
+                for offset in range(start, stop, PIECE):
+                    os.pread(opened.fileno(), min(PIECE, stop - offset), offset)
+
+
+def read_by_threads(taken: Pages, threads: int) -> None:
+    """Read these pages by as many threads at once, which share them in turn."""
+    pieces = [
+        {file: frozenset(group)}
+        for file, numbers in taken.items()
+        for _, group in groupby(sorted(numbers), key=lambda number: number * PAGE // PIECE)
+    ]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(read, pieces))
 
 
 def _resident(file: Path) -> frozenset[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -130,6 +131,33 @@ class Running:
     def tree_pss(self) -> float:
         """Resident memory of all processes, in MB, with shared pages counted once."""
         return sum(kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in self.pids()) / 1000
+
+    def read_megabytes(self) -> float:
+        """MB that the system counts as read from a disk by the processes, ended ones left out."""
+        total = 0
+        for pid in self.pids():
+            with suppress(OSError):
+                lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+                total += int(lines["read_bytes"])
+        return total / 1e6
+
+    def mapped_files(self) -> set[Path]:
+        """The files that the processes have mapped into their memory."""
+        lines = [line for pid in self.pids() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+        paths = {Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line}
+        return {path for path in paths if path.is_file()}
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the processes during the `with` block, so that what they have done can be counted."""
+        pids = self.pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def pids(self) -> list[int]:
         """The process and all its descendants."""
