@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
-from clip_embeddings import malloc
+from clip_embeddings import malloc, marks
 from clip_embeddings.api_key import has_key
 from clip_embeddings.config import load_settings
 from clip_embeddings.cpus import usable_cpus
@@ -32,9 +32,14 @@ def start(name: str, build: Callable[[Runtime], T]) -> T:
     try:
         runtime = start_runtime(name)
         use_our_worker(_server_limits(runtime))
-        return build(runtime)
+        built = build(runtime)
     except (ConfigError, ModelError) as error:
         sys.exit(f"{name} cannot start: {error}")
+    marks.mark("imported")
+    if hasattr(os, "register_at_fork"):
+        # In the process that serves. Decoders and the like are not forked by Python.
+        os.register_at_fork(after_in_child=partial(marks.mark, "forked"))
+    return built
 
 
 def start_runtime(name: str) -> Runtime:

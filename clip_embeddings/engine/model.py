@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clip_embeddings import marks
 from clip_embeddings.engine import canary
 from clip_embeddings.engine.manifest import (
     Manifest,
@@ -218,20 +219,25 @@ def check_canary(model: Model, name: str) -> None:
 
 
 def _open_text(folder: Path, manifest: Manifest, scheduler: Scheduler) -> TextTower:
+    marks.mark("text_opening")
     tower = _tower(manifest, "text")
     assert tower.text is not None
     with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
         tokenizer = pool.submit(load_tokenizer, folder / tokenizer_file(tower))
         session = open_session(folder, tower.files, threads=1)
-        return TextTower(tower, tower.text, tokenizer.result(), session, scheduler)
+        opened = TextTower(tower, tower.text, tokenizer.result(), session, scheduler)
+    marks.mark("text_opened")
+    return opened
 
 
 def _open_image(folder: Path, manifest: Manifest, scheduler: Scheduler) -> ImageTower:
+    marks.mark("image_opening")
     tower = _tower(manifest, "image")
     assert tower.preprocess is not None
     large = sum(file.bytes for file in tower.files) > LARGE_IMAGE_TOWER
     threads = scheduler.cpus if large else 1
     session = open_session(folder, tower.files, threads, convolutional=tower.convolutional)
+    marks.mark("image_opened")
     return ImageTower(tower, tower.preprocess, session, scheduler, threads)
 
 

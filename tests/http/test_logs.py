@@ -46,7 +46,8 @@ def test_plain_lines_by_default(log: Path) -> None:
         server.get("/nothing")
         server.post("/embed/text", data={"text": "a"}, headers={"traceparent": f"00-{TRACE}-{'0' * 16}-01"})
 
-    opened, failed, missing, good = log.read_text().splitlines()
+    started, opened, failed, missing, good = log.read_text().splitlines()
+    assert re.search(r" INFO gateway started framework_ms=\d+ imported_ms=\d+ forked_ms=\d+", started)
     assert opened.endswith(" INFO text.onnx runs on CPU")
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d WARNING gateway POST /embed/text status=200 items=2 failures=1 parse_ms=[\d.]+ "
@@ -124,7 +125,7 @@ def test_a_path_cannot_write_a_line_of_its_own(log: Path) -> None:
     with serving("embed_text", log, MODEL="demo") as server:
         server.post("/x%0d12:00:00 ERROR forged")
 
-    (line,) = log.read_text().splitlines()
+    _, line = log.read_text().splitlines()
     assert " INFO embed_text POST /x%0D12%3A00%3A00%20ERROR%20forged status=404 " in line
 
 
