@@ -29,6 +29,7 @@ from tests.bench import (
     services,
     side_by_side_report,
     soak,
+    starts,
     throughput,
     tokenizer,
     weights,
@@ -58,6 +59,7 @@ def main() -> None:
     print(f"\n{os.cpu_count()} CPUs. Seconds and ms are medians, MB are 10^6 bytes.")
     _warn(load)
     print("\n".join(verdicts(results)))
+    print(f"\n{starts.report(folders['int8'], _progress, quick=options.quick, svg=None)}")
     print(f"\n{probes.report(_progress, quick=options.quick)}")
     print(f"\n{_index(options.quick)}\n\n{_backfill(options.quick)}")
 
@@ -85,6 +87,9 @@ def _only(options: argparse.Namespace) -> str:
         return soak.report(1.0 if quick else options.soak, _progress)
     if options.peers:
         return side_by_side_report.report(_progress, quick=quick)
+    if options.starts:
+        model = options.model or weights.baked("int8")
+        return starts.report(model, _progress, quick=quick, svg=options.svg)
     if options.cold_disk:
         model = options.model or weights.baked("int8")
         return cold_disk.report(model, _progress, quick=quick, milliseconds=options.slow_reads)
@@ -203,6 +208,12 @@ def _parse() -> argparse.Namespace:
         help="only: requests a second of many clients, on one CPU and on two (needs wrk)",
     )
     parser.add_argument(
+        "--starts",
+        action="store_true",
+        help="only: starts on one CPU and on two, memory warm and, for root, disk cold; and their parts",
+    )
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="with --starts: draw the parts there")
+    parser.add_argument(
         "--cold-disk",
         action="store_true",
         help="only: starts with nothing in memory: seconds, and what is read from the disk (needs root)",
@@ -219,7 +230,7 @@ def _parse() -> argparse.Namespace:
         "--model",
         type=Path,
         metavar="FOLDER",
-        help="with --cold-disk: a baked int8 model, instead of one of random weights",
+        help="with --starts or --cold-disk: a baked int8 model, instead of one of random weights",
     )
     parser.add_argument(
         "--probes",

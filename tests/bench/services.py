@@ -42,6 +42,10 @@ class Service:
     # The CPUs that it may use; all if empty.
     cpus: tuple[int, ...] = ()
 
+    def pinned(self) -> list[str]:
+        """The command before the command that leaves it these CPUs."""
+        return ["taskset", "-c", ",".join(map(str, self.cpus))] if self.cpus else []
+
 
 def function(
     name: str, target: str, source: str = "main.py", folder: Path = ROOT, **settings: str
@@ -191,8 +195,7 @@ def post(connection: HTTPConnection, payload: Payload) -> HTTPResponse:
 def running(service: Service, logs: Path) -> Iterator[Running]:
     """Start `service`; stop it and wait for its end after the `with` block."""
     port = free_port()
-    pinned = ["taskset", "-c", ",".join(map(str, service.cpus))] if service.cpus else []
-    command = [*pinned, service.python, "-m", *(part.format(port=port) for part in service.command)]
+    command = [*service.pinned(), service.python, "-m", *(part.format(port=port) for part in service.command)]
     log = logs / f"{service.name}.log"
     with log.open("wb") as output:
         started = time.perf_counter()
