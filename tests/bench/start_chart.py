@@ -15,7 +15,7 @@ _LETTERS = dict(zip(PARTS, "iflpo1", strict=True))
 _COLORS = dict(zip(PARTS, ("#999999", "#56b4e9", "#009e73", "#f0e442", "#e69f00", "#d55e00"), strict=True))
 _COLUMNS = 100
 # Pixels.
-_LEFT, _WIDTH, _ROW, _BAR, _BESIDE = 210, 560, 30, 14, 6
+_WIDTH, _ROW, _BAR, _BESIDE, _LETTER = 560, 30, 14, 6, 7
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,13 @@ class Bar:
         return sorted([*others, *wait], key=lambda part: part.begin)
 
     def opening(self) -> list[Part]:
-        """When the model was opened, beside the other parts."""
+        """When the model was opened."""
         return [part for part in self.parts if part.name == "open"]
+
+    def opening_beside(self) -> list[Part]:
+        """When the model was opened, if other parts went on beside."""
+        before = max(part.end for part in self.parts if part.name not in ("open", "first reply"))
+        return [part for part in self.opening() if part.begin < before - 0.005]
 
 
 def text(bars: Sequence[Bar]) -> str:
@@ -58,7 +63,7 @@ def text(bars: Sequence[Bar]) -> str:
     lines = [f"A letter is {1000 * scale:.0f} ms: {', '.join(f'{_LETTERS[name]} {name}' for name in PARTS)}"]
     for bar in bars:
         lines.append(f"{bar.label:{width}}  {_letters(bar.in_turn(), scale)}")
-        if beside := _letters(bar.opening(), scale):
+        if beside := _letters(bar.opening_beside(), scale):
             lines.append(f"{'':{width}}  {beside}")
     return "\n\n".join([machine.markdown(rows), "\n".join(lines)])
 
@@ -74,10 +79,11 @@ def _letters(parts: Sequence[Part], scale: float) -> str:
 def svg(bars: Sequence[Bar]) -> str:
     """The same as a picture: a bar for each start, and a thin one for the time in which the model opens."""
     longest = max(bar.seconds for bar in bars)
+    left = 20 + _LETTER * max(len(bar.label) for bar in bars)
     top, height = 34, 34 + _ROW * len(bars) + 30
 
     def rectangle(part: Part, y: float, tall: int) -> str:
-        x, width = _LEFT + part.begin / longest * _WIDTH, (part.end - part.begin) / longest * _WIDTH
+        x, width = left + part.begin / longest * _WIDTH, (part.end - part.begin) / longest * _WIDTH
         title = f"{part.name}: {1000 * (part.end - part.begin):.0f} ms"
         place = f'x="{x:.1f}" y="{y}" width="{max(width, 0):.1f}" height="{tall}"'
         return f'<rect {place} fill="{_COLORS[part.name]}"><title>{escape(title)}</title></rect>'
@@ -89,16 +95,16 @@ def svg(bars: Sequence[Bar]) -> str:
         drawn.append(f'<text x="{x + 18}" y="20">{escape(name)}</text>')
     for number, bar in enumerate(bars):
         y = top + number * _ROW
-        drawn.append(f'<text x="{_LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(bar.label)}</text>')
+        drawn.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(bar.label)}</text>')
         drawn += [rectangle(part, y + 2, _BAR) for part in bar.in_turn()]
-        drawn += [rectangle(part, y + 2 + _BAR, _BESIDE) for part in bar.opening()]
-        end = _LEFT + bar.seconds / longest * _WIDTH
+        drawn += [rectangle(part, y + 2 + _BAR, _BESIDE) for part in bar.opening_beside()]
+        end = left + bar.seconds / longest * _WIDTH
         drawn.append(f'<text x="{end + 6:.1f}" y="{y + 13}">{bar.seconds:.2f} s</text>')
     drawn.append(
         f'<text x="12" y="{height - 10}">From the start of the process to its first vector. '
         "The thin bars: the model is opened beside the rest.</text>"
     )
-    size = f'width="{_LEFT + _WIDTH + 60}" height="{height}"'
+    size = f'width="{left + _WIDTH + 60}" height="{height}"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
         "<title>The parts of a start</title>",
