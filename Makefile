@@ -3,6 +3,18 @@ PYTHON ?= python3
 PORT ?= 8080
 SERVE := .venv
 TEST := .venv-test
+# What `make bench` measures with. Its help needs no package, and the indexes need no torch.
+BENCH := $(TEST)/bin/python
+BENCH_NEEDS := $(TEST)/installed-bench
+ifneq ($(filter -h --help,$(ARGS)),)
+BENCH := $(PYTHON)
+BENCH_NEEDS :=
+else ifneq ($(filter --index,$(ARGS)),)
+ifeq ($(wildcard $(TEST)/installed-bench),)
+BENCH := .venv-index/bin/python
+BENCH_NEEDS := .venv-index/installed
+endif
+endif
 # The environments of tests/clients: packages of one file fit together, those of two may not.
 CLIENTS := $(patsubst tests/clients/requirements/%.txt,.venv-clients-%,$(wildcard tests/clients/requirements/*.txt))
 
@@ -17,7 +29,7 @@ help:
 	@echo "make lint       check style and types only"
 	@echo "make bench      start-up, latency, CPU and memory, side by side in one run"
 	@echo "                (MODEL=NAME or MODEL=catalogue: what models of the catalogue cost;"
-	@echo "                ARGS=--help: throughput, memory, a soak, other services, ...)"
+	@echo "                ARGS=--help: starts, throughput, memory, a soak, ...)"
 	@echo "make clean      remove the virtual environments and everything built"
 
 serve: $(SERVE)/installed
@@ -40,11 +52,11 @@ lint: $(TEST)/installed
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/mypy
 
-bench: $(TEST)/installed-bench
-	@$(TEST)/bin/python -m tests.bench $(if $(MODEL),--models $(MODEL)) $(ARGS)
+bench: $(BENCH_NEEDS)
+	@$(BENCH) -m tests.bench $(if $(MODEL),--models $(MODEL)) $(ARGS)
 
 clean:
-	rm -rf $(SERVE) $(TEST) $(CLIENTS) build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(SERVE) $(TEST) $(CLIENTS) .venv-index build .mypy_cache .ruff_cache .pytest_cache
 
 # A stamp is written only when an installation went through, so an interrupted one is done again.
 $(SERVE)/installed: requirements.txt dev/requirements.txt
@@ -53,7 +65,8 @@ $(SERVE)/installed: requirements.txt dev/requirements.txt
 	@$(SERVE)/bin/pip install --quiet --disable-pip-version-check -r dev/requirements.txt
 	@touch $@
 
-$(TEST)/installed: requirements.txt dev/requirements.txt model_cache/requirements.txt tests/requirements.txt
+$(TEST)/installed: requirements.txt dev/requirements.txt model_cache/requirements.txt tests/requirements.txt \
+  tests/bench/requirements-index.txt
 	@echo "installing what the tests need into $(TEST) (torch is large) ..."
 	@$(PYTHON) -m venv $(TEST)
 	@$(TEST)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
@@ -61,6 +74,12 @@ $(TEST)/installed: requirements.txt dev/requirements.txt model_cache/requirement
 
 $(TEST)/installed-bench: $(TEST)/installed tests/bench/requirements.txt
 	@$(TEST)/bin/pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
+	@touch $@
+
+.venv-index/installed: requirements.txt tests/bench/requirements-index.txt
+	@echo "installing what measuring the indexes needs into .venv-index ..."
+	@$(PYTHON) -m venv .venv-index
+	@.venv-index/bin/pip install --quiet --disable-pip-version-check -r tests/bench/requirements-index.txt
 	@touch $@
 
 .venv-clients-%/installed: tests/clients/requirements/%.txt

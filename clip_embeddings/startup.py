@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from clip_embeddings.engine.manifest import ModelError, find_model_folder
 from clip_embeddings.engine.preload import open_sessions, run_canaries_after_fork
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.functions import find_function
+from clip_embeddings.marks import mark
 from clip_embeddings.paths import MODEL_CACHE, default_model
 
 if TYPE_CHECKING:
@@ -51,6 +53,9 @@ def starting(name: str) -> Iterator[Runtime]:
         prepare_server(runtime)
         if function.preload and "image" in function.towers:
             import_decoders()
+        mark("imported")
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(mark, "forked"))
     except (ConfigError, ModelError) as error:
         sys.exit(f"{name} cannot start: {error}")
     finally:

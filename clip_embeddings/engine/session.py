@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from clip_embeddings.engine.manifest import ModelError, Tower
 from clip_embeddings.lazy import Lazy
+from clip_embeddings.marks import mark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +36,11 @@ def open_session(folder: Path, tower: Tower, cpus: int = 2) -> ort.InferenceSess
     Raises:
         ModelError: ONNX Runtime cannot open the graph.
     """
+    mark(f"{tower.name}_opening")
     graph = folder / tower.files[0].path
-    return open_graph(graph, session_threads(tower, cpus), convolutional=tower.convolutional)
+    session = open_graph(graph, session_threads(tower, cpus), convolutional=tower.convolutional)
+    mark(f"{tower.name}_opened")
+    return session
 
 
 def open_graph(path: Path, threads: int, *, convolutional: bool = False) -> ort.InferenceSession:

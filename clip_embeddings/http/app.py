@@ -12,6 +12,7 @@ import orjson
 from flask import Request, Response, current_app, has_app_context
 from flask import request as current_request
 
+from clip_embeddings import marks
 from clip_embeddings.errors import ApiError
 from clip_embeddings.functions import find_function
 from clip_embeddings.http import provenance
@@ -111,6 +112,8 @@ def serve(request: Request, app: App) -> Response:
         response.vary.add("Accept")
     response.headers["Server-Timing"] = timings.header()
     _log(request, response, app.runtime, timings)
+    if marks.mark("replied"):
+        logger.info("%s started", app.runtime.name, extra={"fields": marks.milliseconds()})
     return response
 
 

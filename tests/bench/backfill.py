@@ -27,11 +27,12 @@ from tests.support.photographs import crops
 MIN_SHARE = 0.9
 
 
-def report(count: int, rounds: int) -> str:
-    """Embed `count` photos in both ways by turns, so that a drift of the machine affects both alike.
+def report(*, quick: bool) -> str:
+    """Embed photos in both ways by turns, so that a drift of the machine affects both alike.
 
     This uses the bundled model, which is small. With a larger one, bucket and index cost a smaller share.
     """
+    count, rounds = (200, 3) if quick else (1_000, 5)
     pictures = crops(count)
     no_bucket: Any = None
     indexer = open_indexer(no_bucket, make_runtime("bench", ("image",), Settings()))

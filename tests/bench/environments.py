@@ -61,20 +61,30 @@ def megabytes(name: str) -> float:
     Without pip and setuptools, which every environment has, and without compiled Python, which is written
     when it is first used.
     """
-    (packages,) = (_folder(name) / "lib").glob("python3*/site-packages")
-    return sum(_size(path) for path in packages.iterdir() if not _is_of_venv(path)) / 1e6
+    return sum(_size(path) for path in packages(name).iterdir() if not is_of_venv(path)) / 1e6
 
 
-def versions(name: str, packages: Sequence[str]) -> str:
-    """The installed versions of `packages`, as text."""
+def packages(name: str) -> Path:
+    """The folder of the packages of the environment `name`."""
+    (folder,) = (_folder(name) / "lib").glob("python3*/site-packages")
+    return folder
+
+
+def is_of_venv(path: Path) -> bool:
+    """Whether `path` belongs to what every virtual environment has: pip and setuptools."""
+    return path.name.partition("-")[0] in ("pip", "setuptools", "_distutils_hack", "pkg_resources")
+
+
+def versions(name: str, names: Sequence[str]) -> str:
+    """The installed versions of the packages `names`, as text."""
     code = (
         "import importlib.metadata, json, sys;"
         "print(json.dumps([importlib.metadata.version(name) for name in sys.argv[1:]]))"
     )
     python = _folder(name) / "bin" / "python"
-    found = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
+    found = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=True)
     return ", ".join(
-        f"{package} {version}" for package, version in zip(packages, json.loads(found.stdout), strict=True)
+        f"{package} {version}" for package, version in zip(names, json.loads(found.stdout), strict=True)
     )
 
 
@@ -92,10 +102,6 @@ def _run(command: list[str]) -> None:
         output = (ended.stderr + ended.stdout).strip().splitlines() or [f"exit status {ended.returncode}"]
         errors = [line for line in output if line.startswith("ERROR")]
         raise InstallationError((errors or output)[-1][:200])
-
-
-def _is_of_venv(path: Path) -> bool:
-    return path.name.partition("-")[0] in ("pip", "setuptools", "_distutils_hack", "pkg_resources")
 
 
 def _size(path: Path) -> int:

@@ -61,8 +61,10 @@ class Measured:
     disk: float
 
 
-def report(rows: int, queries: int) -> str:
-    """Fill an index of each kind with the same vectors, query both alike, and print one table."""
+def report(rows: int | None = None, *, quick: bool) -> str:
+    """Fill an index of each kind with the same vectors, `rows` or 100,000, query both alike: one table."""
+    rows = rows or (10_000 if quick else 100_000)
+    queries = 50 if quick else 300
     query_vectors = next(_batches(queries, queries, seed=1))[1]
     expected = _exact(rows, query_vectors), _exact(rows, query_vectors, every=10)
     measured = {"SQLite": _sqlite(rows, query_vectors, expected)}

@@ -24,6 +24,12 @@ def describe() -> str:
     )
 
 
+def warn_of_load(load: float) -> None:
+    """Say that figures are disturbed if `load` is what others needed of the machine."""
+    if load > 0.3:
+        print(f"Other processes used the machine (load {load:.1f}): trust CPU time and ratios, not seconds.")
+
+
 def extensions() -> list[str]:
     """The CPU's flags that matter here, sorted."""
     flags = _cpuinfo("flags").split()

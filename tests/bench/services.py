@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,10 @@ class Service:
     python: str = sys.executable
     # The CPUs that it may use; all if empty.
     cpus: tuple[int, ...] = ()
+
+    def pinned(self) -> list[str]:
+        """The command before the command that leaves it these CPUs."""
+        return ["taskset", "-c", ",".join(map(str, self.cpus))] if self.cpus else []
 
 
 def function(
@@ -131,6 +136,33 @@ class Running:
         """Resident memory of all processes, in MB, with shared pages counted once."""
         return sum(kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in self.pids()) / 1000
 
+    def read_megabytes(self) -> float:
+        """MB that the system counts as read from a disk by the processes, ended ones left out."""
+        total = 0
+        for pid in self.pids():
+            with suppress(OSError):
+                lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+                total += int(lines["read_bytes"])
+        return total / 1e6
+
+    def mapped_files(self) -> set[Path]:
+        """The files that the processes have mapped into their memory."""
+        lines = [line for pid in self.pids() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+        paths = {Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line}
+        return {path for path in paths if path.is_file()}
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the processes during the `with` block, so that what they have done can be counted."""
+        pids = self.pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def pids(self) -> list[int]:
         """The process and all its descendants."""
         pids = [self.process.pid]
@@ -163,8 +195,7 @@ def post(connection: HTTPConnection, payload: Payload) -> HTTPResponse:
 def running(service: Service, logs: Path) -> Iterator[Running]:
     """Start `service`; stop it and wait for its end after the `with` block."""
     port = free_port()
-    pinned = ["taskset", "-c", ",".join(map(str, service.cpus))] if service.cpus else []
-    command = [*pinned, service.python, "-m", *(part.format(port=port) for part in service.command)]
+    command = [*service.pinned(), service.python, "-m", *(part.format(port=port) for part in service.command)]
     log = logs / f"{service.name}.log"
     with log.open("wb") as output:
         started = time.perf_counter()

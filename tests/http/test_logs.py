@@ -46,7 +46,8 @@ def test_plain_lines_by_default(log: Path) -> None:
         server.get("/nothing")
         server.post("/embed/text", data={"text": "a"}, headers={"traceparent": f"00-{TRACE}-{'0' * 16}-01"})
 
-    opened, failed, missing, good = log.read_text().splitlines()
+    started, opened, failed, missing, good = log.read_text().splitlines()
+    assert re.search(r" INFO gateway started framework_ms=\d+ imported_ms=\d+ forked_ms=\d+", started)
     assert opened.endswith(" INFO text.onnx runs on CPU")
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d WARNING gateway POST /embed/text status=200 items=2 failures=1 parse_ms=[\d.]+ "
@@ -121,11 +122,11 @@ def test_nothing_that_clients_send_is_logged(cloud: Server) -> None:
 
 
 def test_a_path_cannot_write_a_line_of_its_own(log: Path) -> None:
-    with serving("embed_text", log, MODEL="demo") as server:
+    with serving("gateway", log, MODEL="demo") as server:
         server.post("/x%0d12:00:00 ERROR forged")
 
-    (line,) = log.read_text().splitlines()
-    assert " INFO embed_text POST /x%0D12%3A00%3A00%20ERROR%20forged status=404 " in line
+    _, line = log.read_text().splitlines()
+    assert " INFO gateway POST /x%0D12%3A00%3A00%20ERROR%20forged status=404 " in line
 
 
 JOB = "3f2b8c1d-9a4e-4c6f-8b7d-1e2f3a4b5c6d"
@@ -185,10 +186,10 @@ def test_other_paths_are_logged_whole(text: str) -> None:
     [("DEBUG", ["DEBUG", "INFO", "INFO", "WARNING"]), ("warning", ["WARNING"])],
 )
 def test_log_level(log: Path, level: str, printed: list[str]) -> None:
-    with serving("embed_text", log, MODEL="demo", LOG_LEVEL=level) as server:
+    with serving("gateway", log, MODEL="demo", LOG_LEVEL=level) as server:
         started = len(log.read_text().splitlines())
         server.get("/health")
-        server.post("/", json={"texts": ["a"]})
-        server.post("/", json={"texts": [5]})
+        server.post("/embed/text", json={"texts": ["a"]})
+        server.post("/embed/text", json={"texts": [5]})
 
     assert [line.split()[1] for line in log.read_text().splitlines()[started:]] == printed
