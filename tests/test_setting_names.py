@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_embeddings import config
+from clip_embeddings import config, paths
 from clip_embeddings.setting_names import (
     PLATFORM_NAMES,
     edit_distance,
@@ -21,7 +21,8 @@ from tests.support.settings import INVALID_VALUES
 
 
 def test_every_setting_is_known_because_it_is_read() -> None:
-    literals = {*re.findall(r'env(?:\.get\(|, )"([A-Z_]+)"', Path(config.__file__).read_text())}
+    sources = [Path(module.__file__).read_text() for module in (config, paths)]
+    literals = {*re.findall(r'env(?:\.get\(|, )"([A-Z_]+)"', "".join(sources))}
 
     assert setting_names() == literals - PLATFORM_NAMES
     assert {name for name, *_ in INVALID_VALUES} <= setting_names() | PLATFORM_NAMES
