@@ -20,6 +20,8 @@ WORKDIR /app
 COPY --from=build /out/gateway/requirements.txt .
 RUN pip install --no-cache-dir -r requirements.txt
 COPY --from=build /out/gateway .
+# Compiled here: the process may not write, and would compile at every start.
+RUN python -m compileall -q .
 # Jobs, the index and temporary files: the one place that must be writable.
 RUN mkdir /data && chown 65532:65532 /data
 VOLUME /data

@@ -21,7 +21,7 @@ from tests.support.settings import INVALID_VALUES
 
 
 def test_every_setting_is_known_because_it_is_read() -> None:
-    sources = [Path(module.__file__).read_text() for module in (config, paths)]
+    sources = [Path(str(module.__file__)).read_text() for module in (config, paths)]
     literals = {*re.findall(r'env(?:\.get\(|, )"([A-Z_]+)"', "".join(sources))}
 
     assert setting_names() == literals - PLATFORM_NAMES

@@ -32,6 +32,8 @@ class ModelFile:
     path: str
     bytes: int
     sha256: str
+    # First byte and length of a table of which a run needs a few rows, such as the vectors of all tokens.
+    table: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,14 @@ def from_json(text: str) -> Manifest:
     return Manifest(**data)
 
 
+def _file(data: dict[str, Any]) -> ModelFile:
+    if data.get("table"):
+        data["table"] = tuple(data["table"])
+    return ModelFile(**data)
+
+
 def _tower(data: dict[str, Any]) -> Tower:
-    data["files"] = tuple(ModelFile(**file) for file in data["files"])
+    data["files"] = tuple(_file(file) for file in data["files"])
     for file in data["files"]:
         if Path(file.path).name != file.path:
             raise ValueError(f"file name {file.path!r} leaves the model's folder")

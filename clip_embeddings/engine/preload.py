@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_embeddings.engine.manifest import ModelError, load_manifest
+from clip_embeddings.engine.prefetch import prefetch
 from clip_embeddings.engine.session import OpenedSessions, open_session, runs_on_cpu, session_threads
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.logs import logger
@@ -34,14 +35,16 @@ def open_sessions(folder: Path, towers: Sequence[str]) -> OpenedSessions:
         manifest = load_manifest(folder, towers, allow_missing_towers=True)
     except ModelError:
         return {}
+    served = [tower for name in towers if (tower := manifest.towers.get(name))]
+    prefetch(folder, [file for tower in served for file in tower.files])
     # A device does not survive a fork. To ask for devices imports ONNX Runtime, in this thread: imports in
     # two threads only wait for each other.
     if not runs_on_cpu():
         return {}
     sessions = {
         folder / tower.files[0].path: Lazy(partial(open_session, folder, tower))
-        for name in towers
-        if (tower := manifest.towers.get(name)) and session_threads(tower) == 1
+        for tower in served
+        if session_threads(tower) == 1
     }
     _open_until_fork(list(sessions.values()))
     return sessions

@@ -55,7 +55,9 @@ class ExportedTower:
     def finish(self, precision: str, figures: Mapping[str, Any]) -> Tower:
         """The complete manifest entry, once the graph is at its final path in `folder`."""
         name = self.tower.name
-        files = tuple(_model_file(self.folder / f"{name}.{suffix}") for suffix in ("onnx", "data"))
+        graph = self.folder / f"{name}.onnx"
+        table = onnx_export.lookup_table(graph)
+        files: tuple[ModelFile, ...] = (_model_file(graph), _model_file(self.folder / f"{name}.data", table))
         hashes = [file.sha256 for file in files]
         if self.tokenizer:
             files = (*files, _model_file(self.folder / self.tokenizer.name))
@@ -139,5 +141,5 @@ def _session(graph: Path, *, convolutional: bool = False) -> Any:
     return open_graph(graph, usable_cpus(), convolutional=convolutional)
 
 
-def _model_file(path: Path) -> ModelFile:
-    return ModelFile(path.name, path.stat().st_size, sha256_of(path))
+def _model_file(path: Path, table: tuple[int, int] | None = None) -> ModelFile:
+    return ModelFile(path.name, path.stat().st_size, sha256_of(path), table)

@@ -87,3 +87,16 @@ def _export(module: nn.Module, example: Tensor, dynamic_shapes: dict[str, Any], 
             ) from error
     assert program is not None
     program.save(path, external_data=True)
+
+
+def lookup_table(graph: Path) -> tuple[int, int] | None:
+    """First byte and length, in the data file, of the largest table of which a run needs a few rows."""
+    model = onnx.load(str(graph), load_external_data=False)
+    looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    others = {name for node in model.graph.node for name in node.input if node.op_type != "Gather"}
+    tables = []
+    for tensor in model.graph.initializer:
+        if tensor.external_data and tensor.name in looked_up - others:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            tables.append((int(place.get("offset", 0)), int(place["length"])))
+    return max(tables, key=lambda table: table[1], default=None)
