@@ -22,12 +22,11 @@ from tests.bench import (
     weights,
 )
 from tests.bench.measure import Progress
+from tests.bench.report import start_verdicts
 from tests.bench.services import Payload, Running, Service, running
 from tests.bench.start_chart import Bar
 
 FASTAPI = "FastAPI + open_clip"
-# The most seconds that a start may take beyond the empty function's, and how many times faster it is.
-OVER_EMPTY, RATIO = 0.20, 15
 
 
 @dataclass(frozen=True)
@@ -185,11 +184,7 @@ def verdicts(found: Starts) -> list[str]:
         other = _seconds(found, f"{FASTAPI}, {tower}", condition)
         if ours is None or empty is None or other is None:
             continue
-        for kept, figures in (
-            (ours - empty <= OVER_EMPTY, f"{ours - empty:.2f} s after empty (at most {OVER_EMPTY:.2f})"),
-            (other / ours >= RATIO, f"{other / ours:.1f} times faster than {FASTAPI} (at least {RATIO})"),
-        ):
-            lines.append(f"{'OK   ' if kept else 'SHORT'} embed_{tower} starts {figures}")
+        lines += start_verdicts(f"embed_{tower}", ours - empty, other / ours)
     return lines
 
 
