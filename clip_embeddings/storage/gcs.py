@@ -14,10 +14,13 @@ from clip_embeddings.config import CLOUD_STORAGE, missing_package
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
 from clip_embeddings.storage.types import (
+    ALL_NAMES,
     BINARY,
+    PAGE_SIZE,
     REQUEST_TIMEOUT,
     RETRY_TIMEOUT,
     BadNameError,
+    NameRange,
     NotFoundError,
     Stat,
     StorageError,
@@ -27,6 +30,10 @@ from clip_embeddings.storage.types import (
 
 # Metadata key of a random value that identifies the call of `create` that wrote the object.
 NONCE_KEY = "written-by"
+
+# What a listing returns of each object: a tenth of all there is to return.
+STAT_FIELDS = "items(name,generation,size,contentType,updated,metadata),nextPageToken"
+NAME_FIELDS = "items(name),nextPageToken"
 
 
 class _PreconditionError(StorageError):
@@ -84,14 +91,20 @@ class GcsBucket:
         return True
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        for name, _ in self.stats(prefix):
-            yield name
+        for page in self.name_pages(prefix):
+            yield from page
 
-    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
+    def stats(self, prefix: str = "", within: NameRange = ALL_NAMES) -> Iterator[tuple[str, Stat]]:
         with _translate_errors():
-            client = self.client.get()
-            for blob in client.list_blobs(self.bucket, prefix=self.prefix + prefix, **_retry_options()):
+            for blob in self._list(prefix, within, STAT_FIELDS, PAGE_SIZE):
                 yield blob.name.removeprefix(self.prefix), _stat(blob)
+
+    def name_pages(
+        self, prefix: str = "", within: NameRange = ALL_NAMES, page_size: int = PAGE_SIZE
+    ) -> Iterator[list[str]]:
+        with _translate_errors():
+            for page in self._list(prefix, within, NAME_FIELDS, page_size).pages:
+                yield [blob.name.removeprefix(self.prefix) for blob in page]
 
     @contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
@@ -99,6 +112,17 @@ class GcsBucket:
 
     def cleanup(self) -> None:
         pass
+
+    def _list(self, prefix: str, within: NameRange, fields: str, page_size: int) -> Any:
+        return self.client.get().list_blobs(
+            self.bucket,
+            prefix=self.prefix + prefix,
+            start_offset=self.prefix + within.start if within.start else None,
+            end_offset=None if within.end is None else self.prefix + within.end,
+            fields=fields,
+            page_size=page_size,
+            **_retry_options(),
+        )
 
     @contextmanager
     def _blob(self, name: str, generation: int | None = None) -> Iterator[Any]:
@@ -155,7 +179,9 @@ def _connect() -> Any:
     try:
         return storage.Client()
     except DefaultCredentialsError:
-        raise StorageError("There are no credentials for Cloud Storage here.") from None
+        raise StorageError(
+            "There are no credentials for Cloud Storage here: run `gcloud auth application-default login`."
+        ) from None
 
 
 def _retry_options() -> dict[str, Any]:

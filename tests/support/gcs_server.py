@@ -10,6 +10,7 @@ import base64
 import http.client
 import json
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,11 @@ import pytest
 
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.gcs import GcsBucket
+from clip_embeddings.storage.types import NameRange
 
 BUCKET = "bucket"
+# Objects of one listing: few, so that tests see several pages.
+PAGE_SIZE = 50
 
 
 @dataclass(frozen=True)
@@ -244,11 +248,21 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, present.data, headers
 
     def _list(self, query: dict[str, list[str]]) -> tuple[int, Any, dict[str, str]]:
-        (prefix,), (start,) = query.get("prefix", [""]), query.get("pageToken", [""])
+        (prefix,), (last,) = query.get("prefix", [""]), query.get("pageToken", [""])
+        (start,), (end,) = query.get("startOffset", [""]), query.get("endOffset", [None])
+        size = min(int(query.get("maxResults", [PAGE_SIZE])[0]), PAGE_SIZE)
+        within = NameRange(start, end)
         with self.server.lock:
-            names = sorted(name for name in self.server.objects if name.startswith(prefix) and name > start)
-            page = {"items": [self.server.objects[name].json() for name in names[:50]]}
-        return 200, page | ({"nextPageToken": names[49]} if len(names) > 50 else {}), {}
+            names = sorted(
+                name
+                for name in self.server.objects
+                if name.startswith(prefix) and name in within and name > last
+            )
+            items = [self.server.objects[name].json() for name in names[:size]]
+        if fields := re.match(r"items\((.*?)\)", query.get("fields", [""])[0]):
+            items = [{key: item[key] for key in fields[1].split(",")} for item in items]
+        more = {"nextPageToken": names[size - 1]} if len(names) > size else {}
+        return 200, {"items": items, **more}, {}
 
     def _reply(self, status: int, reply: Any, **headers: str) -> None:
         body = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
