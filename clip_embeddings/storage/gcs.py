@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from clip_embeddings.config import CLOUD_STORAGE, missing_package
 from clip_embeddings.lazy import Lazy
@@ -28,10 +28,16 @@ from clip_embeddings.storage.types import (
     TransientError,
 )
 
+# Connections that are kept, as many as FETCH_PARALLEL may be.
+CONNECTIONS = 64
+
+# Bytes that are requested at once of an object that is read as a stream.
+STREAM_BYTES = 4 * 2**20
+
 # Metadata key of a random value that identifies the call of `create` that wrote the object.
 NONCE_KEY = "written-by"
 
-# What a listing returns of each object: a tenth of all there is to return.
+# What a listing returns of each object, of about thirty fields.
 STAT_FIELDS = "items(name,generation,size,contentType,updated,metadata),nextPageToken"
 NAME_FIELDS = "items(name),nextPageToken"
 
@@ -63,6 +69,17 @@ class GcsBucket:
                 # Cloud Storage returns the generation with the bytes; the emulator does not.
                 blob.reload(**_retry_options())
             return buffer.getvalue(), int(blob.generation)
+
+    def open(self, name: str) -> BinaryIO:
+        """A stream of the newest generation, which is read in parts of STREAM_BYTES.
+
+        Raises:
+            StorageError: the object cannot be read; also raised by the methods of the stream.
+        """
+        blob = self._reloaded(name)
+        if blob is None:
+            raise NotFoundError(f"There is no object {self.url}{name}.")
+        return io.BufferedReader(_ObjectParts(blob), STREAM_BYTES)
 
     def stat(self, name: str) -> Stat | None:
         blob = self._reloaded(name)
@@ -154,6 +171,43 @@ class _BoundedBuffer(io.BytesIO):
         return super().write(data)
 
 
+class _ObjectParts(io.RawIOBase):
+    """Reads any part of one generation of an object."""
+
+    def __init__(self, blob: Any) -> None:
+        super().__init__()
+        self._blob = blob
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: int(self._blob.size)}[whence]
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        end = min(self._position + len(buffer), int(self._blob.size))
+        if end <= self._position:
+            return 0
+        with _translate_errors():
+            # The checksum is that of the whole object.
+            data = self._blob.download_as_bytes(
+                start=self._position,
+                end=end - 1,
+                if_generation_match=int(self._blob.generation),
+                checksum=None,
+                **_retry_options(),
+            )
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
 def _stat(blob: Any) -> Stat:
     metadata = {key: value for key, value in (blob.metadata or {}).items() if key != NONCE_KEY}
     content_type = blob.content_type or BINARY
@@ -172,12 +226,19 @@ def _connect() -> Any:
     try:
         from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import storage
+        from requests.adapters import HTTPAdapter
     except ImportError:
         raise StorageError(f"{missing_package('A gs:// bucket', CLOUD_STORAGE)}.") from None
     # By default, every 404 starts a thread that requests the bucket's metadata, for traces that are not used.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     try:
-        return storage.Client()
+        client = storage.Client()
+        session = client._http
+        if not getattr(session, "is_mtls", False):
+            # The default keeps ten connections, and makes one for each request beyond them.
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+        return client
     except DefaultCredentialsError:
         raise StorageError(
             "There are no credentials for Cloud Storage here: run `gcloud auth application-default login`."

@@ -162,22 +162,7 @@ def test_ranges_of_names(bucket: Bucket) -> None:
     ]
     for name in names:
         bucket.create(name, b"")
-    bounds = [
-        "",
-        "Z",
-        "a.a",
-        "c",
-        "c/",
-        "c/0",
-        "c/017",
-        "c/059x",
-        "d",
-        "d.e/f/",
-        "d/",
-        "ü",
-        "ü/\uffff",
-        "\U0010ffff",
-    ]
+    bounds = ["", "Z", "c", "c/0", "c/017", "d.e/f/", "d/", "ü", "\U0010ffff"]
 
     for start, end in combinations([*bounds, None], 2):
         within = NameRange(str(start), end)
