@@ -108,6 +108,9 @@ class PhotoSettings:
     url: str | None = None
     # Index only objects whose names start with this.
     prefix: str = ""
+    # Where the tasks of a backfill agree on their shares, file:///folder or gs://bucket/prefix; None means
+    # that each task lists the whole bucket.
+    plan_url: str | None = None
     # Age in seconds above which an event is dropped. An event that crashes its process would otherwise be
     # delivered forever.
     max_event_age: float = 2 * 24 * 3600.0
@@ -130,6 +133,8 @@ class TaskSettings:
 
     index: int = 0
     count: int = 1
+    # A name that all tasks of one run share, and no other run has.
+    execution: str | None = None
 
 
 @dataclass(frozen=True)
@@ -248,10 +253,15 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         photos=PhotoSettings(
             url=_read(env, "BUCKET_URL", None, parse.whole_bucket_url),
             prefix=_read(env, "BUCKET_PREFIX", "", parse.object_prefix),
+            plan_url=_read(env, "PLAN_URL", None, parse.bucket_url),
             max_event_age=event_age,
         ),
         index=IndexSettings(url=_read(env, "INDEX_URL", None, parse.index_url), tombstone_ttl=tombstones),
-        task=TaskSettings(_read(env, "CLOUD_RUN_TASK_INDEX", 0, parse.integer(0, tasks - 1)), tasks),
+        task=TaskSettings(
+            index=_read(env, "CLOUD_RUN_TASK_INDEX", 0, parse.integer(0, tasks - 1)),
+            count=tasks,
+            execution=_read(env, "CLOUD_RUN_EXECUTION", None, parse.execution),
+        ),
     )
 
 

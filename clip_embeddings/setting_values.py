@@ -132,6 +132,13 @@ def whole_bucket_url(raw: str) -> str:
     return raw
 
 
+def execution(raw: str) -> str:
+    """The name of an execution of a Cloud Run job, or of another run of several tasks."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", raw, re.ASCII):
+        raise ValueError("use at most 100 letters, digits, dots, - and _, a letter or digit first")
+    return raw
+
+
 def object_prefix(raw: str) -> str:
     """The beginning of object names."""
     if len(raw.encode()) > MAX_OBJECT_NAME_BYTES or not raw.isprintable():

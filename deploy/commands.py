@@ -66,6 +66,9 @@ def _run_job(options: CommandLine, job: Function, arguments: Sequence[str]) -> N
     deployment = _deployment(options, (job,))
     region = f"--region={deployment.region}"
     command = deployment.gcloud("run", "jobs", "execute", service_name(job), region, "--wait")
+    if "--plan" in arguments:
+        # The others would have nothing to do, and cost a minute each.
+        command = (*command, "--tasks=1")
     if arguments:
         command = (*command, f"--args={gcloud.join_values(arguments)}")
     _perform_in_project(deployment, (Run(command),))

@@ -18,6 +18,8 @@ from deploy.steps import Command
 APP_LABEL = "clip-functions"
 # The folder of the bucket of jobs that holds them, so that its lifecycle rule concerns nothing else.
 JOBS_FOLDER = "jobs"
+# The folder of the same bucket for the plans of Cloud Run jobs, which remove old ones themselves.
+PLANS_FOLDER = "plans"
 # The bucket's lifecycle rule, in the folder of staged functions.
 LIFECYCLE_FILE = "jobs-lifecycle.json"
 
@@ -74,6 +76,10 @@ class Deployment:
     def bucket(self, need: str) -> str:
         """The name of a bucket; `need` is "jobs" or "photos"."""
         return self.options[f"{need.upper()}_BUCKET"] or f"{self.project}-clip-{need}"
+
+    def makes_plans(self, function: Function) -> bool:
+        """Whether the tasks of a Cloud Run job share their work by a plan, in the bucket of jobs."""
+        return function.is_job and int(self.options["TASKS"]) > 1
 
     @property
     def lifecycle_file(self) -> str:

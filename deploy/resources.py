@@ -65,9 +65,10 @@ def resource_steps(deployment: Deployment) -> Iterator[Step]:
         yield _grant(deployment, ("secrets",), secret, "roles/secretmanager.secretAccessor")
     for name in filter(None, options["ALLOWED_BUCKETS"].split(",")):
         yield _grant_bucket(deployment, name, "roles/storage.objectViewer")
-    if deployment.any_needs("jobs"):
+    if deployment.any_needs("jobs") or deployment.any(deployment.makes_plans):
         yield _bucket(deployment, deployment.bucket("jobs"))
-        yield _expire_jobs(deployment)
+        if deployment.any_needs("jobs"):
+            yield _expire_jobs(deployment)
         yield _grant_bucket(deployment, deployment.bucket("jobs"), "roles/storage.objectUser")
     if deployment.any_needs("photos"):
         yield _bucket(deployment, deployment.bucket("photos"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from clip_embeddings.functions import Function
 from deploy.databases import database_flags
-from deploy.deployment import APP_LABEL, JOBS_FOLDER, Deployment, resource_kind, service_name
+from deploy.deployment import APP_LABEL, JOBS_FOLDER, PLANS_FOLDER, Deployment, resource_kind, service_name
 from deploy.gcloud import join_values
 from deploy.options import EVENT_TIMEOUT, JOB_TIMEOUT, PUBLIC, REQUEST_TIMEOUT
 from deploy.rollout import LABEL_THAT_SERVES, SERVING, rollout_steps
@@ -73,6 +73,8 @@ def _settings(deployment: Deployment, function: Function, facts: ModelFacts) -> 
         settings["JOBS_URL"] = f"gs://{deployment.bucket('jobs')}/{JOBS_FOLDER}"
     if "photos" in function.needs:
         settings["BUCKET_URL"] = f"gs://{deployment.bucket('photos')}"
+    if deployment.makes_plans(function):
+        settings["PLAN_URL"] = f"gs://{deployment.bucket('jobs')}/{PLANS_FOLDER}"
     if "index" in function.needs and (url := deployment.index_url()):
         settings["INDEX_URL"] = url
     if options["ALLOWED_BUCKETS"] and "image" in function.towers:

@@ -52,6 +52,8 @@ def test_every_variable_is_read() -> None:
             "MAX_EVENT_AGE": "3600",
             "CLOUD_RUN_TASK_INDEX": "2",
             "CLOUD_RUN_TASK_COUNT": "3",
+            "CLOUD_RUN_EXECUTION": "backfill-x7k2p",
+            "PLAN_URL": "gs://jobs/plans",
             "LOG_LEVEL": "debug",
             "K_SERVICE": "embed-text",
             "MODEL_THREADS": "3",
@@ -80,8 +82,10 @@ def test_every_variable_is_read() -> None:
         api_key=KEY,
         buckets=frozenset({"photos", "more-photos"}),
         jobs=JobSettings(url="gs://bucket/jobs", ttl=7200, deadline=600.5, items=50),
-        photos=PhotoSettings(url="gs://photos", prefix="holidays/", max_event_age=3600),
-        task=TaskSettings(index=2, count=3),
+        photos=PhotoSettings(
+            url="gs://photos", prefix="holidays/", plan_url="gs://jobs/plans", max_event_age=3600
+        ),
+        task=TaskSettings(index=2, count=3, execution="backfill-x7k2p"),
         index=IndexSettings(url="firestore://my-project/photos", tombstone_ttl=864000),
         log_level="DEBUG",
         in_cloud=True,

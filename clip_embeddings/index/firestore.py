@@ -21,6 +21,7 @@ from clip_embeddings.index.firestore_client import connect, retry_options, trans
 from clip_embeddings.index.firestore_documents import (
     FIELDS,
     entry_document,
+    in_range,
     is_expired,
     may_replace,
     object_id,
@@ -28,7 +29,6 @@ from clip_embeddings.index.firestore_documents import (
     to_entry,
     tombstone_document,
     where,
-    with_prefix,
 )
 from clip_embeddings.index.types import (
     Entry,
@@ -37,11 +37,12 @@ from clip_embeddings.index.types import (
     check_entry,
     check_generation,
     is_text,
+    names_with_prefix,
     normalize,
     object_uri,
 )
 from clip_embeddings.lazy import Lazy
-from clip_embeddings.storage.types import TransientError
+from clip_embeddings.storage.types import ALL_NAMES, NameRange, TransientError
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ class FirestoreIndex:
             if bucket is not None:
                 query = query.where(filter=where("bucket", "==", bucket))
             if prefix:
-                query = with_prefix(query, "name", prefix)
+                query = in_range(query, "name", names_with_prefix(prefix))
             nearest = query.select([*FIELDS, DISTANCE]).find_nearest(
                 "vector",
                 Vector(query_vector.tolist()),
@@ -144,12 +145,22 @@ class FirestoreIndex:
         document = self._read(object_id(bucket, name))
         return to_entry(document) if document and not document["deleted"] else None
 
-    def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
+    def generations(
+        self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
+    ) -> Iterator[tuple[str, int, str]]:
         if not is_text(bucket, prefix):
             return
+        names = names_with_prefix(prefix, within)
+        if names.is_empty:
+            return
+        uris = names_with_prefix(
+            object_uri(bucket, ""),
+            NameRange(
+                object_uri(bucket, names.start), None if names.end is None else object_uri(bucket, names.end)
+            ),
+        )
         with translate_errors():
-            query = with_prefix(self._documents(), "uri", object_uri(bucket, prefix))
-            query = query.order_by("uri").limit(PAGE_SIZE)
+            query = in_range(self._documents(), "uri", uris).order_by("uri").limit(PAGE_SIZE)
             query = query.select(["uri", "bucket", "name", "generation", "fingerprint", "deleted"])
         page: list[Any] = []
         while True:

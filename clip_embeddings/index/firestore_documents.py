@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from clip_embeddings.index.types import Entry, object_uri, prefix_end
+from clip_embeddings.index.types import Entry, object_uri
+from clip_embeddings.storage.types import NameRange
 
 # The fields of Entry, without the vector.
 FIELDS = (
@@ -93,8 +94,7 @@ def where(field: str, operator: str, value: object) -> Any:
     return FieldFilter(field, operator, value)
 
 
-def with_prefix(query: Any, field: str, prefix: str) -> Any:
-    """The query, limited to documents whose `field` starts with `prefix`."""
-    query = query.where(filter=where(field, ">=", prefix))
-    end = prefix_end(prefix)
-    return query if end is None else query.where(filter=where(field, "<", end))
+def in_range(query: Any, field: str, values: NameRange) -> Any:
+    """The query, limited to documents whose `field` is in a range."""
+    query = query.where(filter=where(field, ">=", values.start))
+    return query if values.end is None else query.where(filter=where(field, "<", values.end))

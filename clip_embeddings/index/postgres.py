@@ -34,11 +34,11 @@ from clip_embeddings.index.types import (
     check_entry,
     check_generation,
     is_text,
+    names_with_prefix,
     normalize,
-    prefix_end,
 )
 from clip_embeddings.postgres_url import PostgresUrl, parse_postgres_url
-from clip_embeddings.storage.types import RETRY_TIMEOUT
+from clip_embeddings.storage.types import ALL_NAMES, RETRY_TIMEOUT, NameRange
 
 # Rows of one listing.
 PAGE_SIZE = 1000
@@ -144,13 +144,17 @@ class PostgresIndex:
         row = self._fetch(select, [rows.escape(bucket), rows.escape(name)])
         return rows.to_entry(row[0], rows.parse_vector(row[0][-1])) if row else None
 
-    def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
+    def generations(
+        self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
+    ) -> Iterator[tuple[str, int, str]]:
         if not is_text(bucket, prefix):
             return
+        # Escaped names have the order of the names.
+        names = names_with_prefix(prefix, within)
         parameters: dict[str, Any] = {
             "bucket": rows.escape(bucket),
-            "start": rows.escape(prefix),
-            "end": prefix_end(rows.escape(prefix)),
+            "start": rows.escape(names.start),
+            "end": None if names.end is None else rows.escape(names.end),
             "limit": PAGE_SIZE,
         }
         conditions, comparison = "AND name < %(end)s" if parameters["end"] is not None else "", ">="

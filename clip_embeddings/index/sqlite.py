@@ -34,9 +34,11 @@ from clip_embeddings.index.types import (
     check_entry,
     check_generation,
     is_text,
+    names_with_prefix,
     normalize,
     prefix_end,
 )
+from clip_embeddings.storage.types import ALL_NAMES, NameRange
 
 # Rows that one transaction lists, few enough that it does not delay a checkpoint for long, and rows that are
 # copied into a matrix at once.
@@ -135,12 +137,15 @@ class SqliteIndex:
         row = self._connections.run(lambda connection: connection.execute(select, (bucket, name)).fetchone())
         return to_entry(*row) if row else None
 
-    def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
+    def generations(
+        self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
+    ) -> Iterator[tuple[str, int, str]]:
         if not is_text(bucket, prefix):
             return
-        start, comparison = prefix, ">="
+        names = names_with_prefix(prefix, within)
+        start, comparison = names.start, ">="
         while True:
-            condition, parameters = name_range(bucket, comparison, start, prefix_end(prefix))
+            condition, parameters = name_range(bucket, comparison, start, names.end)
             select = (
                 f"SELECT name, generation, fingerprint FROM entries WHERE {condition} AND expires IS NULL"
                 f" ORDER BY name LIMIT {PAGE_SIZE}"

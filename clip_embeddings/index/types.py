@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clip_embeddings.storage.types import StorageError
+from clip_embeddings.storage.types import ALL_NAMES, NameRange, StorageError
 
 # Every index stores integers as 64 bits with a sign.
 MAX_GENERATION = 2**63 - 1
@@ -111,8 +111,15 @@ class Index(Protocol):
     def get(self, bucket: str, name: str) -> Entry | None:
         """An object's entry with its vector; None if the index has none."""
 
-    def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
-        """(name, generation, fingerprint) of every entry of a bucket, in the order of the names' bytes."""
+    def generations(
+        self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
+    ) -> Iterator[tuple[str, int, str]]:
+        """(name, generation, fingerprint) of every entry of a bucket, in the order of the names' bytes.
+
+        Args:
+            prefix, within: only names that start with this prefix, only names of this range. What is outside
+                of them is not read.
+        """
 
     def entries(self, space: str | None = None) -> Iterator[Entry]:
         """Every entry with its vector, of one space or of all, in no particular order.
@@ -182,6 +189,12 @@ def is_text(*values: str) -> bool:
         return all(value.encode() is not None for value in values)
     except UnicodeEncodeError:
         return False
+
+
+def names_with_prefix(prefix: str, within: NameRange = ALL_NAMES) -> NameRange:
+    """The names of a range that start with `prefix`."""
+    ends = [end for end in (prefix_end(prefix), within.end) if end is not None]
+    return NameRange(max(prefix, within.start), min(ends, default=None))
 
 
 def prefix_end(prefix: str) -> str | None:

@@ -95,7 +95,9 @@ class LocalRunner:
         self._scan_seconds = scan_seconds
         self._sweep_seconds = sweep_seconds
         self._queue: queue.Queue[str | None] = queue.Queue(queue_size)
-        self._thread = BackgroundThread("jobs", self._work)
+        self._thread = BackgroundThread("jobs", self._work, wake=self._wake, abandon=self._abandon)
+        # The job that is being run.
+        self._current: str | None = None
 
     def start(self) -> None:
         """Start with the unfinished jobs. Call it in the process that serves; repeated calls are cheap."""
@@ -110,12 +112,19 @@ class LocalRunner:
     def stop(self, timeout: float = 5.0) -> None:
         """Begin no other job, and wait at most `timeout` seconds for the present one.
 
-        A job that is still running then ends with the process, and is run again by the next one.
+        A job that is still running then ends with the process, and is run again by the next one. The run
+        that was interrupted does not count as an attempt.
         """
-        self._thread.stopping.set()
+        self._thread.stop(timeout)
+
+    def _wake(self) -> None:
         with suppress(queue.Full):
             self._queue.put_nowait(None)
-        self._thread.stop(timeout)
+
+    def _abandon(self) -> None:
+        job_id, self._current = self._current, None
+        if job_id is not None:
+            self._store.forget_attempt(job_id)
 
     def _work(self) -> None:
         next_sweep = 0.0
@@ -142,7 +151,9 @@ class LocalRunner:
 
     def _run(self, job_id: str) -> None:
         if not self._thread.stopping.is_set():
+            self._current = job_id
             self._log_errors(lambda: run_job(job_id, self._store, self._compute))
+            self._current = None
 
     def _log_errors(self, step: Callable[[], object]) -> None:
         # An error does not end the thread: the next scan may succeed.

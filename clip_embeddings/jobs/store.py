@@ -104,6 +104,15 @@ class JobStore:
             self.bucket.create(f"{job_id}/attempts/{number}", b"") for number in range(1, self.attempts + 1)
         )
 
+    def forget_attempt(self, job_id: str) -> None:
+        """Take back the last attempt, of a run that is interrupted by the end of its process.
+
+        For a run that holds the job's lock, so that the attempt is its own.
+        """
+        for number in range(self.attempts, 0, -1):
+            if self.bucket.delete(f"{job_id}/attempts/{number}"):
+                return
+
     def finish(self, job_id: str, output: JobOutput) -> bool:
         """Finish a job as complete; False if it was finished already, which is not changed."""
         return self._finish(job_id, {"status": "complete", "result": output.result}, output.headers)

@@ -1,9 +1,12 @@
 """Embeds the photos that are already in a bucket: as a Cloud Run job, or on this machine.
 
-    python -m functions.backfill [--prefix P] [--dry-run]
+    python -m functions.backfill [--prefix P] [--manifest FILE] [--dry-run | --plan]
 
 BUCKET_URL, INDEX_URL and MODEL name the bucket, the index and the model. A run that did not finish is
 continued by starting it again. A backfill also moves an index to another model.
+
+The tasks of a Cloud Run job share the names: one of them counts all names, and writes where each share starts
+to PLAN_URL; each task lists its own share. --plan counts beforehand, so that no task has to wait.
 """
 
 from __future__ import annotations
@@ -12,52 +15,79 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.logs import logger
 from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from clip_embeddings.photos.indexer import Indexer, open_indexer
+from clip_embeddings.photos.manifest import Manifest
 from clip_embeddings.photos.pipeline import apply_changes
 from clip_embeddings.photos.reconcile import differences
+from clip_embeddings.photos.tasks import LOG_SECONDS, Tasks, open_tasks
 from clip_embeddings.photos.types import SKIP_REASONS, UP_TO_DATE, Change, Deletion, ObjectVersion, Report
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.startup import starting
 from clip_embeddings.storage.types import StorageError
-
-# Seconds between two lines of the log, where there is no progress bar.
-LOG_SECONDS = 30.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 if anything failed, 130 if interrupted."""
     options = _parse(argv)
 
-    def build(runtime: Runtime) -> tuple[Indexer, str]:
-        indexer = open_indexer(open_indexed_bucket(runtime.settings), runtime)
-        return indexer, _choose_prefix(options.prefix, indexer.indexed_bucket.prefix)
+    def build(runtime: Runtime) -> Callable[[], int]:
+        indexed_bucket = open_indexed_bucket(runtime.settings)
+        prefix = _choose_prefix(options.prefix, indexed_bucket.prefix)
+        tasks = open_tasks(indexed_bucket, prefix, runtime.settings, plan=options.plan)
+        if options.plan:
+            return partial(_plan, tasks)
+        return partial(_backfill, open_indexer(indexed_bucket, runtime), tasks, options)
 
     with starting("backfill") as runtime:
-        indexer, prefix = build(runtime)
-    report = Report()
+        run = build(runtime)
     try:
-        if options.dry_run:
-            planned = Counter(map(type, _changes(indexer, prefix, report)))
-            up_to_date = report.skipped[UP_TO_DATE]
-            print(
-                f"would embed {planned[ObjectVersion]:,}, remove {planned[Deletion]:,}, skip {up_to_date:,}"
-            )
-        else:
-            try:
-                apply_changes(indexer, _with_progress(indexer, prefix, report), report)
-            finally:
-                print(summary(report), flush=True)
+        return run()
     except StorageError as error:
         print(f"backfill: {error} Run it again to go on.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("backfill: interrupted. Run it again to go on.", file=sys.stderr)
         return 130
+
+
+def _plan(tasks: Tasks) -> int:
+    print(tasks.prepare())
+    return 0
+
+
+def _backfill(indexer: Indexer, tasks: Tasks, options: argparse.Namespace) -> int:
+    report, indexed_bucket, prefix = Report(), tasks.indexed_bucket, tasks.prefix
+    if options.manifest:
+        manifest = Manifest(indexed_bucket, prefix, options.manifest, tasks.task)
+        parallel = indexer.runtime.settings.fetch.parallel
+
+        def changes(report: Report) -> Iterator[Change]:
+            return manifest.changes(indexer.fingerprint, report, parallel)
+    else:
+        share = tasks.share()
+
+        def changes(report: Report) -> Iterator[Change]:
+            return differences(
+                indexed_bucket, indexer.fingerprint, report, prefix, share.hashed, share.within
+            )
+
+    if options.dry_run:
+        planned = Counter(map(type, changes(report)))
+        up_to_date = report.skipped[UP_TO_DATE]
+        print(f"would embed {planned[ObjectVersion]:,}, remove {planned[Deletion]:,}, skip {up_to_date:,}")
+        return 0
+    try:
+        counted = None if options.manifest else changes
+        progress = _with_progress(changes(report), counted, report)
+        apply_changes(indexer, progress, report, keep=bool(options.manifest))
+    finally:
+        print(summary(report), flush=True)
     return 1 if report.failed else 0
 
 
@@ -77,14 +107,10 @@ def summary(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _changes(indexer: Indexer, prefix: str, report: Report) -> Iterator[Change]:
-    task = indexer.runtime.settings.task
-    return differences(indexer.indexed_bucket, indexer.fingerprint, report, prefix, task)
-
-
-def _with_progress(indexer: Indexer, prefix: str, report: Report) -> Iterable[Change]:
+def _with_progress(
+    changes: Iterator[Change], list_again: Callable[[Report], Iterator[Change]] | None, report: Report
+) -> Iterable[Change]:
     """The changes, with a progress bar on a terminal and lines in the log elsewhere."""
-    changes = _changes(indexer, prefix, report)
     if not sys.stderr.isatty():
         return _with_log(changes, report)
     try:
@@ -93,7 +119,7 @@ def _with_progress(indexer: Indexer, prefix: str, report: Report) -> Iterable[Ch
     except ImportError:
         return _with_log(changes, report)
     # Listed once more, because a progress bar needs the total.
-    total = sum(1 for _ in _changes(indexer, prefix, Report()))
+    total = sum(1 for _ in list_again(Report())) if list_again else None
     return tqdm(changes, total=total, unit="photo", dynamic_ncols=True)
 
 
@@ -117,5 +143,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m functions.backfill", description="Embed the photos that a bucket holds already."
     )
     parser.add_argument("--prefix", metavar="P", help="only objects whose names start with P")
-    parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--manifest",
+        metavar="FILE",
+        action="append",
+        help="only the objects that a file names, one per line: names, URIs, CSV with a header (such as an "
+        "inventory report) or JSON; a path or gs://bucket/file; may be repeated; nothing is removed from the "
+        "index",
+    )
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
+    actions.add_argument(
+        "--plan",
+        action="store_true",
+        help="count the names, and write to PLAN_URL how tasks share them; do nothing else",
+    )
+    options = parser.parse_args(argv)
+    if options.manifest and options.plan:
+        parser.error("a manifest needs no plan: its tasks share its lines")
+    return options

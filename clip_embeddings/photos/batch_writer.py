@@ -24,10 +24,13 @@ class BatchWriter:
     Every method may raise the StorageError of an earlier change. The end of the block writes the rest.
     """
 
-    def __init__(self, indexer: Indexer, report: Report, on_rejected: Callable[[Rejected], None]) -> None:
+    def __init__(
+        self, indexer: Indexer, report: Report, on_rejected: Callable[[Rejected], None], *, keep: bool = False
+    ) -> None:
         self._indexer = indexer
         self._report = report
         self._on_rejected = on_rejected
+        self._keep = keep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._pending: deque[Future[None]] = deque()
         self._entries: list[Entry] = []
@@ -56,7 +59,10 @@ class BatchWriter:
         self._wait(MAX_PENDING)
 
     def reject(self, rejected: Rejected) -> None:
-        """Count an object that cannot be embedded, and remove the entry of its older generations."""
+        """Count an object that cannot be embedded, and remove the entry of its older generations.
+
+        With `keep`, it stays.
+        """
         self._pending.append(self._pool.submit(self._reject, rejected))
         self._wait(MAX_PENDING)
 
@@ -88,7 +94,8 @@ class BatchWriter:
         name, indexed_bucket = rejected.version.name, self._indexer.indexed_bucket
         try:
             # Only indexed objects get a tombstone: there may be very many objects that are not pictures.
-            if not rejected.transient and indexed_bucket.index.get(indexed_bucket.name, name):
+            removable = not rejected.transient and not self._keep
+            if removable and indexed_bucket.index.get(indexed_bucket.name, name):
                 self._report.removed += self._indexer.tombstone_older(rejected)
         except TransientError:
             self._report.count_rejected(name, "index_unavailable")

@@ -21,6 +21,8 @@ def apply_changes(
     changes: Iterable[Change],
     report: Report,
     on_rejected: Callable[[Rejected], None] = lambda _: None,
+    *,
+    keep: bool = False,
 ) -> None:
     """Make many changes to the index.
 
@@ -30,11 +32,12 @@ def apply_changes(
     Args:
         report: outcomes are counted in it while this runs, also by the thread that writes.
         on_rejected: called by that thread for each object that cannot be embedded.
+        keep: whether the entry of an earlier generation stays if the present one cannot be embedded.
 
     Raises:
         StorageError: an operator must act. Changes that failed for a transient reason are counted as failed.
     """
-    with BatchWriter(indexer, report, on_rejected) as writer:
+    with BatchWriter(indexer, report, on_rejected, keep=keep) as writer:
         batch: list[DecodedPhoto] = []
         for loaded in _load_all(indexer, changes):
             if isinstance(loaded, DecodedPhoto):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from clip_embeddings.config import TaskSettings
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.types import UP_TO_DATE, Change, Deletion, ObjectVersion, Report
-from clip_embeddings.storage.types import Stat
+from clip_embeddings.storage.types import ALL_NAMES, NameRange, Stat
 
 # Name and properties of an object of the bucket.
 Listed = tuple[str, Stat]
@@ -22,6 +22,7 @@ def differences(
     report: Report,
     prefix: str = "",
     task: TaskSettings | None = None,
+    within: NameRange = ALL_NAMES,
 ) -> Iterator[Change]:
     """The changes after which the index has an entry with this fingerprint for every object, and no others.
 
@@ -30,31 +31,54 @@ def differences(
 
     Args:
         prefix: only names that start with it.
-        task: only the names of this task; None for all names.
+        task: only the names that a hash assigns to this task; None for all names.
+        within: only names of this range. What is outside of it is not listed.
 
     Raises:
         StorageError: the bucket or the index cannot be listed.
     """
-    shard = task or TaskSettings()
+    if within.is_empty:
+        return
     bucket, index = indexed_bucket.bucket, indexed_bucket.index
-    listed = (item for item in bucket.stats(prefix) if in_shard(item[0], shard))
-    indexed = (item for item in index.generations(indexed_bucket.name, prefix) if in_shard(item[0], shard))
+    listed: Iterable[Listed] = bucket.stats(prefix, within)
+    indexed: Iterable[Indexed] = index.generations(indexed_bucket.name, prefix, within)
+    if task:
+        listed = (item for item in listed if in_shard(item[0], task))
+        indexed = (item for item in indexed if in_shard(item[0], task))
     for name, stat, entry in _merge_join(listed, indexed):
         if stat is None:
             # The object may have been written after the bucket was listed, so it is looked up again.
             if entry and bucket.stat(name) is None:
                 yield Deletion(name, entry[1])
-        elif entry and entry[1:] == (stat.generation, fingerprint):
-            report.skipped[UP_TO_DATE] += 1
-        elif not entry or entry[1] <= stat.generation:
-            yield ObjectVersion(name, stat)
-        elif indexed_bucket.generations_recur:
-            # The index keeps the higher of two generations, unless that one is deleted with `forget` first.
-            yield Deletion(name, entry[1])
-            yield ObjectVersion(name, stat)
         else:
-            # The object was written again, and indexed, after the bucket was listed.
-            report.skipped[UP_TO_DATE] += 1
+            yield from compare(name, stat, entry, indexed_bucket, fingerprint, report)
+
+
+def compare(
+    name: str,
+    stat: Stat,
+    entry: Indexed | None,
+    indexed_bucket: IndexedBucket,
+    fingerprint: str,
+    report: Report,
+) -> Iterator[Change]:
+    """The changes after which the index has an entry with this fingerprint for an object that exists.
+
+    Args:
+        entry: what the index holds of it now.
+        report: the object is counted in it if it needs no change.
+    """
+    if entry and entry[1:] == (stat.generation, fingerprint):
+        report.skipped[UP_TO_DATE] += 1
+    elif not entry or entry[1] <= stat.generation:
+        yield ObjectVersion(name, stat)
+    elif indexed_bucket.generations_recur:
+        # The index keeps the higher of two generations, unless that one is deleted with `forget` first.
+        yield Deletion(name, entry[1])
+        yield ObjectVersion(name, stat)
+    else:
+        # The object was written again, and indexed, after the bucket was listed.
+        report.skipped[UP_TO_DATE] += 1
 
 
 def in_shard(name: str, task: TaskSettings) -> bool:

@@ -11,6 +11,8 @@ from clip_embeddings.storage.types import Stat
 
 # The outcome for an object whose entry needs no change.
 UP_TO_DATE = "already there"
+# The outcome for an object of a manifest that another prefix has.
+OUTSIDE = "outside of the prefix"
 
 # Codes of objects that are skipped, with their descriptions for a summary. An object that is not a picture
 # does not belong in the index, and one that is gone or was replaced has other events. Every other code is a

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import selectors
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -20,6 +21,7 @@ from typing import Any
 from gunicorn.http.errors import NoMoreData
 from gunicorn.workers import base
 
+from clip_embeddings import background
 from clip_embeddings.server.callbacks import Callbacks
 from clip_embeddings.server.connection import Connection
 from clip_embeddings.server.descriptors import allow_descriptors
@@ -168,6 +170,7 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
 
     def _stop(self) -> None:
         """Answer what was sent before the signal, and what is sent on connections that are still open."""
+        background.begin_stop_all()
         for listener in self.sockets:
             # The system has accepted these connections, and their clients may have sent requests.
             self._accept(listener, sys.maxsize)
@@ -186,6 +189,10 @@ class BufferingWorker(base.Worker):  # type: ignore[misc]
         Python's own way of ending takes its lock from threads that run the model, whose C++ code then calls
         std::terminate ("terminate called without an active exception").
         """
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            # gunicorn's master sends a second one.
+            signal.signal(signum, signal.SIG_IGN)
+        background.abandon_all()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

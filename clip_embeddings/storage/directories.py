@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
+from clip_embeddings.storage.types import ALL_NAMES, NameRange
 
 # Files are written here and then linked to their place. It is below the root, hence in the same file system.
 TEMP_DIR = ".partial"
@@ -167,19 +168,40 @@ def remove_file(root: Path, parts: Sequence[str]) -> None:
                 os.rmdir(parts[depth - 1], dir_fd=parent)
 
 
-def walk_files(folder: Path | str, folder_name: str, prefix: str) -> Iterator[str]:
-    """The names of all regular files below `folder` that start with `prefix`.
+def walk_files(
+    folder: Path | str, folder_name: str, prefix: str, within: NameRange = ALL_NAMES
+) -> Iterator[str]:
+    """The names of all regular files below `folder` that start with `prefix`, in the order of their bytes.
+
+    Memory holds the names of one folder, and of those above it.
 
     Args:
         folder_name: name of `folder` itself, "" or ending with a slash; it begins every name.
+        within: only these names.
     """
-    # The folder may have been removed since it was listed.
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            name = folder_name + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                inner_name = f"{name}/"
-                if name != TEMP_DIR and (inner_name.startswith(prefix) or prefix.startswith(inner_name)):
-                    yield from walk_files(entry.path, inner_name, prefix)
-            elif entry.is_file(follow_symlinks=False) and name.startswith(prefix) and split_name(name):
+    try:
+        with os.scandir(folder) as entries:
+            # A folder comes where the names in it do: "a/b" follows "a.b".
+            content = sorted(
+                (f"{folder_name}{entry.name}/" if is_dir else folder_name + entry.name, is_dir, entry.path)
+                for entry in entries
+                if (is_dir := entry.is_dir(follow_symlinks=False)) or entry.is_file(follow_symlinks=False)
+            )
+    except FileNotFoundError:
+        # The folder was removed since it was listed.
+        return
+    for name, is_dir, path in content:
+        if not is_dir:
+            if name.startswith(prefix) and name in within and split_name(name):
                 yield name
+        elif name != f"{TEMP_DIR}/" and _may_hold(name, prefix, within):
+            yield from walk_files(path, name, prefix, within)
+
+
+def _may_hold(folder_name: str, prefix: str, within: NameRange) -> bool:
+    """Whether names below a folder may start with `prefix` and be in the range."""
+    return (
+        (folder_name.startswith(prefix) or prefix.startswith(folder_name))
+        and (within.end is None or folder_name < within.end)
+        and (folder_name >= within.start or within.start.startswith(folder_name))
+    )

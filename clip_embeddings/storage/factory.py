@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from clip_embeddings.setting_values import BUCKET_NAME, BUCKET_URL_FORMS
@@ -32,6 +33,21 @@ def open_bucket(url: str, *, externally_written: bool = False) -> Bucket:
             prefix = parts.path.strip("/")
             return GcsBucket(parts.netloc, f"{prefix}/" if prefix else "")
     raise ValueError(f"use {BUCKET_URL_FORMS}")
+
+
+def open_stream(source: str) -> BinaryIO:
+    """A file at a path or at `file:///file`, or an object at `gs://bucket/name`, to read any part of it.
+
+    Raises:
+        OSError, StorageError: it cannot be read.
+    """
+    scheme, _, rest = source.partition("://")
+    if scheme == "gs":
+        from clip_embeddings.storage.gcs import GcsBucket
+
+        bucket, _, name = rest.partition("/")
+        return GcsBucket(bucket).open(name)
+    return Path(unquote(urlsplit(source).path) if scheme == "file" else source).open("rb")
 
 
 @cache

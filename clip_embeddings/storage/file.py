@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from clip_embeddings.storage.directories import (
@@ -28,8 +29,11 @@ from clip_embeddings.storage.directories import (
     walk_files,
 )
 from clip_embeddings.storage.types import (
+    ALL_NAMES,
     BINARY,
+    PAGE_SIZE,
     BadNameError,
+    NameRange,
     NotFoundError,
     Stat,
     StorageError,
@@ -113,11 +117,20 @@ class FileBucket:
         with _translate_errors():
             yield from walk_files(self.folder, "", prefix)
 
-    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
-        for name in sorted(self.names(prefix)):
-            # None for an object that was removed since the names were listed.
-            if stat := self.stat(name):
-                yield name, stat
+    def stats(self, prefix: str = "", within: NameRange = ALL_NAMES) -> Iterator[tuple[str, Stat]]:
+        for page in self.name_pages(prefix, within):
+            for name in page:
+                # None for an object that was removed since the names were listed.
+                if stat := self.stat(name):
+                    yield name, stat
+
+    def name_pages(
+        self, prefix: str = "", within: NameRange = ALL_NAMES, page_size: int = PAGE_SIZE
+    ) -> Iterator[list[str]]:
+        with _translate_errors():
+            names = walk_files(self.folder, "", prefix, within)
+            while page := list(islice(names, page_size)):
+                yield page
 
     @contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:

@@ -8,16 +8,19 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from clip_embeddings.config import CLOUD_STORAGE, missing_package
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
 from clip_embeddings.storage.types import (
+    ALL_NAMES,
     BINARY,
+    PAGE_SIZE,
     REQUEST_TIMEOUT,
     RETRY_TIMEOUT,
     BadNameError,
+    NameRange,
     NotFoundError,
     Stat,
     StorageError,
@@ -25,8 +28,18 @@ from clip_embeddings.storage.types import (
     TransientError,
 )
 
+# Connections that are kept, as many as FETCH_PARALLEL may be.
+CONNECTIONS = 64
+
+# Bytes that are requested at once of an object that is read as a stream.
+STREAM_BYTES = 4 * 2**20
+
 # Metadata key of a random value that identifies the call of `create` that wrote the object.
 NONCE_KEY = "written-by"
+
+# What a listing returns of each object, of about thirty fields.
+STAT_FIELDS = "items(name,generation,size,contentType,updated,metadata),nextPageToken"
+NAME_FIELDS = "items(name),nextPageToken"
 
 
 class _PreconditionError(StorageError):
@@ -57,6 +70,17 @@ class GcsBucket:
                 blob.reload(**_retry_options())
             return buffer.getvalue(), int(blob.generation)
 
+    def open(self, name: str) -> BinaryIO:
+        """A stream of the newest generation, which is read in parts of STREAM_BYTES.
+
+        Raises:
+            StorageError: the object cannot be read; also raised by the methods of the stream.
+        """
+        blob = self._reloaded(name)
+        if blob is None:
+            raise NotFoundError(f"There is no object {self.url}{name}.")
+        return io.BufferedReader(_ObjectParts(blob), STREAM_BYTES)
+
     def stat(self, name: str) -> Stat | None:
         blob = self._reloaded(name)
         return None if blob is None else _stat(blob)
@@ -84,14 +108,20 @@ class GcsBucket:
         return True
 
     def names(self, prefix: str = "") -> Iterator[str]:
-        for name, _ in self.stats(prefix):
-            yield name
+        for page in self.name_pages(prefix):
+            yield from page
 
-    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
+    def stats(self, prefix: str = "", within: NameRange = ALL_NAMES) -> Iterator[tuple[str, Stat]]:
         with _translate_errors():
-            client = self.client.get()
-            for blob in client.list_blobs(self.bucket, prefix=self.prefix + prefix, **_retry_options()):
+            for blob in self._list(prefix, within, STAT_FIELDS, PAGE_SIZE):
                 yield blob.name.removeprefix(self.prefix), _stat(blob)
+
+    def name_pages(
+        self, prefix: str = "", within: NameRange = ALL_NAMES, page_size: int = PAGE_SIZE
+    ) -> Iterator[list[str]]:
+        with _translate_errors():
+            for page in self._list(prefix, within, NAME_FIELDS, page_size).pages:
+                yield [blob.name.removeprefix(self.prefix) for blob in page]
 
     @contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
@@ -99,6 +129,17 @@ class GcsBucket:
 
     def cleanup(self) -> None:
         pass
+
+    def _list(self, prefix: str, within: NameRange, fields: str, page_size: int) -> Any:
+        return self.client.get().list_blobs(
+            self.bucket,
+            prefix=self.prefix + prefix,
+            start_offset=self.prefix + within.start if within.start else None,
+            end_offset=None if within.end is None else self.prefix + within.end,
+            fields=fields,
+            page_size=page_size,
+            **_retry_options(),
+        )
 
     @contextmanager
     def _blob(self, name: str, generation: int | None = None) -> Iterator[Any]:
@@ -130,6 +171,43 @@ class _BoundedBuffer(io.BytesIO):
         return super().write(data)
 
 
+class _ObjectParts(io.RawIOBase):
+    """Reads any part of one generation of an object."""
+
+    def __init__(self, blob: Any) -> None:
+        super().__init__()
+        self._blob = blob
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: int(self._blob.size)}[whence]
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: Any, /) -> int:
+        end = min(self._position + len(buffer), int(self._blob.size))
+        if end <= self._position:
+            return 0
+        with _translate_errors():
+            # The checksum is that of the whole object.
+            data = self._blob.download_as_bytes(
+                start=self._position,
+                end=end - 1,
+                if_generation_match=int(self._blob.generation),
+                checksum=None,
+                **_retry_options(),
+            )
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
 def _stat(blob: Any) -> Stat:
     metadata = {key: value for key, value in (blob.metadata or {}).items() if key != NONCE_KEY}
     content_type = blob.content_type or BINARY
@@ -148,14 +226,23 @@ def _connect() -> Any:
     try:
         from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import storage
+        from requests.adapters import HTTPAdapter
     except ImportError:
         raise StorageError(f"{missing_package('A gs:// bucket', CLOUD_STORAGE)}.") from None
     # By default, every 404 starts a thread that requests the bucket's metadata, for traces that are not used.
     os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     try:
-        return storage.Client()
+        client = storage.Client()
+        session = client._http
+        if not getattr(session, "is_mtls", False):
+            # The default keeps ten connections, and makes one for each request beyond them.
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
+        return client
     except DefaultCredentialsError:
-        raise StorageError("There are no credentials for Cloud Storage here.") from None
+        raise StorageError(
+            "There are no credentials for Cloud Storage here: run `gcloud auth application-default login`."
+        ) from None
 
 
 def _retry_options() -> dict[str, Any]:

@@ -55,6 +55,29 @@ class Stat(msgspec.Struct, frozen=True):
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
+class NameRange(msgspec.Struct, frozen=True):
+    """The names from `start` to before `end`, in the order of their UTF-8 bytes, which is that of Python."""
+
+    start: str = ""
+    # None: there is no last name.
+    end: str | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return self.start <= name and (self.end is None or name < self.end)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no name is in it."""
+        return self.end is not None and self.end <= self.start
+
+
+ALL_NAMES = NameRange()
+
+# The most names that Cloud Storage returns at once.
+# https://cloud.google.com/storage/docs/json_api/v1/objects/list
+PAGE_SIZE = 1000
+
+
 class Bucket(Protocol):
     """Objects by name. An object is written whole or not at all; threads and processes may share a bucket.
 
@@ -90,8 +113,17 @@ class Bucket(Protocol):
     def names(self, prefix: str = "") -> Iterator[str]:
         """The names that start with `prefix`, in no particular order."""
 
-    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
-        """The names that start with `prefix`, in the order of their bytes, with the newest generations."""
+    def stats(self, prefix: str = "", within: NameRange = ALL_NAMES) -> Iterator[tuple[str, Stat]]:
+        """The names that start with `prefix`, in the order of their bytes, with the newest generations.
+
+        Args:
+            within: only these names. What is outside of it is not listed, and costs nothing.
+        """
+
+    def name_pages(
+        self, prefix: str = "", within: NameRange = ALL_NAMES, page_size: int = PAGE_SIZE
+    ) -> Iterator[list[str]]:
+        """The names of `stats`, in lists of at most `page_size`. A list is read when it is asked for."""
 
     def try_lock(self, name: str) -> AbstractContextManager[bool]:
         """Try to lock an object for the block; yields whether the caller holds the lock.

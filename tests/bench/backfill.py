@@ -18,7 +18,7 @@ from clip_embeddings.photos.reconcile import differences
 from clip_embeddings.photos.types import Report
 from clip_embeddings.runtime import make_runtime
 from clip_embeddings.storage.factory import open_bucket
-from clip_embeddings.storage.types import Stat
+from clip_embeddings.storage.types import ALL_NAMES, NameRange, Stat
 from tests.bench.measure import Samples
 from tests.support.indexes import opened_index
 from tests.support.photographs import crops
@@ -87,7 +87,7 @@ class MemoryBucket:
 
     pictures: Mapping[str, bytes]
 
-    def stats(self, prefix: str = "") -> Iterator[tuple[str, Stat]]:
+    def stats(self, prefix: str = "", within: NameRange = ALL_NAMES) -> Iterator[tuple[str, Stat]]:
         for name in sorted(self.pictures):
             yield name, Stat(1, len(self.pictures[name]), "image/jpeg", 0.0)
 
@@ -101,5 +101,7 @@ class NullIndex:
     def upsert(self, entries: Sequence[Entry]) -> list[bool]:
         return [True] * len(entries)
 
-    def generations(self, bucket: str, prefix: str = "") -> Iterator[tuple[str, int, str]]:
+    def generations(
+        self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
+    ) -> Iterator[tuple[str, int, str]]:
         return iter(())

@@ -59,6 +59,7 @@ COMMANDS = (
     ("deploy", "all", "gateway"),
     ("jobs", "deploy"),
     ("jobs", "run", "backfill", "--", "--prefix", "a, b|c"),
+    ("jobs", "run", "backfill", "--", "--plan"),
     ("status",),
     ("logs", "embed_text"),
     ("logs", "backfill"),
@@ -124,6 +125,34 @@ def test_defaults_are_private_and_cheap(tmp_path: Path) -> None:
     assert variables["search"].endswith(
         ",BUCKET_URL=gs://my-project-clip-photos,INDEX_URL=firestore://my-project/photos"
     )
+
+
+def test_tasks_of_a_job_share_a_plan_in_the_bucket_of_jobs(tmp_path: Path) -> None:
+    def plan_apart(*arguments: str) -> list[list[str]]:
+        folder = tmp_path / str(len(arguments))
+        folder.mkdir()
+        return plan(folder, *arguments)
+
+    def deployed(*options: str) -> tuple[list[list[str]], list[str]]:
+        calls = plan_apart(*options, "jobs", "deploy")
+        (job,) = [call for call in calls if call[:3] == ["run", "jobs", "deploy"]]
+        return calls, flag(job, "set-env-vars").split(",")
+
+    alone, variables = deployed()
+    assert not any("clip-jobs" in word for call in alone for word in call)
+    calls, variables = deployed("--tasks=4")
+    assert "PLAN_URL=gs://my-project-clip-jobs/plans" in variables
+    assert not any(variable.startswith("JOBS_URL") for variable in variables)
+    (grant,) = [call for call in calls if "--role=roles/storage.objectUser" in call]
+    assert grant[:4] == ["storage", "buckets", "add-iam-policy-binding", "gs://my-project-clip-jobs"]
+    # The rule that deletes jobs concerns no plans.
+    assert not any(word.startswith("--lifecycle-file") for call in calls for word in call)
+
+    (counting,) = plan_apart(
+        "--project=other-project", "--tasks=4", "jobs", "run", "backfill", "--", "--plan"
+    )
+    assert counting[:4] == ["run", "jobs", "execute", "backfill"]
+    assert {"--tasks=1", "--args=--plan", "--wait"} <= {*counting}
 
 
 @pytest.mark.parametrize("option", ["--allow-unauthenticated", "--api-key-secret=key", "--force"])

@@ -258,10 +258,10 @@ def test_errors_do_not_end_the_watcher(folder: Folder, monkeypatch: pytest.Monke
     watcher = FolderWatcher(indexer, folder.path, scan_seconds=0.2)
     listing, failures = type(indexer.indexed_bucket.bucket).stats, [OSError("gone"), ValueError("odd")]
 
-    def stats(self: Any, prefix: str = "") -> Any:
+    def stats(self: Any, *arguments: Any) -> Any:
         if failures:
             raise failures.pop()
-        return listing(self, prefix)
+        return listing(self, *arguments)
 
     monkeypatch.setattr(type(indexer.indexed_bucket.bucket), "stats", stats)
     (folder.path / "cat.jpg").write_bytes(CAT)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from clip_embeddings.index.postgres import PostgresIndex
 from clip_embeddings.index.registry import BACKENDS
 from clip_embeddings.index.sqlite import SqliteIndex
 from clip_embeddings.index.types import EntryError, Index, prefix_end
+from clip_embeddings.storage.types import NameRange
 from tests.support.entries import DIMENSIONS, direction, entry
 from tests.support.histories import History, check_history, histories
 from tests.support.indexes import EMPTY_INDEX_URLS, opened_index
@@ -173,6 +175,20 @@ def test_prefixes_are_compared_by_character(index: Index, prefix: str) -> None:
     assert names(index, prefix=prefix) == expected
     assert sorted(query_names(index, direction("q"), prefix=prefix)) == expected
     assert sorted(query_names(index, direction("q"), prefix=prefix, bucket="photos")) == expected
+
+
+def test_ranges_of_names(index: Index) -> None:
+    index.upsert([entry(name) for name in [*NAMES, "a\0", "a\x01"]])
+    index.upsert([entry("a", bucket="photos2")])
+    everything = sorted([*NAMES, "a\0", "a\x01"])
+
+    for start, end in combinations(["", *everything, "a\U0010fffe", "\U0010ffff", None], 2):
+        within = NameRange(str(start), end)
+        expected = [name for name in everything if name in within]
+        listed = [name for name, _, _ in index.generations("photos", "", within)]
+        assert listed == expected
+        listed = [name for name, _, _ in index.generations("photos", "a", within)]
+        assert listed == [name for name in expected if name.startswith("a")]
 
 
 def test_the_end_of_a_prefix() -> None:

@@ -168,6 +168,9 @@ def test_a_process_that_runs_the_model_ends_without_a_word(log: Path, tmp_path: 
         server.get("/ready")
         job = server.post("/api/tasks/image-embedding/batched/demo/jobs", json=pictures)
         assert job.status_code == 200
+        attempts = tmp_path / "jobs" / job.json()["id"] / "attempts"
+        while not attempts.is_dir():
+            time.sleep(0.01)
         time.sleep(0.5)
         # As Ctrl-C does, to both processes.
         pids = [worker(server), server.process.pid] if signum == signal.SIGINT else [server.process.pid]
@@ -178,3 +181,5 @@ def test_a_process_that_runs_the_model_ends_without_a_word(log: Path, tmp_path: 
     printed = log.read_text()
     assert "terminate" not in printed
     assert "Traceback" not in printed
+    # The run that was interrupted does not count. (On a very fast machine, it ended in time.)
+    assert attempts.exists() == (attempts.parent / "result.json").exists()

@@ -1,6 +1,7 @@
 """The contract of Bucket, for a folder and for Cloud Storage."""
 
 from functools import partial
+from itertools import chain, combinations
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.file import FileBucket
 from clip_embeddings.storage.gcs import GcsBucket
-from clip_embeddings.storage.types import Bucket, NotFoundError, TooLargeError
+from clip_embeddings.storage.types import Bucket, NameRange, NotFoundError, TooLargeError
 from tests.support.buckets import write_object
 from tests.support.threads import run_threads
 
@@ -146,3 +147,30 @@ def test_stats_come_in_the_order_of_names(bucket: Bucket) -> None:
     assert {name: stat.generation for name, stat in stats.items()} == generations
     assert all(stat == bucket.stat(name) and stat.size == len(name) for name, stat in stats.items())
     assert [name for name, _ in bucket.stats("a/c")] == ["a/c/d.png"]
+
+
+def test_ranges_of_names(bucket: Bucket) -> None:
+    names = [
+        "Z",
+        "a",
+        "a.b",
+        *(f"c/{number:03}" for number in range(60)),
+        "c/ä",
+        "d.e/f/g",
+        "d/e",
+        "ü/\U0001f600",
+    ]
+    for name in names:
+        bucket.create(name, b"")
+    bounds = ["", "Z", "c", "c/0", "c/017", "d.e/f/", "d/", "ü", "\U0010ffff"]
+
+    for start, end in combinations([*bounds, None], 2):
+        within = NameRange(str(start), end)
+        listed = [name for name, _ in bucket.stats("", within)]
+        assert listed == sorted(
+            name for name in names if name >= within.start and (end is None or name < end)
+        )
+        pages = list(bucket.name_pages("", within, page_size=7))
+        assert list(chain(*pages)) == listed
+        assert all(len(page) <= 7 for page in pages)
+        assert [name for name, _ in bucket.stats("c/", within)] == [n for n in listed if n.startswith("c/")]

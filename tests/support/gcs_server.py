@@ -10,6 +10,7 @@ import base64
 import http.client
 import json
 import queue
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ import pytest
 
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.gcs import GcsBucket
+from clip_embeddings.storage.types import NameRange
 
 BUCKET = "bucket"
 
@@ -72,6 +74,8 @@ class GcsServer(ThreadingHTTPServer):
     """One bucket in memory. See the module."""
 
     daemon_threads = True
+    # Objects of one page of a listing: few, so that tests see several pages.
+    page_size = 50
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -119,6 +123,14 @@ class GcsServer(ThreadingHTTPServer):
         expected = query.get("ifGenerationMatch")
         present = self.objects[name].generation if name in self.objects else 0
         return expected is None or int(expected[0]) == present
+
+    def items(self, prefix: str, within: NameRange, last: str, most: int) -> list[dict[str, Any]]:
+        """The first `most` objects of a listing whose names are greater than `last`, in order."""
+        with self.lock:
+            names = sorted(
+                name for name in self.objects if name.startswith(prefix) and name in within and name > last
+            )
+            return [self.objects[name].json() for name in names[:most]]
 
     def age(self, name: str, seconds: float) -> None:
         """Set the time of an object to `seconds` ago."""
@@ -235,20 +247,31 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {"error": {"message": f"No such object: {name}"}}, {}
         if query.get("alt") != ["media"]:
             return 200, present.json(), {}
+        expected = query.get("ifGenerationMatch")
+        if expected and int(expected[0]) != present.generation:
+            return 412, {"error": {"message": "precondition"}}, {}
         headers = {
             "X-Goog-Generation": str(present.generation),
             "X-Goog-Hash": f"crc32c={_crc32c(present.data)}",
         }
         if present.resource.get("contentEncoding") == "gzip":
             headers |= {"Content-Encoding": "gzip", "X-Goog-Stored-Content-Encoding": "gzip"}
+        if part := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or ""):
+            first, last = int(part[1]), int(part[2])
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(present.data)}"
+            return 206, present.data[first : last + 1], headers
         return 200, present.data, headers
 
     def _list(self, query: dict[str, list[str]]) -> tuple[int, Any, dict[str, str]]:
-        (prefix,), (start,) = query.get("prefix", [""]), query.get("pageToken", [""])
-        with self.server.lock:
-            names = sorted(name for name in self.server.objects if name.startswith(prefix) and name > start)
-            page = {"items": [self.server.objects[name].json() for name in names[:50]]}
-        return 200, page | ({"nextPageToken": names[49]} if len(names) > 50 else {}), {}
+        (prefix,), (last,) = query.get("prefix", [""]), query.get("pageToken", [""])
+        (start,), (end,) = query.get("startOffset", [""]), query.get("endOffset", [None])
+        size = min(int(query.get("maxResults", [self.server.page_size])[0]), self.server.page_size)
+        items = self.server.items(prefix, NameRange(start, end), last, size + 1)
+        more = {"nextPageToken": items[size - 1]["name"]} if len(items) > size else {}
+        items = items[:size]
+        if fields := re.match(r"items\((.*?)\)", query.get("fields", [""])[0]):
+            items = [{key: item[key] for key in fields[1].split(",")} for item in items]
+        return 200, {"items": items, **more}, {}
 
     def _reply(self, status: int, reply: Any, **headers: str) -> None:
         body = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
@@ -269,10 +292,17 @@ def _crc32c(data: bytes) -> str:
 def serving() -> Iterator[GcsServer]:
     """A running server with one empty bucket."""
     server = GcsServer()
+    with running(server):
+        yield server
+
+
+@contextmanager
+def running(server: GcsServer) -> Iterator[None]:
+    """Runs a server for the block."""
     thread = threading.Thread(target=lambda: server.serve_forever(0.01), daemon=True)
     thread.start()
     try:
-        yield server
+        yield
     finally:
         for _ in range(16):
             server.events.put(None)

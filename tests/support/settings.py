@@ -37,6 +37,8 @@ INVALID_VALUES = [
         ["jobs", "/var/jobs", "file://jobs", "s3://bucket", "gs://", "gs://b"],
         "gs://bucket/prefix",
     ),
+    ("PLAN_URL", ["plans", "gs://", "s3://bucket"], "gs://bucket/prefix"),
+    ("CLOUD_RUN_EXECUTION", ["../x", "a/b", ".", "x" * 101], "at most 100 letters"),
     ("BUCKET_URL", ["photos", "file://photos", "gs://photos/holidays", "s3://photos"], "gs://bucket"),
     ("BUCKET_PREFIX", ["a\nb", "ü" * 513], "at most 1024 bytes"),
     ("MAX_EVENT_AGE", ["0", "2678401", "never"], "a number of seconds above 0, at most 2678400"),
