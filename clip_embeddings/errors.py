@@ -13,8 +13,8 @@ class ApiError(Exception):
         status: HTTP status: 400-499 for errors of the caller, 500 or 503 for errors of the service.
         code: snake_case name that clients may compare with; never changes once released.
         message: one sentence for a person, without resolved addresses, local paths or secrets.
-        retry_after: seconds until the client should try again, sent as `Retry-After` (with status 429 or
-            503).
+        retry_after: seconds until the client should try again, sent as `Retry-After`; None if the same
+            request would fail again.
         where: the invalid place in a JSON body, as a path like `$.texts[3]`.
     """
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clip_embeddings.functions import FUNCTIONS, Function, find_function
 from deploy import gcloud
+from deploy.bigquery import DEFAULT as BIGQUERY_FUNCTIONS
+from deploy.bigquery import bigquery_plan
 from deploy.deployment import APP_LABEL, Deployment, logs_command, service_name
 from deploy.errors import DeployError, quote_for_message
 from deploy.execution import execute, say
@@ -27,6 +29,7 @@ def run_command(options: CommandLine) -> None:
         "stage": _stage,
         "deploy": _deploy,
         "jobs": _jobs,
+        "bigquery": _bigquery,
         "status": _status,
         "logs": _logs,
         "delete": _delete,
@@ -72,6 +75,13 @@ def _run_job(options: CommandLine, job: Function, arguments: Sequence[str]) -> N
     if arguments:
         command = (*command, f"--args={gcloud.join_values(arguments)}")
     _perform_in_project(deployment, (Run(command),))
+
+
+def _bigquery(options: CommandLine, arguments: list[str]) -> None:
+    deployment = _deployment(options, _find_functions(arguments or BIGQUERY_FUNCTIONS, jobs=False))
+    if not (options.dry_run or shutil.which("bq")):
+        raise DeployError("bq is not installed: run gcloud components install bq.")
+    _perform_in_project(deployment, tuple(bigquery_plan(deployment)))
 
 
 def _status(options: CommandLine, arguments: list[str]) -> None:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
 
 from deploy.errors import CommandError, DeployError
-from deploy.steps import FLAG, VARIABLE, Command, IfChanged, Lookup, Run, RunIfPasses, Say, Step, Unless, line
+from deploy.steps import (
+    FLAG,
+    VARIABLE,
+    Command,
+    IfChanged,
+    Lookup,
+    Require,
+    Run,
+    RunIfPasses,
+    Say,
+    Step,
+    Unless,
+    line,
+)
 
 # The most often that a command with `retry` is run.
 ATTEMPTS = 6
@@ -33,6 +47,8 @@ def _execute(plan: Iterable[Step], values: dict[str, str]) -> None:
                 _run_step(step, values)
             case Lookup():
                 values[step.name] = _look_up(step, values)
+            case Require():
+                _require(step, values)
             case Unless():
                 _run_unless(step, values)
             case RunIfPasses():
@@ -109,16 +125,34 @@ def _look_up(step: Lookup, values: Mapping[str, str]) -> str:
     value = output(command)
     if value is None:
         raise DeployError(step.failure or f"this failed: {line(command)}")
+    value = _matched(step.pattern, value)
     if not value and not step.optional:
         raise DeployError(f"this found nothing: {line(command)}")
     return value
+
+
+def _matched(pattern: str, text: str) -> str:
+    """The first match of `pattern` in `text`, empty if there is none; without a pattern, all of the text."""
+    if not pattern:
+        return text
+    match = re.search(pattern, text)
+    return match[0] if match else ""
+
+
+def _require(step: Require, values: Mapping[str, str]) -> None:
+    command = _resolve(step.check, values)
+    printed = output(command)
+    if printed is None and step.nothing:
+        raise DeployError(f"this failed: {line(command)}")
+    if bool(printed) == step.nothing:
+        raise DeployError(resolve(step.failure, values))
 
 
 def _run_unless(step: Unless, values: Mapping[str, str]) -> None:
     printed = output(_resolve(step.check, values), quiet=step.check_failure is None)
     if printed is None and step.check_failure:
         raise DeployError(step.check_failure)
-    if not printed:
+    if not printed or not _matched(step.pattern, printed):
         run(_resolve(step.command, values), retry=step.retry)
     elif step.expected not in printed:
         raise DeployError(step.conflict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clip_embeddings.functions import FUNCTIONS
+from deploy.bigquery import DEFAULT as BIGQUERY_FUNCTIONS
 from deploy.options import OPTIONS, PUBLIC, SWITCHES
 from model_cache.baking.catalogue import DEFAULT_MODEL
 
@@ -13,6 +14,7 @@ Usage: ./deploy.sh [options] COMMAND [FUNCTION...]
   deploy FUNCTION...|all     stage, then deploy to Cloud Run; "all" is every function but {excluded}
   jobs deploy [JOB...]       stage and deploy the Cloud Run jobs ({jobs})
   jobs run JOB [-- ARG...]   run one and wait for its end
+  bigquery [FUNCTION...]     let BigQuery call deployed functions ({bigquery}), and print queries
   status                     what is deployed, and where
   logs FUNCTION              its newest log lines
   delete FUNCTION...|all     remove functions and their triggers; asks first
@@ -37,6 +39,7 @@ def help_text() -> str:
         jobs=" ".join(function.name for function in FUNCTIONS if function.is_job),
         excluded=" and ".join(function.name for function in FUNCTIONS if not function.included_in_all),
         options="\n".join(_option_lines()),
+        bigquery=" and ".join(BIGQUERY_FUNCTIONS),
         model=DEFAULT_MODEL,
         example="./deploy.sh jobs run backfill -- --prefix 2024/",
     )

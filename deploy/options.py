@@ -117,6 +117,19 @@ OPTIONS = (
     ),
     Option("INDEX_PASSWORD_SECRET", "NAME", "a secret that holds the database's password", SECRET),
     Option(
+        "DATASET",
+        "NAME",
+        "of what BigQuery gets ({})",
+        (r"[A-Za-z_][A-Za-z0-9_]{0,1023}", "a data set's name: letters, digits and _"),
+        "clip",
+    ),
+    Option(
+        "DATASET_LOCATION",
+        "LOCATION",
+        "of that data set (the functions' region)",
+        (r"[A-Za-z]+(-[a-z]+[0-9]+)?", "a location of BigQuery such as us, eu or us-central1"),
+    ),
+    Option(
         "ALLOWED_BUCKETS",
         "A,B",
         "that gs:// references may name (none)",

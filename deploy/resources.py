@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from deploy.artifact import chosen_backend
 from deploy.databases import cloud_sql_instance, index_secrets
@@ -16,7 +16,7 @@ APIS = ("run", "cloudbuild", "artifactregistry", "cloudresourcemanager", "iam", 
 
 
 def api_steps(deployment: Deployment) -> Iterator[Step]:
-    """Enables the APIs. When executed, it enables only those that are missing, after confirmation."""
+    """Enables the APIs that the functions need; see `enable_steps`."""
     apis = [*APIS]
     if deployment.any(lambda function: function.event):
         apis += ("eventarc", "pubsub")
@@ -26,6 +26,11 @@ def api_steps(deployment: Deployment) -> Iterator[Step]:
             apis.append("sqladmin")
     if _secrets(deployment):
         apis.append("secretmanager")
+    yield from enable_steps(deployment, apis)
+
+
+def enable_steps(deployment: Deployment, apis: Sequence[str]) -> Iterator[Step]:
+    """Enables APIs. When executed, it enables only those that are missing, after confirmation."""
     command = deployment.gcloud("services", "enable", *(f"{api}.googleapis.com" for api in apis))
 
     def enable_missing() -> None:
@@ -64,15 +69,15 @@ def resource_steps(deployment: Deployment) -> Iterator[Step]:
     for secret in _secrets(deployment):
         yield _grant(deployment, ("secrets",), secret, "roles/secretmanager.secretAccessor")
     for name in filter(None, options["ALLOWED_BUCKETS"].split(",")):
-        yield _grant_bucket(deployment, name, "roles/storage.objectViewer")
+        yield grant_bucket_step(deployment, name, "roles/storage.objectViewer")
     if deployment.any_needs("jobs") or deployment.any(deployment.makes_plans):
         yield _bucket(deployment, deployment.bucket("jobs"))
         if deployment.any_needs("jobs"):
             yield _expire_jobs(deployment)
-        yield _grant_bucket(deployment, deployment.bucket("jobs"), "roles/storage.objectUser")
+        yield grant_bucket_step(deployment, deployment.bucket("jobs"), "roles/storage.objectUser")
     if deployment.any_needs("photos"):
         yield _bucket(deployment, deployment.bucket("photos"))
-        yield _grant_bucket(deployment, deployment.bucket("photos"), "roles/storage.objectViewer")
+        yield grant_bucket_step(deployment, deployment.bucket("photos"), "roles/storage.objectViewer")
     if deployment.any_needs("index"):
         yield from _index(deployment)
 
@@ -99,9 +104,11 @@ def grant_project_step(deployment: Deployment, account: str, role: str) -> Step:
     )
 
 
-def _grant(deployment: Deployment, group: tuple[str, ...], resource: str, role: str) -> Step:
-    """Grants the functions' account a role for one resource."""
-    member = f"--member=serviceAccount:{deployment.service_account}"
+def _grant(
+    deployment: Deployment, group: tuple[str, ...], resource: str, role: str, account: str = ""
+) -> Step:
+    """Grants an account, by default the functions', a role for one resource."""
+    member = f"--member=serviceAccount:{account or deployment.service_account}"
     return Run(
         deployment.gcloud(
             *group, "add-iam-policy-binding", resource, member, f"--role={role}", "--format=none"
@@ -110,8 +117,9 @@ def _grant(deployment: Deployment, group: tuple[str, ...], resource: str, role: 
     )
 
 
-def _grant_bucket(deployment: Deployment, name: str, role: str) -> Step:
-    return _grant(deployment, ("storage", "buckets"), f"gs://{name}", role)
+def grant_bucket_step(deployment: Deployment, name: str, role: str, account: str = "") -> Step:
+    """Grants an account, by default the functions', a role on a bucket."""
+    return _grant(deployment, ("storage", "buckets"), f"gs://{name}", role, account)
 
 
 def _bucket(deployment: Deployment, name: str) -> Step:

@@ -42,6 +42,17 @@ class Lookup:
     optional: bool = False
     # The sentence for a command that fails.
     failure: str | None = None
+    # An extended regular expression: the value is what it matches in the output.
+    pattern: str = ""
+
+
+@dataclass(frozen=True)
+class Require:
+    """Ends the plan with a sentence unless `check` prints something; with `nothing`, if it does."""
+
+    check: Command
+    failure: str
+    nothing: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class Unless:
     check: Command
     command: Command
     retry: bool = False
+    # An extended regular expression of what counts in the check's output. None: all of it.
+    pattern: str = ""
     # Text that the check's output, if any, must contain, and the sentence that ends the plan otherwise.
     expected: str = ""
     conflict: str = ""
@@ -86,7 +99,7 @@ class IfChanged:
     note: str
 
 
-Step = Run | Lookup | Unless | RunIfPasses | IfChanged | Say
+Step = Run | Lookup | Require | Unless | RunIfPasses | IfChanged | Say
 
 
 def variable(name: str) -> str:
@@ -128,16 +141,24 @@ def line(command: Command) -> str:
     return text
 
 
+def _filter(pattern: str) -> str:
+    """The end of a pipe that prints what `pattern` matches first."""
+    return f" | grep -m 1 -oE {quote(pattern)}" if pattern else ""
+
+
 def printed(plan: Iterable[Step]) -> Iterator[str]:
     """The plan as lines for a shell."""
     for step in plan:
         match step:
             case Run(command):
                 yield line(command)
-            case Lookup(name, command):
-                yield f'{name}="$({line(command)})"'
-            case Unless(check, command):
-                yield f'[ -n "$({line(check)} 2>/dev/null)" ] ||\n  {line(command)}'
+            case Lookup(name, command, pattern=pattern):
+                yield f'{name}="$({line(command)}{_filter(pattern)})"'
+            case Require(check, failure, nothing):
+                test = "-z" if nothing else "-n"
+                yield f'[ {test} "$({line(check)})" ] || {{ echo {quote(failure)} >&2; false; }}'
+            case Unless(check, command, pattern=pattern):
+                yield f'[ -n "$({line(check)} 2>/dev/null{_filter(pattern)})" ] ||\n  {line(command)}'
             case RunIfPasses(check, stdin, command, failure):
                 # One statement, so that a shell that goes on after errors does not run the command either.
                 yield f"if {line(check)} <<<{quote(stdin)}; then\n  {line(command)}"

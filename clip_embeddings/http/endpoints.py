@@ -70,7 +70,14 @@ def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
             raise error.with_status(status) from None
 
     def reply(context: RequestContext) -> Reply:
-        info = RequestInfo(context.limits, context.path_params, context.timings, context.runtime.towers)
+        def dimensions(model: str | None) -> int:
+            # The query string's model overrides the body's, see `with_options`.
+            name = context.request.args.get("model", model)
+            return context.runtime.choose(name, protocol.name).manifest.dimensions
+
+        info = RequestInfo(
+            context.limits, context.path_params, context.timings, dimensions, context.runtime.towers
+        )
         # Malformed or oversized requests are refused here, before any work. An invalid item becomes an
         # ApiError in the request.
         with context.timings.measure("parse"):
@@ -92,7 +99,7 @@ def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
         keys=endpoint.keys,
         embedding_options=True,
         provenance=True,
-        error_statuses=(400, 404, 408, 413, 415, 422, 429),
+        error_statuses=(400, 404, 408, 413, 415, 422, 429, *endpoint.further_statuses),
         errors=errors,
         tag=protocol.tag,
         example=endpoint.example,

@@ -26,7 +26,7 @@ ERROR_DESCRIPTIONS = {
     422: "The only item cannot be decoded or fetched, or the body does not fit.",
     429: "Too many requests wait already; `Retry-After` says when to come again.",
     500: "Something went wrong in the function.",
-    503: "Not ready, or the bucket of jobs does not answer.",
+    503: "Not ready, or a bucket does not answer.",
 }
 EMBEDDING_OPTIONS = (
     {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "The model that answers."},

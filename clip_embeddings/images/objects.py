@@ -11,6 +11,9 @@ from clip_embeddings.logs import logger
 from clip_embeddings.storage.factory import open_cloud_bucket
 from clip_embeddings.storage.types import NotFoundError, StorageError, TooLargeError, TransientError
 
+# Until a bucket that does not answer should be asked again.
+RETRY_SECONDS = 5
+
 
 def read_object(source: GcsObject, settings: Settings, reserve: Callable[[], int]) -> bytes:
     """The bytes of the newest generation of an object.
@@ -19,7 +22,8 @@ def read_object(source: GcsObject, settings: Settings, reserve: Callable[[], int
         reserve: called before the object is read; returns how many bytes to read at most.
 
     Raises:
-        ApiError: 400 `bucket_forbidden`, 413 `image_too_large`, 422 `object_not_found` or `fetch_failed`.
+        ApiError: 400 `bucket_forbidden`, 413 `image_too_large`, 422 `object_not_found` or `fetch_failed`,
+            with `retry_after` if the bucket does not answer now.
     """
     if source.bucket not in settings.buckets:
         raise ApiError(
@@ -33,7 +37,8 @@ def read_object(source: GcsObject, settings: Settings, reserve: Callable[[], int
     except TooLargeError:
         raise ApiError(413, "image_too_large", f"The image has more than {limit:,} bytes.") from None
     except TransientError:
-        raise ApiError(422, "fetch_failed", "The bucket does not answer now; try again.") from None
+        message = "The bucket does not answer now; try again."
+        raise ApiError(422, "fetch_failed", message, retry_after=RETRY_SECONDS) from None
     except StorageError as error:
         logger.error("a gs:// object cannot be read: %s", error)
         raise ApiError(422, "fetch_failed", "The object cannot be read by this deployment.") from None

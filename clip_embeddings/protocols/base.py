@@ -167,6 +167,8 @@ class RequestInfo(msgspec.Struct, frozen=True):
     path_params: Mapping[str, str]
     # Milliseconds by stage, so far.
     timings: Timings
+    # The dimensions of the model that answers a request which names this one, or none. Raises ApiError 404.
+    dimensions: Callable[[str | None], int]
     # The towers that the function holds.
     towers: tuple[str, ...] = ("text", "image")
 
@@ -210,6 +212,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     setting_path: Callable[[Settings], str | None] | None = None
     # How errors are written, if not as by the protocol's other endpoints.
     errors: ErrorFormat | None = None
+    # Statuses of errors beside those of every endpoint.
+    further_statuses: tuple[int, ...] = ()
     # A JSON value, form fields or a multipart form that is answered with status 200. None for a file and for
     # bytes.
     example: Any = None

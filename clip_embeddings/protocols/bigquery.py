@@ -7,7 +7,7 @@ The shapes, statuses and limits: https://cloud.google.com/bigquery/docs/remote-f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -18,7 +18,7 @@ from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import Source, parse_image
 from clip_embeddings.logs import logger
 from clip_embeddings.protocols.base import Endpoint, ErrorFormat, Protocol, RequestInfo, Vector, json_body
-from clip_embeddings.protocols.items import check_count, parse_each, parse_text
+from clip_embeddings.protocols.items import parse_each, parse_text
 
 # Rows of texts that are embedded at least, whatever MAX_ITEMS says. BigQuery chooses how many it sends where
 # the function has no max_batching_rows.
@@ -27,9 +27,13 @@ MAX_ROWS = 1024
 MAX_REPLY_BYTES = 15_000_000
 # Bytes of a float32 in JSON, sign, exponent and comma included: -1.2345678e-10,
 NUMBER_BYTES = 15
+# Bytes of a row's provenance and of the names of its fields; the two values have 16 characters each.
+PROVENANCE_BYTES = 100
 # Of errorMessage; "size should be less than 1KB".
 MAX_MESSAGE_BYTES = 1000
+# What an option of the function's definition may be; BigQuery sends every value as a string.
 MODES = ("text", "image")
+BOOLEANS = ("false", "true")
 
 
 class RowsBody(msgspec.Struct):
@@ -52,14 +56,25 @@ class RowsBody(msgspec.Struct):
     ]
     userDefinedContext: Annotated[  # noqa: N815 - BigQuery's own name
         dict[str, Any] | None,
-        Meta(description="`mode` is `text` or `image`, `model` a model's name."),
+        Meta(
+            description="`mode` is `text` or `image`, `model` a model's name. With `provenance`, `true`, "
+            "every vector comes with what made it."
+        ),
     ] = None
+
+
+class RowVector(msgspec.Struct):
+    """A row's vector, and what made it."""
+
+    vector: Vector
+    space: str
+    fingerprint: str
 
 
 class RowsReply(msgspec.Struct):
     """A vector per row, or null."""
 
-    replies: list[Vector | None]
+    replies: list[Vector | RowVector | None]
 
 
 class RowsErrorReply(msgspec.Struct):
@@ -69,33 +84,58 @@ class RowsErrorReply(msgspec.Struct):
 
 
 def parse(body: RowsBody, info: RequestInfo) -> EmbedRequest:
-    """`{"calls": [[str or null]], "userDefinedContext"?: {"mode"?: "text" or "image", "model"?: str}}`.
+    """`{"calls": [[str or null]], "userDefinedContext"?: {str: str}}`, whose options are `mode` and others.
 
-    Equal arguments become one item. An argument that is no string, or no picture, fails its row only.
+    Equal arguments become one item. An argument that is no string, or no picture, fails its row only. Too
+    many rows for one reply are refused here, before anything is run.
     """
     for index, call in enumerate(body.calls):
         if len(call) != 1:
             message = f"Row {index} has {len(call)} arguments: declare the function with one STRING."
             raise ApiError(400, "arguments_invalid", message)
-    mode = _option(body, "mode", info) or ("image" if tuple(info.towers) == ("image",) else "text")
-    model = _option(body, "model", info) or None
-    items = list(_unique(body))
+    mode = _option(body, "mode", MODES) or ("image" if tuple(info.towers) == ("image",) else "text")
+    model = _option(body, "model") or None
     limits = info.limits
+    items = list(_unique(body))
+    most = limits.items if mode == "image" else max(MAX_ROWS, limits.items)
+    if len(items) > most:
+        message = f"The request has {len(items):,} different rows: set max_batching_rows to {most}."
+        raise ApiError(413, "too_many_items", message)
     if mode == "image":
-        check_count(len(items), limits.items)
         images: list[Source | ApiError] = parse_each(
             items, lambda item: parse_image(item, limits.image_bytes)
         )
+        _check_reply_size(body, items, images, info.dimensions(model))
         return EmbedRequest(images=images, model=model)
-    check_count(len(items), max(MAX_ROWS, limits.items))
-    return EmbedRequest(texts=parse_each(items, lambda item: parse_text(item, limits)), model=model)
+    texts = parse_each(items, lambda item: parse_text(item, limits))
+    _check_reply_size(body, items, texts, info.dimensions(model))
+    return EmbedRequest(texts=texts, model=model)
+
+
+def _check_reply_size(
+    body: RowsBody, items: Sequence[str], parsed: Sequence[object], dimensions: int
+) -> None:
+    """Raise ApiError 413 if the vectors of all rows might not fit into one reply."""
+    valid = {item for item, result in zip(items, parsed, strict=True) if not isinstance(result, ApiError)}
+    vectors = sum(isinstance(argument, str) and argument in valid for (argument,) in body.calls)
+    row_bytes = dimensions * NUMBER_BYTES + _with_provenance(body) * PROVENANCE_BYTES
+    most = MAX_REPLY_BYTES // row_bytes
+    if vectors > most:
+        message = f"The reply to {len(body.calls):,} rows may exceed 15 MB: set max_batching_rows to {most}."
+        raise ApiError(413, "too_many_items", message)
 
 
 def write(body: RowsBody, result: EmbedResult, info: RequestInfo) -> Mapping[str, Any]:
-    """`{"replies": [[f] or null]}`, one reply per row."""
+    """`{"replies": [[f] or null]}`, one reply per row; with `provenance`, an object in place of `[f]`.
+
+    Raises:
+        ApiError: 503 if a bucket did not answer for a row: BigQuery then repeats the request, while null
+            would be the row's result.
+    """
     part = result.texts or result.images
-    items = _unique(body)
-    results = dict(zip(items, part.results, strict=True)) if part else {}
+    results = dict(zip(_unique(body), part.results, strict=True)) if part else {}
+    shared = {"space": result.space, "fingerprint": part.fingerprint} if part else {}
+    has_provenance = _with_provenance(body)
     replies: list[Any] = []
     failures: Counter[str] = Counter()
     for (argument,) in body.calls:
@@ -103,16 +143,13 @@ def write(body: RowsBody, result: EmbedResult, info: RequestInfo) -> Mapping[str
             replies.append(None)
             continue
         vector = results[argument] if isinstance(argument, str) else ApiError(400, "text_not_a_string", "")
-        if isinstance(vector, ApiError):
-            failures[vector.code] += 1
-            replies.append(None)
-        else:
-            replies.append(vector)
-    vectors = sum(reply is not None for reply in replies)
-    if vectors * result.dimensions * NUMBER_BYTES > MAX_REPLY_BYTES:
-        most = MAX_REPLY_BYTES // (result.dimensions * NUMBER_BYTES)
-        message = f"The reply to {len(replies):,} rows may exceed 15 MB: set max_batching_rows to {most}."
-        raise ApiError(413, "too_many_items", message)
+        if not isinstance(vector, ApiError):
+            replies.append({"vector": vector, **shared} if has_provenance else vector)
+            continue
+        if vector.retry_after is not None:
+            raise ApiError(503, "storage_unavailable", vector.message, retry_after=vector.retry_after)
+        failures[vector.code] += 1
+        replies.append(None)
     if failures:
         codes = ",".join(sorted(failures))
         logger.warning("bigquery: %d of %d rows are null: %s", failures.total(), len(replies), codes)
@@ -124,13 +161,17 @@ def _unique(body: RowsBody) -> Mapping[str, None]:
     return dict.fromkeys(argument for (argument,) in body.calls if isinstance(argument, str))
 
 
-def _option(body: RowsBody, name: str, info: RequestInfo) -> str | None:
-    """An option of the function's definition. Raises ApiError 400 if it is not one of those allowed."""
+def _with_provenance(body: RowsBody) -> bool:
+    return _option(body, "provenance", BOOLEANS) == "true"
+
+
+def _option(body: RowsBody, name: str, allowed: Sequence[str] = ()) -> str | None:
+    """An option of the function's definition. Raises ApiError 400 if it is not one of `allowed`, if any."""
     value = (body.userDefinedContext or {}).get(name)
-    if value is None or (isinstance(value, str) and (name != "mode" or value in MODES)):
+    if value is None or (isinstance(value, str) and (not allowed or value in allowed)):
         return value
-    allowed = " or ".join(map(repr, MODES)) if name == "mode" else "a string"
-    raise ApiError(400, "context_invalid", f"`{name}` in user_defined_context must be {allowed}.")
+    choices = " or ".join(map(repr, allowed)) or "a string"
+    raise ApiError(400, "context_invalid", f"`{name}` in user_defined_context must be {choices}.")
 
 
 def _write_error(error: ApiError) -> Mapping[str, Any]:
@@ -152,6 +193,7 @@ PROTOCOL = Protocol(
             write=write,
             functions=("embed_text", "embed_image", "embed_mixed"),
             at_root=True,
+            further_statuses=(503,),
             example={
                 "requestId": "124ab1c",
                 "userDefinedContext": {"mode": "text"},

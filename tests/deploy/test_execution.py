@@ -9,7 +9,19 @@ import pytest
 
 from deploy.errors import CommandError, DeployError
 from deploy.execution import execute
-from deploy.steps import IfChanged, Lookup, Run, RunIfPasses, Say, Unless, flag_if, printed, quote, variable
+from deploy.steps import (
+    IfChanged,
+    Lookup,
+    Require,
+    Run,
+    RunIfPasses,
+    Say,
+    Unless,
+    flag_if,
+    printed,
+    quote,
+    variable,
+)
 
 ECHO = ("echo", "-n")
 
@@ -37,6 +49,12 @@ def test_a_printed_plan_does_what_executing_it_does(
         Run(("cp", flag_if("PLACE", "--recursive"), f"{variable('PLACE')}-1", "copy")),
         Run(("touch", "flags", flag_if("NOTHING", "--no-such-flag"))),
         RunIfPasses(("grep", "--quiet", "some where"), variable("PLACE"), ("touch", "passed"), "it did not"),
+        Lookup("EMAIL", ("echo", "{'email': 'a-1@b.example'}"), pattern="[a-z0-9-]+@[a-z.]+"),
+        Run(("touch", variable("EMAIL"))),
+        Unless(("echo", "a@b.example"), ("touch", "not-made"), pattern="[a-z]+@b"),
+        Unless(("echo", "an error"), ("touch", "found-no-email"), pattern="[a-z]+@b"),
+        Require((*ECHO, "something"), "nothing was printed"),
+        Require(("true",), "something was printed", nothing=True),
         IfChanged((*ECHO, "old"), "new", (Run(("touch", "changed")),), "it is unchanged"),
     )
     made = {
@@ -47,6 +65,8 @@ def test_a_printed_plan_does_what_executing_it_does(
         "copy/made",
         "flags",
         "passed",
+        "a-1@b.example",
+        "found-no-email",
         "changed",
     }
 
@@ -103,6 +123,30 @@ def test_what_exists_and_is_not_as_expected_ends_the_plan() -> None:
         execute((Unless(check, ("false",), expected="ours", conflict="it is another's"),))
     with pytest.raises(DeployError, match="cannot be read"):
         execute((Unless(("false",), ("true",), check_failure="it cannot be read"),))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Require(("true",), "this is the reason: it's so"),
+        Require(("false",), "this is the reason: it's so"),
+        Require((*ECHO, "something"), "this is the reason: it's so", nothing=True),
+    ],
+)
+def test_what_is_required_ends_the_plan_with_its_sentence(step: Require, tmp_path: Path) -> None:
+    plan = (step, Run(("touch", str(tmp_path / "made"))))
+
+    with pytest.raises(DeployError, match=r"^this is the reason: it's so$"):
+        execute(plan)
+    pasted = subprocess.run(["bash", "-euc", "\n".join(printed(plan))], capture_output=True, text=True)
+
+    assert (pasted.returncode, pasted.stderr) == (1, "this is the reason: it's so\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_for_nothing_that_fails_does_not_pass() -> None:
+    with pytest.raises(DeployError, match=r"^this failed: false$"):
+        execute((Require(("false",), "something was printed", nothing=True),))
 
 
 def test_an_unchanged_function_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

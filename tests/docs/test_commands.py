@@ -34,7 +34,7 @@ PORT = "8080"
 SITE = "https://example.com"
 # A folder for files that the pages' examples make.
 SCRATCH = "/tmp/album"  # noqa: S108
-LANGUAGES = ("sh", "json", "text", "python", "js", "yaml")
+LANGUAGES = ("sh", "sql", "json", "text", "python", "js", "yaml")
 
 
 @dataclass
@@ -223,9 +223,7 @@ def test_an_event_that_is_posted_by_hand_indexes_the_photo(
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_says_what_it_is(page: str) -> None:
     for block in blocks(page):
-        assert block.language in ("sh", "json", "text", "python", "js", "yaml"), (
-            f"{block.place} names no language"
-        )
+        assert block.language in LANGUAGES, f"{block.place} names no language"
         if block.language != "sh":
             assert block.runner in ("", "reply", "output", "layers", "client"), block.place
             continue

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import requests
 
+from tests.support import gcs_server
+from tests.support.buckets import write_object
 from tests.support.pictures import in_base64, picture, web
 from tests.support.serving import KEY, Server, error_code, serving
 from tests.support.vectors import assert_images, assert_texts, model
@@ -155,6 +157,7 @@ def test_the_pages_own_request_has_too_many_arguments(gateway: Server) -> None:
         ({"requestId": "124ab1c"}, 400),
         ({"calls": [["a"]], "userDefinedContext": {"mode": "video"}}, 400),
         ({"calls": [["a"]], "userDefinedContext": {"model": "x" * 5000}}, 404),
+        ({"calls": [["a"]], "userDefinedContext": {"provenance": "yes"}}, 400),
     ],
 )
 def test_a_wrong_definition_fails_the_query_with_a_sentence(gateway: Server, body: Any, status: int) -> None:
@@ -163,6 +166,52 @@ def test_a_wrong_definition_fails_the_query_with_a_sentence(gateway: Server, bod
     assert reply.status_code == status
     assert set(reply.json()) == {"errorMessage"}
     assert len(reply.content) < 1024
+
+
+def test_each_vector_comes_with_what_made_it_if_asked_for(gateway: Server) -> None:
+    texts = _post(gateway, [["a cat"], [None]], provenance="true")
+    images = _post(gateway, [[in_base64(CAT)]], provenance="true", mode="image")
+    plain = _post(gateway, [["a cat"]], provenance="false")
+
+    row, none = texts.json()["replies"]
+    assert none is None
+    assert row == {
+        "vector": plain.json()["replies"][0],
+        "space": texts.headers["Embedding-Space"],
+        "fingerprint": texts.headers["Embedding-Fingerprint"],
+    }
+    (picture_row,) = images.json()["replies"]
+    assert_images([picture_row["vector"]], CAT)
+    assert picture_row["space"] == row["space"]
+    assert picture_row["fingerprint"] == images.headers["Embedding-Fingerprint"]
+
+
+def test_objects_of_an_allowed_bucket(log: Path) -> None:
+    uri = f"gs://{gcs_server.BUCKET}/"
+    with gcs_server.serving() as storage, gcs_server.connected(storage.url, "") as bucket:
+        write_object(bucket, "a cat.jpg", CAT)
+        write_object(bucket, "notes.txt", b"no picture")
+        settings = {"STORAGE_EMULATOR_HOST": storage.url, "ALLOWED_BUCKETS": gcs_server.BUCKET}
+        with serving("embed_image", log, **settings) as server:
+            calls = [[f"{uri}a cat.jpg"], [f"{uri}notes.txt"], [f"{uri}none.jpg"], ["gs://others/cat.jpg"]]
+            first, *others = _post(server, calls).json()["replies"]
+        logged = log.read_text()
+
+    assert_images([first], CAT)
+    assert others == [None] * 3
+    assert "bigquery: 3 of 4 rows are null: bucket_forbidden,image_unsupported,object_not_found" in logged
+
+
+@pytest.mark.full
+def test_rows_are_not_null_because_a_bucket_does_not_answer_now(log: Path) -> None:
+    """Null is the result of a row for ever. With 503, BigQuery asks again."""
+    settings = {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9", "ALLOWED_BUCKETS": gcs_server.BUCKET}
+    with serving("embed_image", log, **settings) as server:
+        reply = _post(server, [[in_base64(CAT)], [f"gs://{gcs_server.BUCKET}/cat.jpg"]])
+
+    assert (reply.status_code, error_code(reply)) == (503, "storage_unavailable")
+    assert int(reply.headers["Retry-After"]) > 0
+    assert set(reply.json()) == {"errorMessage"}
 
 
 def test_rows_beyond_the_limits_fail_the_query(log: Path, site: str) -> None:
@@ -174,16 +223,32 @@ def test_rows_beyond_the_limits_fail_the_query(log: Path, site: str) -> None:
 
     assert served.status_code == 200
     assert [(reply.status_code, error_code(reply)) for reply in refused] == [(413, "too_many_items")] * 2
+    for reply, most in zip(refused, (1024, 2), strict=True):
+        assert reply.json()["errorMessage"].endswith(f"set max_batching_rows to {most}.")
 
 
 def test_a_reply_never_exceeds_what_bigquery_accepts(gateway: Server) -> None:
     fitting = 15_000_000 // (15 * model().manifest.dimensions)
+    calls = [["a cat"]] * fitting + [[None], [1]]
 
-    assert len(_post(gateway, [["a cat"]] * fitting).content) < 15_000_000
-    reply = _post(gateway, [["a cat"]] * (fitting + 1))
+    assert len(_post(gateway, calls).content) < 15_000_000
+    reply = _post(gateway, [["a cat"], *calls])
+    with_provenance = _post(gateway, calls, provenance="true")
 
     assert (reply.status_code, error_code(reply)) == (413, "too_many_items")
     assert f"max_batching_rows to {fitting}." in reply.json()["errorMessage"]
+    assert with_provenance.status_code == 413
+
+
+def test_a_reply_that_would_be_too_large_is_refused_before_the_model_runs(log: Path) -> None:
+    most = 15_000_000 // (15 * model().manifest.dimensions)
+    with serving("embed_text", log) as server:
+        reply = _post(server, [[f"text {number % 1000}"] for number in range(most + 1)])
+        rejected = log.read_text().splitlines()[-1]
+
+    assert reply.status_code == 413
+    assert " items=0 " in rejected
+    assert "model_ms" not in rejected
 
 
 def test_overload_is_retried(log: Path) -> None:

@@ -35,7 +35,21 @@ case "$*" in
   *"latestReadyRevisionName"*) [ ! -e "$RECORD.revision" ] || cat "$RECORD.revision" ;;
   *"extract(url)"*) echo https://candidate---function.example ;;
   *"print-identity-token"*) echo identity ;;
+  *"value(location)"*) echo US ;;
+  *"name=ALLOWED_BUCKETS"*) echo ALLOWED_BUCKETS ;;
+  *"name=MODEL"*) echo MODEL ;;
   *"triggers list"*"value(name)"*) echo projects/my-project/locations/eu/triggers/run-job ;;
+esac
+"""
+
+# The connection does not exist until it is made.
+BQ = """#!/usr/bin/env bash
+{ printf '%s\\0' "$@"; printf '\\0'; } >>"$RECORD.bq"
+case "$*" in
+  *"mk --connection"*) : >"$RECORD.connection" ;;
+  *"show --connection"*)
+    [ -e "$RECORD.connection" ] || { echo 'Not found: Connection'; exit 2; }
+    echo '{"cloudResource":{"serviceAccountId":"bqcx-1-a@gcp-sa-bigquery.example"}}' ;;
 esac
 """
 
@@ -80,15 +94,15 @@ def recorder(folder: Path) -> dict[str, str]:
     """The environment in which gcloud writes its calls to `folder`/record."""
     bin_folder = folder / "bin"
     bin_folder.mkdir(exist_ok=True)
-    for name, script in (("gcloud", RECORDER), ("curl", CURL)):
+    for name, script in (("gcloud", RECORDER), ("curl", CURL), ("bq", BQ)):
         (bin_folder / name).write_text(script)
         (bin_folder / name).chmod(0o755)
     return {"PATH": f"{bin_folder}:{bare_path(folder)}", "RECORD": str(folder / "record")}
 
 
-def recorded(folder: Path) -> list[list[str]]:
-    """The arguments of each call, in order."""
-    path = folder / "record"
+def recorded(folder: Path, name: str = "record") -> list[list[str]]:
+    """The arguments of each call of gcloud, in order; with `record.bq`, those of bq."""
+    path = folder / name
     if not path.exists():
         return []
     return [call.split("\0") for call in path.read_bytes().decode().split("\0\0") if call]
@@ -96,12 +110,21 @@ def recorded(folder: Path) -> list[list[str]]:
 
 def paste(plan: str, folder: Path) -> list[list[str]]:
     """Run a plan in a shell as a person would paste it; what gcloud and deploy.sh were called with."""
+    paste_and_read(plan, folder)
+    return recorded(folder)
+
+
+def paste_and_read(plan: str, folder: Path) -> str:
+    """Run a plan in a shell as a person would paste it; what it prints."""
     for name in NAMES:
         for build in ("build", "out"):
             (folder / build).mkdir(exist_ok=True)
             (folder / build / f"{name}.hash").write_text("0123456789abcdef\n")
     environment = recorder(folder)
     shutil.copy(folder / "bin" / "gcloud", folder / "deploy.sh")
+    # Only pasted plans need it.
+    (folder / "bin" / "grep").unlink(missing_ok=True)
+    (folder / "bin" / "grep").symlink_to(Path(shutil.which("grep") or "grep").resolve())
     ended = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", plan],
         cwd=folder,
@@ -113,7 +136,7 @@ def paste(plan: str, folder: Path) -> list[list[str]]:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
-    return recorded(folder)
+    return ended.stdout
 
 
 def gcloud_environment(folder: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.support import cloud_run
+from tests.support import bigquery_api, cloud_run
 
 # Names of the APIs in gcloud's variables CLOUDSDK_API_ENDPOINT_OVERRIDES_*.
 APIS = (
@@ -71,6 +71,9 @@ class GoogleApis:
     triggers: dict[str, Any] = field(default_factory=dict)
     services: dict[str, Any] = field(default_factory=dict)
     indexes: list[Any] = field(default_factory=list)
+    # Of BigQuery, by location and ID; and the scripts that it ran.
+    connections: dict[str, Any] = field(default_factory=dict)
+    scripts: list[str] = field(default_factory=list)
     uploads: list[bytes] = field(default_factory=list)
     enabled: set[str] = field(default_factory=set)
     # Whether revisions that are deployed from now on start, and how they answer /ready.
@@ -308,6 +311,7 @@ ROUTES: tuple[tuple[str, str, EmbedResult], ...] = (
     ("PUT", rf"/apis/serving.knative.dev/v1/namespaces/{PROJECT}/services/([^/]+)", _deploy),
     ("GET", r"/revisions/([^/]+)---([^/]+)/ready", _ready),
     ("POST", LOGIN_PATH, _token),
+    *bigquery_api.ROUTES,
     ("GET", rf"/v1/projects/{PROJECT}/databases/[^/]+/collectionGroups/-/indexes", _indexes),
     ("GET", rf"/apis/run.googleapis.com/v1/namespaces/{PROJECT}/jobs", _no_jobs),
 )
@@ -343,6 +347,12 @@ def playing() -> Iterator[GoogleApis]:
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
+
+        def do_CONNECT(self) -> None:
+            """Tunnel to this server itself, without TLS, which bq asks for."""
+            self.send_response(200)
+            self.end_headers()
+            self.close_connection = False
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
 

@@ -17,7 +17,7 @@ from tests.support.deploy_script import deploy_sh
 from tests.support.serving import ROOT, environment
 
 # Programs that pages name without a path, and those that they name with one.
-PROGRAMS = ("gcloud", "make", "docker", "curl", "git", "python3")
+PROGRAMS = ("gcloud", "bq", "make", "docker", "curl", "git", "python3")
 PATHS = (
     "deploy.sh",
     ".venv/bin/python",
