@@ -129,8 +129,12 @@ class Running:
         return max(kilobytes(Path(f"/proc/{pid}/status"), "VmRSS") for pid in self.pids()) / 1000
 
     def tree_anonymous(self) -> float:
-        """Anonymous memory of all processes, in MiB: what has no file behind it and cannot be dropped."""
-        return sum(kilobytes(Path(f"/proc/{pid}/status"), "RssAnon") for pid in self.pids()) / 1048.576
+        """Anonymous memory of all processes, in MiB: what has no file behind it and cannot be dropped.
+
+        What a process shares with the one that it was forked from counts once, as it does for a container.
+        """
+        rollups = (Path(f"/proc/{pid}/smaps_rollup") for pid in self.pids())
+        return sum(kilobytes(rollup, "Pss_Anon") for rollup in rollups) / 1048.576
 
     def tree_pss(self) -> float:
         """Resident memory of all processes, in MB, with shared pages counted once."""

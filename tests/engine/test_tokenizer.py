@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ftfy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 
 from clip_embeddings.engine.byte_pairs import CACHED_CHARS, CACHED_PAIRS, BytePairs
 from clip_embeddings.engine.manifest import BYTE_PAIR_TOKENIZER, LIBRARY_TOKENIZER, ModelError, TextSpec
-from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
+from clip_embeddings.engine.tokenizer import CLEANERS, load_tokenizer, pad, tokenize
 from model_cache.baking.tokenizer_file import clip_library_file, write_clip_tokenizer
 from model_cache.baking.torch_setup import import_open_clip
 from tests.support.texts import every_character, generated_texts
@@ -210,3 +212,12 @@ def test_a_cut_tokenizer_file_is_a_model_error(folder: Path, tmp_path: Path) -> 
         path.write_bytes(data[:size])
         with pytest.raises(ModelError, match=r"tokenizer\.bpe is not a tokenizer file"):
             load_tokenizer(path)
+
+
+def test_an_ampersand_that_begins_no_entity_needs_no_library() -> None:
+    """Such texts skip ftfy. They are cleaned as it and html.unescape would."""
+    rng = random.Random(7)
+    for _ in range(3000):
+        text = "".join(rng.choice("ab &&;#x1ltgmp<'\"") for _ in range(rng.randint(1, 14)))
+        expected = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+        assert CLEANERS["whitespace"](text) == " ".join(expected.split())
