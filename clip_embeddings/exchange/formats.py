@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import orjson
@@ -20,6 +20,8 @@ from clip_embeddings.config import missing_package
 from clip_embeddings.exchange.rows import ROW_TYPES, VECTOR, FileError, to_entry, to_row
 from clip_embeddings.index.registry import Package
 from clip_embeddings.index.types import Entry
+
+T = TypeVar("T")
 
 # Entries in memory at once: a few megabytes.
 BATCH_SIZE = 1000
@@ -40,9 +42,9 @@ class Format:
     read: Callable[[Path], Iterator[Entry]]
 
 
-def batches(entries: Iterable[Entry], size: int = BATCH_SIZE) -> Iterator[list[Entry]]:
-    """Lists of at most `size` entries."""
-    rest = iter(entries)
+def batches(items: Iterable[T], size: int = BATCH_SIZE) -> Iterator[list[T]]:
+    """Lists of at most `size` items."""
+    rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
 

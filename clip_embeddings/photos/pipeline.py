@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
+from clip_embeddings.ahead import map_ahead
 from clip_embeddings.engine.model import IMAGE_ROWS
 from clip_embeddings.photos.batch_writer import BatchWriter
 from clip_embeddings.photos.indexer import Indexer
@@ -62,14 +61,5 @@ def _load_all(indexer: Indexer, changes: Iterable[Change]) -> Iterator[DecodedPh
         except TransientError as error:
             return Rejected(change, "storage_unavailable", str(error), transient=True)
 
-    pool = ThreadPoolExecutor(indexer.runtime.settings.fetch.parallel, thread_name_prefix="photos")
-    loading: deque[Future[DecodedPhoto | Rejected | Deletion]] = deque()
-    try:
-        for change in changes:
-            loading.append(pool.submit(load, change))
-            if len(loading) == MAX_LOADED:
-                yield loading.popleft().result()
-        while loading:
-            yield loading.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    threads = indexer.runtime.settings.fetch.parallel
+    return map_ahead(load, changes, threads=threads, ahead=MAX_LOADED, name="photos")
