@@ -116,12 +116,12 @@ def _write_parquet(table: DataFrame, path: str) -> None:
 
 
 def _read_parquet(spark: SparkSession, path: str) -> DataFrame | None:
-    """The Parquet files below `path`; None if there is no such folder yet."""
+    """The Parquet files in the folder `path`; None if there are none yet."""
     try:
-        # With the schema given, a folder that is empty is a table without rows.
-        return spark.read.schema(FRAME_SCHEMA).parquet(path)
+        # By a pattern, because Spark warns at length of a folder that is not there.
+        return spark.read.schema(FRAME_SCHEMA).parquet(f"{path.rstrip('/')}/*.parquet")
     except AnalysisException as error:
-        if "PATH_NOT_FOUND" in str(error) or "does not exist" in str(error):
+        if "PATH_NOT_FOUND" in str(error):
             return None
         raise
 
