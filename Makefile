@@ -3,6 +3,7 @@ PYTHON ?= python3
 PORT ?= 8080
 SERVE := .venv
 TEST := .venv-test
+SPARK := .venv-spark
 # What `make bench` measures with. Its help needs no package, and the indexes need no torch.
 BENCH := $(TEST)/bin/python
 BENCH_NEEDS := $(TEST)/installed-bench
@@ -15,6 +16,9 @@ BENCH := .venv-index/bin/python
 BENCH_NEEDS := .venv-index/installed
 endif
 endif
+ifneq ($(filter --spark,$(ARGS)),)
+BENCH_NEEDS += $(SPARK)/installed
+endif
 # The environments of tests/clients: packages of one file fit together, those of two may not.
 CLIENTS := $(patsubst tests/clients/requirements/%.txt,.venv-clients-%,$(wildcard tests/clients/requirements/*.txt))
 
@@ -24,7 +28,7 @@ help:
 	@echo "make serve      install what serving needs and answer on port $(PORT) (PORT=..., MODEL=...)"
 	@echo "make dev        the same, restarting whenever a source file changes"
 	@echo "make test       install what the tests need and run them"
-	@echo "make test-full  also the tests that take minutes: full-size architectures"
+	@echo "make test-full  also the tests that take minutes: full-size architectures, Spark"
 	@echo "make test-clients  run the packages that people call such services with (needs npm)"
 	@echo "make lint       check style and types only"
 	@echo "make bench      start-up, latency, CPU and memory, side by side in one run"
@@ -41,7 +45,7 @@ dev: $(SERVE)/installed
 test: lint
 	$(TEST)/bin/python -m pytest -m "not full and not clients" -n 2 --dist loadfile
 
-test-full: lint
+test-full: lint $(SPARK)/installed
 	$(TEST)/bin/python -m pytest -m "not clients"
 
 test-clients: $(TEST)/installed $(CLIENTS:%=%/installed) build/clients/installed
@@ -56,7 +60,7 @@ bench: $(BENCH_NEEDS)
 	@$(BENCH) -m tests.bench $(if $(MODEL),--models $(MODEL)) $(ARGS)
 
 clean:
-	rm -rf $(SERVE) $(TEST) $(CLIENTS) .venv-index build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(SERVE) $(TEST) $(SPARK) $(CLIENTS) .venv-index build .mypy_cache .ruff_cache .pytest_cache
 
 # A stamp is written only when an installation went through, so an interrupted one is done again.
 $(SERVE)/installed: requirements.txt dev/requirements.txt
@@ -80,6 +84,13 @@ $(TEST)/installed-bench: $(TEST)/installed tests/bench/requirements.txt
 	@echo "installing what measuring the indexes needs into .venv-index ..."
 	@$(PYTHON) -m venv .venv-index
 	@.venv-index/bin/pip install --quiet --disable-pip-version-check -r tests/bench/requirements-index.txt
+	@touch $@
+
+# Tests take the library from the checkout; it is installed here for what it needs.
+$(SPARK)/installed: pyproject.toml pipelines/requirements.txt pipelines/requirements-worker.txt
+	@echo "installing Spark into $(SPARK) (a Java is needed, too) ..."
+	@$(PYTHON) -m venv $(SPARK)
+	@$(SPARK)/bin/pip install --quiet --disable-pip-version-check . -r pipelines/requirements.txt
 	@touch $@
 
 .venv-clients-%/installed: tests/clients/requirements/%.txt

@@ -15,6 +15,7 @@ from deploy.execution import execute, say
 from deploy.options import BY_VARIABLE, CommandLine
 from deploy.plan import deletion_plan, deployment_plan, stage_step
 from deploy.rollout import REVISION_WITH_TAG
+from deploy.spark import spark_plan, spark_stage_step
 from deploy.steps import Lookup, Run, Step, printed, variable
 
 
@@ -30,6 +31,7 @@ def run_command(options: CommandLine) -> None:
         "deploy": _deploy,
         "jobs": _jobs,
         "bigquery": _bigquery,
+        "spark": _spark,
         "status": _status,
         "logs": _logs,
         "delete": _delete,
@@ -82,6 +84,17 @@ def _bigquery(options: CommandLine, arguments: list[str]) -> None:
     if not (options.dry_run or shutil.which("bq")):
         raise DeployError("bq is not installed: run gcloud components install bq.")
     _perform_in_project(deployment, tuple(bigquery_plan(deployment)))
+
+
+def _spark(options: CommandLine, arguments: list[str]) -> None:
+    match arguments:
+        case ["stage"]:
+            _perform(options, (spark_stage_step(options),))
+        case ["run", *rest] if rest:
+            deployment = _deployment(options, ())
+            _perform_in_project(deployment, spark_plan(deployment, rest))
+        case _:
+            raise DeployError("use spark stage or spark run -- --input ... --output ...; see --help.")
 
 
 def _status(options: CommandLine, arguments: list[str]) -> None:

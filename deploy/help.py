@@ -15,6 +15,8 @@ Usage: ./deploy.sh [options] COMMAND [FUNCTION...]
   jobs deploy [JOB...]       stage and deploy the Cloud Run jobs ({jobs})
   jobs run JOB [-- ARG...]   run one and wait for its end
   bigquery [FUNCTION...]     let BigQuery call deployed functions ({bigquery}), and print queries
+  spark stage                assemble build/spark/, what a Spark job runs from
+  spark run -- ARG...        run pipelines/embed_spark.py on Dataproc Serverless and wait for its end
   status                     what is deployed, and where
   logs FUNCTION              its newest log lines
   delete FUNCTION...|all     remove functions and their triggers; asks first
@@ -29,6 +31,7 @@ Examples:
   ./deploy.sh --model demo --project my-project deploy embed_text
   ./deploy.sh --model {model} --photos-bucket my-photos deploy search on_upload on_delete
   ./deploy.sh --photos-bucket my-photos --tasks 4 jobs deploy && {example}
+  ./deploy.sh spark run -- --input gs://my-photos --output gs://my-vectors/photos
 """
 
 

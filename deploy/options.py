@@ -99,6 +99,7 @@ OPTIONS = (
     ),
     Option("JOBS_BUCKET", "NAME", "(PROJECT-clip-jobs; made where it is missing)", BUCKET),
     Option("PHOTOS_BUCKET", "NAME", "(PROJECT-clip-photos; made where it is missing)", BUCKET),
+    Option("SPARK_BUCKET", "NAME", "(PROJECT-clip-spark; made where it is missing)", BUCKET),
     Option(
         "COLLECTION",
         "NAME",

@@ -71,12 +71,12 @@ def resource_steps(deployment: Deployment) -> Iterator[Step]:
     for name in filter(None, options["ALLOWED_BUCKETS"].split(",")):
         yield grant_bucket_step(deployment, name, "roles/storage.objectViewer")
     if deployment.any_needs("jobs") or deployment.any(deployment.makes_plans):
-        yield _bucket(deployment, deployment.bucket("jobs"))
+        yield bucket_step(deployment, deployment.bucket("jobs"))
         if deployment.any_needs("jobs"):
             yield _expire_jobs(deployment)
         yield grant_bucket_step(deployment, deployment.bucket("jobs"), "roles/storage.objectUser")
     if deployment.any_needs("photos"):
-        yield _bucket(deployment, deployment.bucket("photos"))
+        yield bucket_step(deployment, deployment.bucket("photos"))
         yield grant_bucket_step(deployment, deployment.bucket("photos"), "roles/storage.objectViewer")
     if deployment.any_needs("index"):
         yield from _index(deployment)
@@ -122,7 +122,7 @@ def grant_bucket_step(deployment: Deployment, name: str, role: str, account: str
     return _grant(deployment, ("storage", "buckets"), f"gs://{name}", role, account)
 
 
-def _bucket(deployment: Deployment, name: str) -> Step:
+def bucket_step(deployment: Deployment, name: str) -> Step:
     """Makes a bucket unless it exists."""
     return Unless(
         deployment.gcloud("storage", "buckets", "describe", f"gs://{name}", "--format=value(name)"),

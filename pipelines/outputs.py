@@ -132,9 +132,9 @@ def _keys(table: DataFrame) -> DataFrame:
 
 def _buckets(rows: DataFrame) -> DataFrame:
     """The distinct buckets of rows, as an index names them."""
-    found = F.coalesce(
+    bucket = F.coalesce(
         F.col("bucket"),
         F.when(F.col("uri").startswith("gs://"), F.regexp_extract("uri", "^gs://([^/]+)/", 1)),
         F.when(F.col("uri").startswith("file:///"), F.regexp_extract("uri", "^(file://.*/)[^/]*$", 1)),
     )
-    return rows.select(found.alias("bucket")).where(F.col("bucket").isNotNull()).distinct()
+    return rows.select(bucket.alias("bucket")).where(F.col("bucket").isNotNull()).distinct()

@@ -73,7 +73,7 @@ def listing_frames(frames: Iterable[pd.DataFrame], url: str) -> Iterator[pd.Data
         else:
             bucket, _, prefix = url.removeprefix("gs://").partition("/")
             listed = open_bucket(f"gs://{bucket}").stats(prefix)
-        for found in batches(listed, 20 * FRAME_ROWS):
+        for objects in batches(listed, 20 * FRAME_ROWS):
             lines = [
                 {
                     "uri": object_uri(bucket, name),
@@ -84,7 +84,7 @@ def listing_frames(frames: Iterable[pd.DataFrame], url: str) -> Iterator[pd.Data
                     "content_type": stat.content_type,
                     "updated": datetime.fromtimestamp(stat.updated, UTC).isoformat(),
                 }
-                for name, stat in found
+                for name, stat in objects
             ]
             yield pd.DataFrame(lines, columns=list(SOURCE_COLUMNS))
 
@@ -96,8 +96,8 @@ def indexed_frames(frames: Iterable[pd.DataFrame], url: str) -> Iterator[pd.Data
     index = open_index(url)
     for frame in frames:
         for bucket in frame["bucket"]:
-            for found in batches(index.generations(bucket), 20 * FRAME_ROWS):
-                lines = [(object_uri(bucket, name), *rest) for name, *rest in found]
+            for entries in batches(index.generations(bucket), 20 * FRAME_ROWS):
+                lines = [(object_uri(bucket, name), *rest) for name, *rest in entries]
                 yield pd.DataFrame(lines, columns=list(INDEXED_COLUMNS))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support.serving import ROOT
 
-PRODUCT = ("clip_embeddings", "deploy", "dev", "functions", "model_cache")
+PRODUCT = ("clip_embeddings", "deploy", "dev", "functions", "model_cache", "pipelines")
 
 
 def sources(*folders: str) -> list[Path]:
