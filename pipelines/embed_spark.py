@@ -37,7 +37,7 @@ FRAME_ROWS = "1000"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 if it could not run or all rows failed."""
-    options = _parse(argv)
+    options = parse(argv)
     try:
         print(run(options), flush=True)
     except (ConfigError, ModelError) as error:
@@ -124,7 +124,8 @@ def _disk_only() -> object:
     return StorageLevel.DISK_ONLY
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a command line, sys.argv's if it is None."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.embed_spark", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", help="the folder of a baked model, by default MODEL; ./NAME in an archive")

@@ -27,7 +27,11 @@ def main() -> None:
 
 
 def _vectors(options: argparse.Namespace) -> str:
-    """The report that is asked for of an index or a backfill, or an empty text."""
+    """The report that is asked for of an index, a backfill or a Spark job, or an empty text."""
+    if options.spark:
+        from tests.bench import spark
+
+        return spark.report(_progress, quick=options.quick)
     if not (options.index or options.backfill):
         return ""
     from tests.bench import machine

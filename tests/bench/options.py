@@ -84,5 +84,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--index", action="store_true", help="only: search over many vectors, in each index")
     parser.add_argument("--rows", type=int, metavar="N", help="with --index: how many vectors (100,000)")
     parser.add_argument("--backfill", action="store_true", help="only: photos indexed per second")
+    parser.add_argument(
+        "--spark",
+        action="store_true",
+        help="only: CPU of a row in the Spark job, beside the engine alone (needs Java 17)",
+    )
     parser.add_argument("--tokenizer", action="store_true", help="only: CLIP's tokenizer in its two files")
     return parser.parse_args()

@@ -14,7 +14,10 @@ import pytest
 
 from clip_embeddings.config import ImageSettings
 from clip_embeddings.engine.manifest import fingerprint
+from clip_embeddings.storage.gcs import GcsBucket
 from tests.support import spark
+from tests.support.buckets import write_object
+from tests.support.gcs_server import GcsServer
 from tests.support.indexes import opened_index
 from tests.support.photographs import crops
 from tests.support.pictures import picture, web
@@ -204,27 +207,32 @@ def test_a_column_of_texts(tmp_path: Path) -> None:
     assert "embedded 1, failed 0" in log
 
 
-def test_an_inventory_report_as_it_is(tmp_path: Path) -> None:
+def test_an_inventory_report_as_it_is_and_a_bucket(gcs: GcsBucket, server: GcsServer, tmp_path: Path) -> None:
+    photos = GcsBucket(gcs.bucket, "photos/", gcs.client)
+    names = ('a "quoted", name.jpg', "b é.jpg", "replaced.jpg")
+    generations = {name: write_object(photos, name, picture(), "image/jpeg") for name in names}
+    write_object(photos, "replaced.jpg", picture("coffee"), "image/jpeg")
     header = ["project", "bucket", "name", "timeDeleted", "generation", "contentType", "size"]
     rows = [
-        ["1", "no-such-bucket-of-tests", 'a "quoted", name.jpg', "", "1700000000000001", "image/jpeg", "12"],
-        ["1", "no-such-bucket-of-tests", "old.jpg", "2024-01-01T00:00:00Z", "1600000000000000", "", "1"],
+        *(["1", gcs.bucket, f"photos/{name}", "", generations[name], "image/jpeg", 12] for name in names),
+        ["1", gcs.bucket, "photos/removed.jpg", "2024-01-01T00:00:00Z", "1600000000000000", "", 1],
     ]
     source = write_csv(tmp_path / "report.csv", header, rows)
     output = tmp_path / "vectors"
+    arguments = (*MODEL, "--output", str(output))
+    emulator = {"STORAGE_EMULATOR_HOST": server.url}
 
-    # No bucket is reached: the row fails, and is there.
-    os.environ["STORAGE_EMULATOR_HOST"] = "http://127.0.0.1:9"
-    try:
-        log = spark.run(tmp_path, *MODEL, "--input", str(source), "--output", str(output))
-    finally:
-        del os.environ["STORAGE_EMULATOR_HOST"]
+    log = spark.run(tmp_path, *arguments, "--input", str(source), **emulator)
+    reported = {row["uri"]: row for row in spark.read(output)}
+    listing = f"gs://{gcs.bucket}/photos/"
+    listed = spark.run(tmp_path, *arguments, "--input", listing, **emulator)
 
-    assert "embedded 0, failed 1" in log
-    (row,) = spark.read(output)
-    assert row["uri"] == 'gs://no-such-bucket-of-tests/a "quoted", name.jpg'
-    assert row["generation"] == 1700000000000001
-    assert row["error"].startswith("fetch_failed: ")
+    assert "embedded 2, failed 1" in log
+    assert {row["uri"].removeprefix(listing): row["generation"] for row in reported.values()} == generations
+    # The report is older than the newest generation, which is not taken for the one that it names.
+    assert reported[f"{listing}replaced.jpg"]["error"].startswith("object_not_found: ")
+    assert_images([reported[f"{listing}{name}"]["vector"] for name in names[:2]], picture(), picture())
+    assert "embedded 1, failed 0" in listed
 
 
 def test_vectors_go_to_an_index_in_postgresql(postgres: PostgresServer, tmp_path: Path) -> None:

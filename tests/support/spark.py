@@ -60,14 +60,14 @@ class Job:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str, master: str = CLUSTER) -> Iterator[Job]:
+def running(folder: Path, *arguments: str, master: str = CLUSTER, **settings: str) -> Iterator[Job]:
     """`python -m pipelines.embed_spark` with `arguments`; whatever is left of it ends with the block."""
     log = folder / f"job-{time.monotonic_ns()}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(PYTHON), "-m", "pipelines.embed_spark", *arguments],
             cwd=ROOT,
-            env=job_environment(folder, master),
+            env=job_environment(folder, master) | settings,
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -99,9 +99,9 @@ def job_environment(folder: Path, master: str) -> dict[str, str]:
     )
 
 
-def run(folder: Path, *arguments: str, master: str = "local[2]") -> str:
-    """What a job prints, once it ended well."""
-    with running(folder, *arguments, master=master) as job:
+def run(folder: Path, *arguments: str, master: str = "local[2]", **settings: str) -> str:
+    """What a job prints, once it ended well. `settings` are further variables of its environment."""
+    with running(folder, *arguments, master=master, **settings) as job:
         return job.wait()
 
 
@@ -125,7 +125,7 @@ def wait_for_parts(job: Job, folder: Path, count: int) -> None:
         time.sleep(0.05)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
     """Kill a job with everything that it started."""
     for pid in [*_descendants(process.pid), process.pid]:
         with suppress(ProcessLookupError):

@@ -1,0 +1,5 @@
+"""The fixtures of buckets."""
+
+from tests.support.buckets import gcs, server
+
+__all__ = ["gcs", "server"]
