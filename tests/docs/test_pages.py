@@ -20,7 +20,7 @@ from tests.support.serving import ROOT, Server
 README_LINES = 150
 NEEDED = (
     *("http-api", "photos-and-index", "jobs", "models", "configuration", "deployment", "performance"),
-    *("clients", "architecture", "bigquery", "what-is-not-verified"),
+    *("clients", "architecture", "bigquery", "spark", "what-is-not-verified"),
 )
 
 

@@ -23,6 +23,8 @@ PATHS = (
     ".venv/bin/python",
     ".venv/bin/pip",
     ".venv-bake/bin/python",
+    ".venv-spark/bin/python",
+    ".venv-spark/bin/pip",
     ".venv-bake/bin/pip",
     ".venv-test/bin/python",
     ".venv-test/bin/pre-commit",
