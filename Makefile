@@ -86,11 +86,11 @@ $(TEST)/installed-bench: $(TEST)/installed tests/bench/requirements.txt
 	@.venv-index/bin/pip install --quiet --disable-pip-version-check -r tests/bench/requirements-index.txt
 	@touch $@
 
-# Tests take the library from the checkout; it is installed here for what it needs.
-$(SPARK)/installed: pyproject.toml pipelines/requirements.txt pipelines/requirements-worker.txt
+# Tests take the library from the checkout.
+$(SPARK)/installed: requirements.txt pipelines/requirements.txt pipelines/requirements-worker.txt
 	@echo "installing Spark into $(SPARK) (a Java is needed, too) ..."
 	@$(PYTHON) -m venv $(SPARK)
-	@$(SPARK)/bin/pip install --quiet --disable-pip-version-check . -r pipelines/requirements.txt
+	@$(SPARK)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -r pipelines/requirements.txt
 	@touch $@
 
 .venv-clients-%/installed: tests/clients/requirements/%.txt

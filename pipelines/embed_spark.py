@@ -36,7 +36,7 @@ FRAME_ROWS = "1000"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 if it could not run or all rows failed."""
+    """Run the command line; returns the exit status: 0, or 1 if an option or the model is wrong."""
     options = parse(argv)
     try:
         print(run(options), flush=True)

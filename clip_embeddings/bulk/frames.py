@@ -10,6 +10,7 @@ import mimetypes
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from clip_embeddings.bulk.rows import EmbeddedRow, SourceRow, failed, is_web_address
@@ -56,7 +57,7 @@ def index_frames(
     frames: Iterable[pd.DataFrame], options: WorkerOptions, made_by: Provenance, url: str
 ) -> Iterator[pd.DataFrame]:
     """As `embed_frames`, but vectors go to the index at `url`, and are missing in what is returned."""
-    index = open_index(url)
+    index = _worker_index(url)
     for rows in batches(embed_rows(_rows(frames), options), INDEX_ROWS):
         yield _embedded_frame(_write(rows, made_by, index), made_by)
 
@@ -93,12 +94,18 @@ def indexed_frames(frames: Iterable[pd.DataFrame], url: str) -> Iterator[pd.Data
     """Frames of buckets (`bucket`) to frames of INDEXED_COLUMNS: what the index at `url` holds of them."""
     import pandas as pd
 
-    index = open_index(url)
+    index = _worker_index(url)
     for frame in frames:
         for bucket in frame["bucket"]:
             for entries in batches(index.generations(bucket), 20 * FRAME_ROWS):
                 lines = [(object_uri(bucket, name), *rest) for name, *rest in entries]
                 yield pd.DataFrame(lines, columns=list(INDEXED_COLUMNS))
+
+
+@cache
+def _worker_index(url: str) -> Index:
+    """The index at `url`, whose connections a worker keeps for all its tasks."""
+    return open_index(url)
 
 
 def _rows(frames: Iterable[pd.DataFrame]) -> Iterator[SourceRow]:

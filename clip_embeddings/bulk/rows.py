@@ -77,8 +77,10 @@ def split_uri(uri: str) -> tuple[str, str]:
             return bucket, name
     elif uri.startswith("file:/"):
         # file:///folder/name, or file:/folder/name, as Hadoop writes it.
-        folder, _, name = unquote(re.sub("^file:(//)?", "", uri)).rpartition("/")
-        if name:
+        path = unquote(re.sub("^file:(//)?", "", uri))
+        folder, _, name = path.rpartition("/")
+        # What follows file:// without a slash is another machine.
+        if name and path.startswith("/") and "\0" not in path:
             return FileBucket(Path(f"{folder}/")).url, name
     raise ApiError(
         400,

@@ -151,3 +151,27 @@ def test_a_uri_is_a_bucket_and_a_name(uri: str, expected: tuple[str, str]) -> No
 def test_other_uris_are_refused(uri: str) -> None:
     with pytest.raises(ApiError, match="This is no URL of a picture"):
         split_uri(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///a%00b/c.jpg",
+        "file:///a/b%00c.jpg",
+        "file:///none/../../etc/passwd",
+        f"file:///{'a' * 5000}/b.jpg",
+        f"file:///tmp/{'b' * 5000}.jpg",
+        "file://host/share/a.jpg",
+        "gs://[a/b.jpg",
+        "gs://a b/c.jpg",
+        f"gs://bucket/{'x' * 2000}",
+        "http://",
+        "https://[::1",
+        "http://user:password@:99999/",
+    ],
+)
+def test_no_uri_ends_the_job(uri: str) -> None:
+    (row,) = embed_rows([SourceRow(uri)], options())
+
+    assert row.vector is None
+    assert row.error
