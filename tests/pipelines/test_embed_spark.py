@@ -19,7 +19,7 @@ from tests.support import spark
 from tests.support.buckets import write_object
 from tests.support.gcs_server import GcsServer
 from tests.support.indexes import opened_index
-from tests.support.photographs import crops
+from tests.support.photographs import crops, photo
 from tests.support.pictures import picture, web
 from tests.support.postgres_server import PostgresServer
 from tests.support.vectors import assert_images, assert_texts, model, raw_images
@@ -38,15 +38,16 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byt
     """A folder of 5,000 small pictures, by URI."""
     folder = tmp_path_factory.mktemp("album")
     files = {}
+    images = [photo(name).convert("RGB") for name in ("chelsea", "coffee", "rocket")]
     for number in range(5000):
         name = f"{number % 10}/{number:04} é.jpg"
         path = folder / name
         path.parent.mkdir(exist_ok=True)
-        data = picture(
-            ("chelsea", "coffee", "rocket")[number % 3], size=(64 + number // 3 % 64, 64 + number // 192)
-        )
-        path.write_bytes(data)
-        files[f"{folder.as_uri()}/{name}"] = data
+        # Each is cut out elsewhere.
+        left, top = number // 3 % 200, number // 600 * 20
+        part = images[number % 3].crop((left, top, left + 100, top + 100))
+        part.save(path, quality=80)
+        files[f"{folder.as_uri()}/{name}"] = path.read_bytes()
     return folder, files
 
 
