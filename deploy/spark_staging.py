@@ -13,8 +13,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from clip_embeddings.config import MODEL_CACHE, ROOT
 from clip_embeddings.engine.manifest import TOWERS, Manifest, find_model_folder, load_manifest
+from clip_embeddings.paths import MODEL_CACHE, ROOT
 from deploy.errors import DeployError
 from deploy.options import CommandLine
 

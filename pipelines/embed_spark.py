@@ -13,13 +13,12 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_embeddings.bulk.worker import WorkerOptions, provenance
-from clip_embeddings.engine.manifest import ModelError
+from clip_embeddings.engine.manifest import ModelError, find_model_folder
 from clip_embeddings.errors import ConfigError
-from clip_embeddings.runtime import model_folder
+from clip_embeddings.paths import MODEL_CACHE
 from clip_embeddings.setting_names import nearest_setting, setting_names
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def worker_settings(
     if not settings["MODEL"].startswith("./"):
         # What an archive holds is at the same place in every process's own folder; everything else is where
         # this process finds it.
-        settings["MODEL"] = str(Path(model_folder(settings["MODEL"])).absolute())
+        settings["MODEL"] = str(find_model_folder(settings["MODEL"], MODEL_CACHE).absolute())
     return tuple(sorted(settings.items()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
@@ -44,7 +44,7 @@ def worker_runtime(options: WorkerOptions) -> Runtime:
     """
     malloc.tune()
     runtime = open_runtime(options)
-    runtime.ready.get()
+    runtime.open_towers()
     return runtime
 
 
@@ -54,7 +54,9 @@ def open_runtime(options: WorkerOptions) -> Runtime:
     Raises:
         ConfigError, ModelError: a setting is invalid, or the model's files are missing or damaged.
     """
-    runtime = make_runtime("bulk", (options.tower,), load_settings(dict(options.settings)))
+    # No reply is waited for: a vector that is written is of files that have been verified.
+    settings = replace(load_settings(dict(options.settings)), verify_before_serving=True)
+    runtime = make_runtime("bulk", (options.tower,), settings)
     stage = runtime.memory.decoding if options.tower == "image" else runtime.memory.parsing
     if stage.width < LEAST_WORK:
         raise ConfigError("MEMORY_LIMIT leaves a worker too little beside the model: allow it more memory.")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from clip_embeddings.config import ROOT
 from clip_embeddings.functions import FUNCTIONS, Function
 from clip_embeddings.index.registry import find_backend
+from clip_embeddings.paths import ROOT
 from deploy.artifact import Artifact
 from deploy.options import parse
 from deploy.spark_staging import PLATFORM, PYTHON, PYTHON_PREFIX, stage_spark
