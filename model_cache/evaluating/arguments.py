@@ -1,0 +1,40 @@
+"""The options of the command line `python -m model_cache.evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from clip_embeddings.paths import ROOT
+
+DEFAULT_CACHE = ROOT / "build" / "evaluate" / "vectors.sqlite"
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse `argv`, by default sys.argv. Exits with status 2 and a usage message if it is not valid."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model_cache.evaluate",
+        description="Judge baked models on pictures of your own: how well captions find pictures and "
+        "pictures captions, what zero-shot classification gets right, and what int8 loses.",
+        epilog="Exit status: 0 evaluated, 2 not possible as asked, 130 interrupted; run it again to go on.",
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a baked model, by name or folder")
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="FILE",
+        help="CSV: picture (path from the file's folder, or URL), caption; a line for each caption",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=DEFAULT_CACHE,
+        metavar="FILE",
+        help="vectors that were made already (default: build/evaluate/vectors.sqlite)",
+    )
+    options = parser.parse_args(argv)
+    if not options.pairs:
+        parser.error("--pairs is needed")
+    return options

@@ -1,0 +1,291 @@
+"""`python -m model_cache.evaluate`: figures on pairs, the cache of vectors, and what cannot be evaluated."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clip_embeddings.engine.model import normalize_rows
+from model_cache import evaluate
+from model_cache.demo.emoji_sheet import load_emoji_sheet
+from tests.support.models import DEMO, copy_model
+from tests.support.pictures import web
+from tests.support.serving import ROOT, environment
+from tests.support.vectors import model, raw_texts
+from tests.support.waiting import eventually
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an evaluation ended: exit status, standard output, standard error."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as JSON."""
+        return json.loads(self.out)
+
+
+def write_pairs(path: Path, rows: list[tuple[str, str]], header: tuple[str, ...] = ()) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([*([header] if header else []), *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundled emoji as files, and captions.csv with their names."""
+    folder = tmp_path_factory.mktemp("emoji")
+    rows = []
+    for number, one in enumerate(load_emoji_sheet()):
+        one.image.save(folder / f"{number:04}.bmp")
+        rows.append((f"{number:04}.bmp", one.name))
+    write_pairs(folder / "captions.csv", rows)
+    return folder
+
+
+@pytest.fixture
+def few(emoji: Path) -> Path:
+    """The pairs of 40 emoji."""
+    path = emoji / "few.csv"
+    with (emoji / "captions.csv").open(newline="", encoding="utf-8") as file:
+        return write_pairs(path, [(row[0], row[1]) for row in list(csv.reader(file))[:40]])
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Runs the command line in this process, which is faster."""
+
+    def main(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        status = evaluate.main([*map(str, arguments), "--cache", str(tmp_path / "vectors.sqlite")])
+        return Outcome(status, *capsys.readouterr())
+
+    return main
+
+
+def test_the_bundled_model_finds_its_emoji_as_well_as_its_float32_checkpoint_did(
+    run: Any, emoji: Path
+) -> None:
+    readme = (DEMO / "README.md").read_text(encoding="utf-8")
+    (float32,) = re.findall(r"name to cell of the bundled sheet \| ([\d.]+)", readme)
+
+    outcome = run("demo", "--pairs", emoji / "captions.csv", "--json")
+
+    (figures,) = outcome.json["models"]
+    assert figures["precision"] == "int8"
+    assert figures["text_to_image"]["recall_at_1"]["value"] >= float(float32) - 0.005
+    assert figures["text_to_image"]["recall_at_5"]["value"] >= 0.999
+    assert figures["image_to_text"]["recall_at_1"]["value"] >= 0.96
+    assert figures["text_to_image"]["median_rank"]["value"] == 1
+
+
+def test_a_table_names_figures_intervals_and_costs(run: Any, few: Path) -> None:
+    outcome = run("demo", "--pairs", few)
+
+    assert outcome.status == 0, outcome.err
+    assert "captions find pictures (40 captions, 40 pictures)" in outcome.out
+    assert re.search(r"demo int8 +100\.0 \[100\.0, 100\.0\]", outcome.out)
+    assert "cost, in batches" in outcome.out
+
+
+def test_the_figures_are_those_of_the_engines_vectors(run: Any, few: Path) -> None:
+    names = [one.name for one in load_emoji_sheet()[:40]]
+    tower = model().image.get()
+    pictures = normalize_rows(tower.embed([tower.pixels(one.image) for one in load_emoji_sheet()[:40]]))
+    # Each picture has the caption of the next one.
+    shifted = names[1:] + names[:1]
+    scores = normalize_rows(raw_texts(*shifted)) @ pictures.T
+    ranks = (scores >= scores.diagonal()[:, None]).sum(axis=1)
+    rows = [(f"{number:04}.bmp", name) for number, name in enumerate(shifted)]
+
+    outcome = run("demo", "--pairs", write_pairs(few.with_name("shifted.csv"), rows), "--json")
+
+    figures = outcome.json["models"][0]["text_to_image"]
+    for k in (1, 5, 10):
+        interval = figures[f"recall_at_{k}"]
+        assert interval["value"] == pytest.approx((ranks <= k).mean())
+        assert interval["low"] <= interval["value"] <= interval["high"]
+    assert figures["median_rank"]["value"] == np.median(ranks)
+
+
+def test_captions_of_several_lines_and_equal_files_belong_together(
+    run: Any, emoji: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "copy.png").write_bytes((emoji / "0000.bmp").read_bytes())
+    names = [one.name for one in load_emoji_sheet()[:3]]
+    rows = [(str(emoji / f"000{number}.bmp"), name) for number, name in enumerate(names)]
+    rows += [("copy.png", names[0]), ("copy.png", "a face")]
+    pairs = write_pairs(tmp_path / "pairs.csv", [(b, a) for a, b in rows], header=("Caption", "Image"))
+
+    outcome = run("demo", "--pairs", pairs, "--json")
+
+    assert outcome.json["pairs"] == {"captions": 4, "pictures": 3}
+    assert outcome.json["models"][0]["image_to_text"]["recall_at_1"]["value"] == 1
+
+
+def test_what_cannot_be_read_is_listed_and_left_out(run: Any, few: Path) -> None:
+    folder = few.parent
+    (folder / "broken.bmp").write_bytes((folder / "0000.bmp").read_bytes()[:60])
+    (folder / "text.jpg").write_text("no picture")
+    rows = [(f"{name}", "a thing") for name in ("absent.png", "broken.bmp", "text.jpg")]
+    rows += [("0001.bmp", ""), ("http://127.0.0.1:9/a.png", "not public"), ("0000.bmp", "a name")]
+    pairs = write_pairs(folder / "bad.csv", rows)
+    with pairs.open("a") as file:
+        file.write("alone\n\n")
+
+    outcome = run("demo", "--pairs", pairs, "--json")
+
+    assert outcome.status == 0
+    assert {problem["item"] for problem in outcome.json["problems"]} == {
+        "0001.bmp",
+        "alone",
+        "absent.png",
+        "broken.bmp",
+        "text.jpg",
+        "http://127.0.0.1:9/a.png",
+    }
+    assert all(problem["reason"] for problem in outcome.json["problems"])
+    assert outcome.json["pairs"] == {"captions": 1, "pictures": 1}
+
+
+def test_pictures_are_fetched_from_urls(
+    run: Any, emoji: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FETCH_PRIVATE_HOSTS", "127.0.0.1")
+    names = [one.name for one in load_emoji_sheet()[:5]]
+    files = {f"/{number}": (emoji / f"{number:04}.bmp").read_bytes() for number in range(5)}
+    with web(files) as site:
+        rows = [(f"{site}/{number}", name) for number, name in enumerate(names)]
+        outcome = run(
+            "demo", "--pairs", write_pairs(tmp_path / "urls.csv", [*rows, (f"{site}/9", "x")]), "--json"
+        )
+
+    assert outcome.json["pairs"] == {"captions": 5, "pictures": 5}
+    (problem,) = outcome.json["problems"]
+    assert "404" in problem["reason"]
+
+
+def test_an_interrupted_evaluation_is_resumed(run: Any, emoji: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "vectors.sqlite"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "model_cache.evaluate",
+            "demo",
+            "--pairs",
+            emoji / "captions.csv",
+            "--cache",
+            cache,
+        ],
+        cwd=ROOT,
+        env=environment({}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: len(stored(cache)) > 300)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    before = stored(cache)
+
+    outcome = run("demo", "--pairs", emoji / "captions.csv")
+
+    assert process.returncode == 130
+    assert "Run it again" in err
+    assert outcome.status == 0
+    after = stored(cache)
+    assert len(before) < len(after) == 2 * 1844
+    # With the time that each vector took: none of them was made again.
+    assert set(before) <= set(after)
+
+
+def stored(cache: Path) -> list[Any]:
+    """The rows of a cache; none while there is no table."""
+    if not cache.exists():
+        return []
+    with closing(sqlite3.connect(cache)) as database, suppress(sqlite3.OperationalError):
+        return database.execute("SELECT * FROM vectors").fetchall()
+    return []
+
+
+def test_another_artifact_of_the_same_name_takes_no_vectors_of_the_first(
+    run: Any, few: Path, tmp_path: Path
+) -> None:
+    towers = json.loads((DEMO / "manifest.json").read_text())["towers"]
+    towers["image"]["fingerprint"] = "another"
+    other = copy_model(tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text()) | {"towers": towers}
+    (other / "manifest.json").write_text(json.dumps(manifest))
+
+    models = run("demo", other, "--pairs", few, "--json").json["models"]
+
+    assert models[0]["fingerprints"]["image"] != models[1]["fingerprints"]["image"]
+    assert models[0]["text_to_image"] == models[1]["text_to_image"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot be read"),
+        ("", "has no line with a picture and a caption"),
+        ("image,caption\n", "has no line with a picture and a caption"),
+        ("absent.png,a thing\n", "No picture can be read"),
+    ],
+)
+def test_data_that_cannot_be_used_is_an_error(
+    run: Any, tmp_path: Path, content: str | None, sentence: str
+) -> None:
+    pairs = tmp_path / "pairs.csv"
+    if content is not None:
+        pairs.write_text(content)
+
+    outcome = run("demo", "--pairs", pairs)
+
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert sentence in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_model_without_a_text_tower_and_an_unknown_one_are_refused(
+    run: Any, few: Path, tmp_path: Path
+) -> None:
+    pictures_only = copy_model(tmp_path / "pictures-only", ("image",))
+
+    assert "has no text tower" in run(pictures_only, "--pairs", few).err
+    assert "No baked model" in run("no-such-model", "--pairs", few).err
+
+
+def test_the_command_line_imports_no_torch(few: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from model_cache import evaluate; "
+        f"status = evaluate.main(['demo', '--pairs', {str(few)!r}, '--cache', {str(tmp_path / 'c')!r}]); "
+        "assert not {'torch', 'open_clip', 'onnx'} & set(sys.modules); sys.exit(status)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
