@@ -1,6 +1,7 @@
 """Judge baked models on data of your own; no torch is needed.
 
 python -m model_cache.evaluate clip-vit-base-patch32 mobileclip-s1 --pairs captions.csv
+python -m model_cache.evaluate clip-vit-base-patch32 --classes photos
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from clip_embeddings.errors import ConfigError
 from model_cache.evaluating import report
 from model_cache.evaluating.arguments import parse_arguments
-from model_cache.evaluating.dataset import read_pairs
+from model_cache.evaluating.dataset import read_classes, read_pairs
 from model_cache.evaluating.embedders import open_baked, serving_settings
 from model_cache.evaluating.errors import EvaluationError
 from model_cache.evaluating.evaluation import evaluate
@@ -37,9 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: Namespace) -> None:
     settings = serving_settings()
     pairs = read_pairs(options.pairs) if options.pairs else None
+    labeled = read_classes(options.classes) if options.classes else None
     embedders = [open_baked(model, settings) for model in dict.fromkeys(options.models)]
     with VectorCache(options.cache) as cache:
-        evaluation = evaluate(embedders, pairs, None, (), settings, cache)
+        evaluation = evaluate(embedders, pairs, labeled, options.templates, settings, cache)
     if options.json:
         print(json.dumps(report.as_json(evaluation), indent=1, ensure_ascii=False))
     else:

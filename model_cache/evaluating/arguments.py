@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_embeddings.paths import ROOT
+from model_cache.evaluating.templates import PLACE, TEMPLATES
 
 DEFAULT_CACHE = ROOT / "build" / "evaluate" / "vectors.sqlite"
 
@@ -26,6 +27,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="CSV: picture (path from the file's folder, or URL), caption; a line for each caption",
     )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder with a sub-folder of pictures for each class, named after it",
+    )
+    parser.add_argument(
+        "--template",
+        action="append",
+        type=_template,
+        metavar="TEXT",
+        dest="templates",
+        help="prompt for a class, which stands for {}; may be repeated (default: the seven that OpenAI chose "
+        "for CLIP on ImageNet)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "--cache",
@@ -35,6 +51,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="vectors that were made already (default: build/evaluate/vectors.sqlite)",
     )
     options = parser.parse_args(argv)
-    if not options.pairs:
-        parser.error("--pairs is needed")
+    if not options.pairs and not options.classes:
+        parser.error("give --pairs, --classes or both")
+    options.templates = tuple(options.templates or TEMPLATES)
     return options
+
+
+def _template(value: str) -> str:
+    if PLACE not in value:
+        raise argparse.ArgumentTypeError(f"{value!r} has no {PLACE} for the class")
+    return value

@@ -46,7 +46,7 @@ def rank(queries: np.ndarray, answers: np.ndarray, right: Sequence[Sequence[int]
     everything finds nothing.
 
     Args:
-        right: for each query, the indices of its right answers, at least one.
+        right: for each query, the indices of its right answers, distinct, at least one.
     """
     count = len(answers)
     width = min(TOP, count)

@@ -12,10 +12,12 @@ import sys
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clip_embeddings.engine.model import normalize_rows
 from model_cache import evaluate
@@ -214,6 +216,58 @@ def test_an_interrupted_evaluation_is_resumed(run: Any, emoji: Path, tmp_path: P
     assert len(before) < len(after) == 2 * 1844
     # With the time that each vector took: none of them was made again.
     assert set(before) <= set(after)
+
+
+@pytest.fixture
+def classes(emoji: Path, tmp_path: Path) -> Path:
+    """A folder with three pictures of each of four kinds of emoji."""
+    folder = tmp_path / "classes"
+    names = [one.name for one in load_emoji_sheet()]
+    for label in ("face", "flag", "clock", "Japanese_button"):
+        (folder / label).mkdir(parents=True)
+        words = label.lower().replace("_", " ").split()
+        for number in [i for i, name in enumerate(names) if all(word in name.lower() for word in words)][:3]:
+            copy(emoji / f"{number:04}.bmp", folder / label)
+    return folder
+
+
+def test_pictures_get_the_class_whose_prompts_are_closest(run: Any, classes: Path) -> None:
+    outcome = run("demo", "--classes", classes, "--template", "{}", "--template", "a {}", "--json")
+
+    data = outcome.json["classes"]
+    assert data == {"classes": 4, "pictures": 12, "templates": ["{}", "a {}"]}
+    labels = ["Japanese button", "clock", "face", "flag"]
+    files = [picture for label in labels for picture in sorted((classes / label.replace(" ", "_")).iterdir())]
+    tower = model().image.get()
+    pictures = normalize_rows(tower.embed([tower.pixels(Image.open(file)) for file in files]))
+    prompts = normalize_rows(raw_texts(*(form for label in labels for form in (label, f"a {label}"))))
+    means = normalize_rows(prompts.reshape(4, 2, -1).mean(axis=1))
+    expected = ((pictures @ means.T).argmax(axis=1) == np.repeat(range(4), 3)).mean()
+    figures = outcome.json["models"][0]["zero_shot"]
+    assert figures["top_1"]["value"] == pytest.approx(expected)
+    assert figures["top_1"]["value"] >= 0.75
+    assert figures["top_5"]["value"] == 1
+
+
+def test_pairs_and_classes_in_one_run(run: Any, few: Path, classes: Path) -> None:
+    (classes / "flag" / "notes.txt").write_text("no picture")
+    (classes / "flag" / ".hidden").write_text("not counted")
+    (classes / "empty").mkdir()
+
+    outcome = run("demo", "--pairs", few, "--classes", classes)
+
+    assert outcome.status == 0, outcome.err
+    assert "captions find pictures (40 captions, 40 pictures)" in outcome.out
+    assert "zero-shot classification (12 pictures, 4 classes, chance 25.0%)" in outcome.out
+    assert "left out: 1" in outcome.out
+    assert "flag/notes.txt" in outcome.out
+
+
+def test_a_folder_without_classes_is_an_error(run: Any, emoji: Path) -> None:
+    outcome = run("demo", "--classes", emoji)
+
+    assert outcome.status == 2
+    assert "one per class" in outcome.err
 
 
 def stored(cache: Path) -> list[Any]:
