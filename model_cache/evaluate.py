@@ -18,6 +18,7 @@ from model_cache.evaluating.dataset import read_classes, read_pairs
 from model_cache.evaluating.embedders import open_baked, serving_settings
 from model_cache.evaluating.errors import EvaluationError
 from model_cache.evaluating.evaluation import evaluate
+from model_cache.evaluating.html_page import write_page
 from model_cache.evaluating.vector_cache import VectorCache
 
 
@@ -39,9 +40,11 @@ def _run(options: Namespace) -> None:
     settings = serving_settings()
     pairs = read_pairs(options.pairs) if options.pairs else None
     labeled = read_classes(options.classes) if options.classes else None
-    embedders = [open_baked(model, settings) for model in dict.fromkeys(options.models)]
+    embedders = open_baked(options.models, settings)
     with VectorCache(options.cache) as cache:
         evaluation = evaluate(embedders, pairs, labeled, options.templates, settings, cache)
+    if options.html:
+        write_page(evaluation, settings, options.html)
     if options.json:
         print(json.dumps(report.as_json(evaluation), indent=1, ensure_ascii=False))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ Result = np.ndarray | ApiError
 class Embedder:
     """A model that is evaluated."""
 
-    # As the command line names it.
+    # The name of its folder, or the folder where two have the same name.
     name: str
     # Only models of the same space have vectors that can be compared.
     space: str
@@ -83,13 +84,22 @@ def serving_settings() -> Settings:
     )
 
 
-def open_baked(name: str, settings: Settings) -> Embedder:
-    """The model baked as `name`, or in the folder `name`. Its towers are opened at first use.
+def open_baked(names: Sequence[str], settings: Settings) -> list[Embedder]:
+    """The baked models of these names or folders. Their towers are opened at first use.
 
     Raises:
         EvaluationError: there is no such model, its files are damaged, or it lacks a tower.
     """
-    folder = find_model_folder(name, MODEL_CACHE)
+    folders = {name: find_model_folder(name, MODEL_CACHE) for name in names}
+    count = Counter(folder.name for folder in folders.values())
+    return [
+        # Two folders may have the same last name.
+        _open(folder.name if count[folder.name] == 1 else str(folder), folder, settings)
+        for folder in folders.values()
+    ]
+
+
+def _open(name: str, folder: Path, settings: Settings) -> Embedder:
     chosen = replace(settings, model=str(folder.absolute()))
     runtime = _translated(lambda: make_runtime("evaluate", TOWERS, chosen))
     model = runtime.default_model()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class Evaluation:
 
     models: Sequence[ModelFigures]
     pairs: RetrievalData | None
+    # Where the pictures of `pairs` are.
+    folder: Path | None
     labeled: LabeledPictures | None
     templates: tuple[str, ...]
     problems: Sequence[Problem]
@@ -77,7 +80,9 @@ def evaluate(
         readable = tuple(row for row in labeled.rows if row[0] in collected.pictures[-1])
         labeled = replace(labeled, rows=readable)
     models = [_figures(embedder, data, labeled, asked, collected, cache) for embedder in embedders]
-    return Evaluation(_with_comparisons(models, data), data, labeled, templates, problems)
+    return Evaluation(
+        _with_comparisons(models, data), data, pairs.folder if pairs else None, labeled, templates, problems
+    )
 
 
 def _figures(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from model_cache.evaluating.classification import Classification
@@ -14,28 +15,43 @@ from model_cache.evaluating.retrieval import Comparison, Direction
 LISTED_PROBLEMS = 10
 
 
-def table(evaluation: Evaluation) -> str:
-    """The figures for a terminal. Shares are in percent, with the interval of 95 % behind them."""
-    blocks = []
-    if evaluation.pairs:
-        captions, pictures = len(evaluation.pairs.captions), len(evaluation.pairs.pictures)
-        for title, index in (("captions find pictures", 0), ("pictures find captions", 1)):
-            head = ["", "R@1", "R@5", "R@10", "median rank", "top 10 as float32", "R@1 lost"]
-            rows = [_retrieval_row(model, index) for model in evaluation.models]
-            blocks.append(f"{title} ({captions:,} captions, {pictures:,} pictures)\n{aligned([head, *rows])}")
-    if evaluation.labeled:
-        pictures, classes = len(evaluation.labeled.rows), len(evaluation.labeled.classes)
-        title = (
-            f"zero-shot classification ({pictures:,} pictures, {classes:,} classes, chance {1 / classes:.1%})"
-        )
+@dataclass(frozen=True)
+class Section:
+    """A table: its title, the names of its columns, and a row for each model, its name first."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def sections(evaluation: Evaluation) -> list[Section]:
+    """The figures as tables. Shares are in percent, with the interval of 95 % behind them."""
+    models, pairs, labeled = evaluation.models, evaluation.pairs, evaluation.labeled
+    tables = []
+    if pairs:
+        counts = f"{len(pairs.captions):,} captions, {len(pairs.pictures):,} pictures"
+        head = ["R@1", "R@5", "R@10", "median rank", "top 10 as float32", "R@1 lost"]
+        for index, title in enumerate(("captions find pictures", "pictures find captions")):
+            rows = [_retrieval_row(model, index) for model in models]
+            tables.append(Section(f"{title} ({counts})", head, rows))
+    if labeled:
+        pictures, classes = len(labeled.rows), len(labeled.classes)
         rows = [
             [name(model), percent(model.classification.top1), percent(model.classification.top5)]
-            for model in evaluation.models
+            for model in models
             if model.classification
         ]
-        blocks.append(f"{title}\n{aligned([['', 'top 1', 'top 5'], *rows])}")
-    head = ["", "MB", "a text: ms", "CPU ms", "a picture: ms", "CPU ms"]
-    blocks.append(f"cost, in batches\n{aligned([head, *map(_cost_row, evaluation.models)])}")
+        chance = f"chance {1 / classes:.1%}"
+        title = f"zero-shot classification ({pictures:,} pictures, {classes:,} classes, {chance})"
+        tables.append(Section(title, ["top 1", "top 5"], rows))
+    head = ["MB", "a text: ms", "CPU ms", "a picture: ms", "CPU ms"]
+    tables.append(Section("cost, in batches", head, [_cost_row(model) for model in models]))
+    return tables
+
+
+def table(evaluation: Evaluation) -> str:
+    """The figures for a terminal."""
+    blocks = [f"{one.title}\n{aligned([['', *one.head], *one.rows])}" for one in sections(evaluation)]
     if evaluation.problems:
         listed = [f"  {problem}" for problem in evaluation.problems[:LISTED_PROBLEMS]]
         more = len(evaluation.problems) - len(listed)

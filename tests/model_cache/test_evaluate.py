@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -22,7 +23,7 @@ from PIL import Image
 from clip_embeddings.engine.model import normalize_rows
 from model_cache import evaluate
 from model_cache.demo.emoji_sheet import load_emoji_sheet
-from tests.support.models import DEMO, copy_model
+from tests.support.models import DEMO, copy_model, edit_manifest
 from tests.support.pictures import web
 from tests.support.serving import ROOT, environment
 from tests.support.vectors import model, raw_texts
@@ -216,6 +217,68 @@ def test_an_interrupted_evaluation_is_resumed(run: Any, emoji: Path, tmp_path: P
     assert len(before) < len(after) == 2 * 1844
     # With the time that each vector took: none of them was made again.
     assert set(before) <= set(after)
+
+
+def test_a_float32_model_of_the_same_space_is_what_int8_is_compared_with(
+    run: Any, few: Path, tmp_path: Path
+) -> None:
+    def as_float32(manifest: Any) -> None:
+        for tower in manifest["towers"].values():
+            tower |= {"precision": "fp32", "fingerprint": f"other {tower['name']}"}
+
+    other, another_space = copy_model(tmp_path / "other"), copy_model(tmp_path / "third", space="another")
+    edit_manifest(other, as_float32)
+
+    int8, float32, third = run("demo", other, another_space, "--pairs", few, "--json").json["models"]
+
+    assert (int8["precision"], float32["precision"]) == ("int8", "fp32")
+    for direction in ("text_to_image", "image_to_text"):
+        assert int8["compared"][direction] == {
+            "reference": "other",
+            "top_10_agreement": 1,
+            "recall_at_1_lost": {"value": 0, "low": 0, "high": 0},
+        }
+    assert float32["compared"] is None
+    assert third["compared"] is None
+
+
+class Page(HTMLParser):
+    """What a page refers to, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_page_shows_figures_and_wrong_answers_without_another_file(
+    run: Any, few: Path, classes: Path, tmp_path: Path
+) -> None:
+    names = [one.name for one in load_emoji_sheet()[:40]]
+    rows = [(f"{number:04}.bmp", f"<script>{name}") for number, name in enumerate(names[1:] + names[:1])]
+    (classes / "clock" / "notes.txt").write_text("no picture")
+    pairs = write_pairs(few.with_name("wrong.csv"), rows)
+    page = tmp_path / "page.html"
+
+    run("demo", "--pairs", pairs, "--classes", classes, "--html", page)
+
+    read = Page(page.read_text(encoding="utf-8"))
+    assert "script" not in read.tags
+    assert read.tags.count("img") > 20
+    assert all(reference.startswith("data:image/jpeg;base64,") for reference in read.references)
+    assert "captions whose picture does not come first" in read.text
+    assert f"<script>{names[3]}" in read.text
+    assert "left out (1)" in read.text
+    assert "notes.txt" in read.text
 
 
 @pytest.fixture

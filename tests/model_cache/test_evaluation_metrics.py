@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from clip_embeddings.engine.model import normalize_rows
-from model_cache.evaluating.metrics import Bootstrap, agreement, rank
-from model_cache.evaluating.retrieval import retrieval_data
+from model_cache.evaluating.differences import CaptionAnswers, caption_differences
+from model_cache.evaluating.metrics import Bootstrap, Figure, agreement, rank
+from model_cache.evaluating.retrieval import Direction, retrieval_data
 
 
 def unit_vectors(count: int, seed: int) -> np.ndarray:
@@ -74,6 +75,24 @@ def test_the_interval_of_a_median_holds_it() -> None:
 
     assert figure.value == 51
     assert 35 < figure.low < 51 < figure.high < 67
+
+
+def test_differences_are_captions_that_two_models_rank_differently_the_top_first() -> None:
+    right = [[0], [1], [2]]
+    answers = np.eye(3, dtype=np.float32)
+    data = retrieval_data(
+        [(f"{n}.jpg", f"caption {n}") for n in range(3)],
+        {f"caption {n}": b"%d" % n for n in range(3)},
+        {f"{n}.jpg": b"%d" % n for n in range(3)},
+    )
+    # The second model finds the picture of caption 0 first, of 1 second, of 2 last.
+    other = np.array([[1, 0, 0], [3, 2, 1], [3, 2, 1]], np.float32)
+    models = [Direction({}, Figure(0, 0, 0), rank(queries, answers, right)) for queries in (answers, other)]
+
+    shown, count = caption_differences(data, models, 1)
+
+    assert count == 2
+    assert shown == [CaptionAnswers("caption 2", ["2.jpg"], [1, 3], ["2.jpg", "0.jpg"])]
 
 
 def test_pairs_are_indexed_by_what_they_hold() -> None:
