@@ -30,6 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (EvaluationError, ConfigError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(
+            f"evaluate: Python cannot import {error.name}: `pip install -r model_cache/requirements.txt` "
+            "installs what --reference needs.",
+            file=sys.stderr,
+        )
+        return 2
+    except OSError as error:
+        print(f"evaluate: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("evaluate: interrupted. Run it again to go on where it was.", file=sys.stderr)
         return 130
@@ -41,6 +51,12 @@ def _run(options: Namespace) -> None:
     pairs = read_pairs(options.pairs) if options.pairs else None
     labeled = read_classes(options.classes) if options.classes else None
     embedders = open_baked(options.models, settings)
+    if options.reference:
+        # Imported late: nothing else needs the packages of baking.
+        from model_cache.evaluating.torch_reference import open_reference
+
+        files = options.checkpoint, options.config
+        embedders.insert(0, open_reference(options.reference, settings, *files))
     with VectorCache(options.cache) as cache:
         evaluation = evaluate(embedders, pairs, labeled, options.templates, settings, cache)
     if options.html:

@@ -42,6 +42,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="prompt for a class, which stands for {}; may be repeated (default: the seven that OpenAI chose "
         "for CLIP on ImageNet)",
     )
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="also run this checkpoint itself, named as for bake, through torch, and compare with it",
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="local weights of --reference")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="architecture of --reference")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "--html",
@@ -59,6 +66,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not options.pairs and not options.classes:
         parser.error("give --pairs, --classes or both")
+    if (options.checkpoint or options.config) and not options.reference:
+        parser.error("--checkpoint and --config belong to --reference")
     options.templates = tuple(options.templates or TEMPLATES)
     return options
 

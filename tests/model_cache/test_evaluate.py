@@ -23,6 +23,7 @@ from PIL import Image
 from clip_embeddings.engine.model import normalize_rows
 from model_cache import evaluate
 from model_cache.demo.emoji_sheet import load_emoji_sheet
+from tests.support.baking.tiny import Tiny
 from tests.support.models import DEMO, copy_model, edit_manifest
 from tests.support.pictures import web
 from tests.support.serving import ROOT, environment
@@ -240,6 +241,28 @@ def test_a_float32_model_of_the_same_space_is_what_int8_is_compared_with(
         }
     assert float32["compared"] is None
     assert third["compared"] is None
+
+
+def test_the_checkpoint_itself_is_run_through_torch_beside_its_float32_artifact(
+    run: Any, few: Path, tiny: Tiny, baked: Path
+) -> None:
+    reference = ("--reference", *tiny.arguments)
+
+    torch, artifact = run(baked, *reference, "--pairs", few, "--json").json["models"]
+
+    assert torch["name"] == "tiny (torch)"
+    assert artifact["precision"] == "fp32"
+    for direction in ("text_to_image", "image_to_text"):
+        assert artifact["compared"][direction]["reference"] == "tiny (torch)"
+        assert artifact["compared"][direction]["top_10_agreement"] >= 0.99
+        assert abs(artifact["compared"][direction]["recall_at_1_lost"]["value"]) <= 0.03
+
+
+def test_a_reference_that_cannot_be_loaded_is_an_error(run: Any, few: Path, tiny: Tiny) -> None:
+    outcome = run("demo", "--pairs", few, "--reference", "tiny", "--config", tiny.config, "--checkpoint", few)
+
+    assert outcome.status == 2
+    assert len(outcome.err.splitlines()) == 1
 
 
 class Page(HTMLParser):
