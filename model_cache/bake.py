@@ -60,6 +60,8 @@ def _run(options: Namespace) -> None:
             towers=options.towers,
             quick_gelu=options.quick_gelu,
             out=options.out,
+            pairs=options.pairs,
+            max_recall_loss=options.max_recall_loss,
         )
 
 

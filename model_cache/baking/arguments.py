@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clip_embeddings.engine.manifest import TOWERS
 from model_cache.baking.catalogue import DEFAULT_MODEL
+from model_cache.baking.recall_bound import MAX_RECALL_LOSS
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,6 +42,20 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="auto takes int8 where it stays close to float32 (default)",
     )
     parser.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="FILE",
+        help="CSV of pictures and captions, as for model_cache.evaluate: auto then takes int8 only where "
+        "search on them stays as good, besides",
+    )
+    parser.add_argument(
+        "--max-recall-loss",
+        type=float,
+        default=MAX_RECALL_LOSS,
+        metavar="POINTS",
+        help="hundredths of R@1 that int8 may lose on --pairs (default: %(default)s)",
+    )
+    parser.add_argument(
         "--towers",
         type=_tower_names,
         metavar="text,image",
@@ -62,7 +77,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         choices=("catalogue", "all"),
         help="print the models with a name of their own, or every ARCH/PRETRAINED of open_clip, and exit",
     )
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.pairs and options.precision != "auto":
+        parser.error("--pairs decides between int8 and float32: leave --precision out")
+    return options
 
 
 def _tower_names(value: str) -> tuple[str, ...]:

@@ -16,11 +16,10 @@ from model_cache.baking.errors import BakeError
 from model_cache.baking.loaders import registry
 from model_cache.baking.output import atomic_folder, write_manifest
 from model_cache.baking.progress import step
+from model_cache.baking.recall_bound import MAX_RECALL_LOSS, choose_by_recall, open_bound
 
 if TYPE_CHECKING:
-    from clip_embeddings.engine.manifest import Tower
     from model_cache.baking.checkpoints import Checkpoint
-    from model_cache.baking.parity import Parity
 
 # The packages that every bake imports, beside those of the functions.
 REQUIRED_MODULES = ("torch", "open_clip", "onnx")
@@ -35,6 +34,8 @@ def bake(
     towers: Sequence[str] | None = None,
     quick_gelu: bool | None = None,
     out: Path | None = None,
+    pairs: Path | None = None,
+    max_recall_loss: float = MAX_RECALL_LOSS,
 ) -> Path:
     """Bake the model `name` into `out` and return that folder.
 
@@ -46,6 +47,8 @@ def bake(
         towers: the towers to bake; default: all that the model has.
         quick_gelu: overrides the activation of the pretrained tag or architecture.
         out: default: a folder in model_cache/ named after the model.
+        pairs: a CSV file of pictures and captions. "auto" then takes int8 only where R@1 on them drops by at
+            most `max_recall_loss` points, besides.
 
     Raises:
         BakeError: the model cannot be baked as requested, or the export differs from the model.
@@ -55,6 +58,7 @@ def bake(
     for module in REQUIRED_MODULES:
         if find_spec(module) is None:
             raise ModuleNotFoundError(name=module)
+    bound = open_bound(pairs, max_recall_loss) if pairs else None
     entry = catalogue.find(name)
     target = out or MODEL_CACHE / slug(entry.name if entry else name)
     with step(f"loading {name}"):
@@ -65,17 +69,22 @@ def bake(
                 ModelSource("open_clip", name, checkpoint=checkpoint, config=config, quick_gelu=quick_gelu)
             )
     # Imported late: importing torch takes seconds, and most mistakes are reported before that.
-    from model_cache.baking.parity import table
-    from model_cache.baking.tower_pipeline import bake_tower
+    from model_cache.baking.parity import choose_precision, table
+    from model_cache.baking.tower_pipeline import build_tower, finish_tower
 
     if towers is None:
         towers = [tower for tower in TOWERS if getattr(loaded, tower)]
+    if bound and set(towers) != set(TOWERS):
+        raise BakeError(f"--pairs needs both towers, and {name} is baked with {towers[0]} alone.")
     with atomic_folder(target) as folder:
-        baked: dict[str, Tower] = {}
-        figures: list[tuple[str, str, Parity]] = []
-        for tower_name in towers:
-            baked[tower_name], by_precision = bake_tower(tower_name, loaded, precision, folder)
-            figures += [(tower_name, built, measured) for built, measured in by_precision.items()]
+        built = {tower: build_tower(tower, loaded, precision, folder) for tower in towers}
+        choices = {tower: choose_precision(precision, one.figures) for tower, one in built.items()}
+        if bound:
+            choices = choose_by_recall(bound, built["text"], built["image"], choices)
+        baked = {tower: finish_tower(one, *choices[tower]) for tower, one in built.items()}
+        figures = [
+            (tower, name, measured) for tower, one in built.items() for name, measured in one.figures.items()
+        ]
         print(table(figures, {tower.name: tower.precision for tower in baked.values()}))
         write_manifest(folder, target.name, entry.aliases if entry else (), loaded, baked)
     print(f"baked {target}: serve it with MODEL={target.name if target.parent == MODEL_CACHE else target}")

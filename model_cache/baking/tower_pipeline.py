@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from clip_embeddings.engine.manifest import Tower
 from model_cache.baking.checkpoints import Checkpoint
 from model_cache.baking.errors import BakeError
-from model_cache.baking.exported_tower import export_tower
+from model_cache.baking.exported_tower import ExportedTower, export_tower
 from model_cache.baking.onnx_export import optimize
-from model_cache.baking.parity import Parity, choose_precision
+from model_cache.baking.parity import Parity
 from model_cache.baking.progress import step
 from model_cache.baking.quantize import quantize
 
 
-def bake_tower(
-    name: str, checkpoint: Checkpoint, precision: str, folder: Path
-) -> tuple[Tower, dict[str, Parity]]:
-    """Export the tower `name` ("text" or "image") and write its files into `folder`.
+@dataclass(frozen=True)
+class BuiltTower:
+    """A tower in each precision that was built, before one of them is chosen."""
 
-    Returns its manifest entry and the figures of each precision that was built.
+    name: str
+    exported: ExportedTower
+    # By precision, "fp32" and "int8".
+    graphs: Mapping[str, Path]
+    figures: Mapping[str, Parity]
+
+    def open_graphs(self) -> dict[str, Callable[[Sequence[Any]], np.ndarray]]:
+        """By precision, the graph as the serving engine runs it: texts or images -> float32 (n, d)."""
+        return {precision: self.exported.open_graph(self.graphs[precision]) for precision in self.figures}
+
+
+def build_tower(name: str, checkpoint: Checkpoint, precision: str, folder: Path) -> BuiltTower:
+    """Export the tower `name` ("text" or "image") into folders inside `folder`, in float32 and, unless
+    `precision` is "fp32", in int8.
 
     Raises:
         BakeError: the model has no such tower, or its export differs from the model.
@@ -49,11 +65,18 @@ def bake_tower(
             quantize(graphs["raw"], graphs["raw8"])
             optimize(graphs["raw8"], graphs["int8"])
             figures["int8"] = exported.compare(reference, graphs["int8"])
-    chosen, reason = choose_precision(precision, figures)
-    print(f"  {name}: {chosen}, {reason}")
-    for path in folders[chosen].iterdir():
+    for stage in ("raw", "raw8"):
+        shutil.rmtree(folders[stage])
+    return BuiltTower(name, exported, {stage: graphs[stage] for stage in ("fp32", "int8")}, figures)
+
+
+def finish_tower(built: BuiltTower, precision: str, reason: str) -> Tower:
+    """Keep the graph of `precision`, remove the other one; returns the manifest entry."""
+    print(f"  {built.name}: {precision}, {reason}")
+    folder = built.exported.folder
+    for path in built.graphs[precision].parent.iterdir():
         path.replace(folder / path.name)
-    for path in folders.values():
-        shutil.rmtree(path)
-    recorded = {key: asdict(value) for key, value in figures.items()} | {"reason": reason}
-    return exported.finish(chosen, recorded), figures
+    for graph in built.graphs.values():
+        shutil.rmtree(graph.parent)
+    recorded = {key: asdict(value) for key, value in built.figures.items()} | {"reason": reason}
+    return built.exported.finish(precision, recorded)
