@@ -7,6 +7,7 @@ python -m model_cache.evaluate clip-vit-base-patch32 --classes photos
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -37,8 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except sqlite3.Error as error:
+        print(f"evaluate: the cache {options.cache} cannot be used ({error}).", file=sys.stderr)
+        return 2
     except OSError as error:
-        print(f"evaluate: {error.filename}: {error.strerror}.", file=sys.stderr)
+        print(f"evaluate: {error.filename or options.html}: {error.strerror}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("evaluate: interrupted. Run it again to go on where it was.", file=sys.stderr)

@@ -404,6 +404,16 @@ def test_data_that_cannot_be_used_is_an_error(
     assert len(outcome.err.splitlines()) == 1
 
 
+def test_files_that_cannot_be_used_are_named(run: Any, few: Path, tmp_path: Path) -> None:
+    page = run("demo", "--pairs", few, "--html", tmp_path / "absent" / "page.html")
+    (tmp_path / "vectors.sqlite").write_text("no database, but a text " * 100)
+    cache = run("demo", "--pairs", few)
+
+    assert page.status == cache.status == 2
+    assert "page.html: No such file or directory" in page.err
+    assert "vectors.sqlite cannot be opened" in cache.err
+
+
 def test_a_model_without_a_text_tower_and_an_unknown_one_are_refused(
     run: Any, few: Path, tmp_path: Path
 ) -> None:
