@@ -110,14 +110,14 @@ def _suggest_name(name: str, architectures: list[str]) -> str:
     start = slug(name)
     close = [key for key in public if start and key.startswith(start)][:3]
     close = close or difflib.get_close_matches(start, public, n=3, cutoff=0.75)
-    return _ask([public[key] for key in close]) if close else _suggest(name, architectures)
+    return _did_you_mean([public[key] for key in close]) if close else _suggest(name, architectures)
 
 
 def _suggest(word: str, known: list[str]) -> str:
-    return _ask(difflib.get_close_matches(word, known, n=3, cutoff=0.5))
+    return _did_you_mean(difflib.get_close_matches(word, known, n=3, cutoff=0.5))
 
 
-def _ask(close: list[str]) -> str:
+def _did_you_mean(close: list[str]) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
