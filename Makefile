@@ -37,10 +37,10 @@ help:
 	@echo "make clean      remove the virtual environments and everything built"
 
 serve: $(SERVE)/installed
-	@PORT=$(PORT) $(SERVE)/bin/python -m dev.server
+	@exec env PORT=$(PORT) $(SERVE)/bin/python -m dev.server
 
 dev: $(SERVE)/installed
-	@PORT=$(PORT) $(SERVE)/bin/python -m dev.server --reload
+	@exec env PORT=$(PORT) $(SERVE)/bin/python -m dev.server --reload
 
 test: lint
 	$(TEST)/bin/python -m pytest -m "not full and not clients" -n 2 --dist loadfile

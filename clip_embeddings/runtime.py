@@ -9,7 +9,7 @@ import msgspec
 
 from clip_embeddings.config import CLOUD_STORAGE, Settings, need_package
 from clip_embeddings.cpus import usable_cpus
-from clip_embeddings.engine.manifest import find_model_folder, fingerprint
+from clip_embeddings.engine.manifest import find_model_folder, fingerprint, slug
 from clip_embeddings.engine.model import Model, load_model
 from clip_embeddings.engine.scheduler import Scheduler
 from clip_embeddings.engine.session import OpenedSessions
@@ -71,9 +71,9 @@ class Runtime(msgspec.Struct, frozen=True):
 
     def _named(self, name: str) -> Model | None:
         """The model of that name, alias or checkpoint."""
-        for served, model in self.models.items():
-            if model.manifest.is_called(name) or self.aliases.get(name) == served:
-                return model
+        served = self.aliases.get(name) or _find_served(self.models, name)
+        if served:
+            return self.models[served]
         # The models' own names come first, because one checkpoint may be baked under several names.
         return next((model for model in self.models.values() if model.manifest.is_checkpoint(name)), None)
 
@@ -200,8 +200,15 @@ def _is_free(models: Mapping[str, Model], alias: str) -> bool:
     return True
 
 
+def _find_served(models: Mapping[str, Model], name: str) -> str | None:
+    """The name of the served model that is called `name`: by its own name first, because copies of one model
+    have the name it was baked under in common."""
+    own = (served for served in models if slug(served) == slug(name))
+    called = (served for served, model in models.items() if model.manifest.is_called(name))
+    return next(own, None) or next(called, None)
+
+
 def _served_name(setting: str, models: Mapping[str, Model], name: str) -> str:
-    for served, model in models.items():
-        if model.manifest.is_called(name):
-            return served
+    if served := _find_served(models, name):
+        return served
     raise ConfigError(f"{setting} names {name!r}, which is not in MODEL or MODELS.")

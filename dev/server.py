@@ -13,7 +13,6 @@ import argparse
 import errno
 import ipaddress
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -37,6 +36,8 @@ PHOTOS = ROOT / "photos"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 PICTURE = "model_cache/demo/pictures/birthday-cake.png"
 EXAMPLE = "model_cache/demo/example.json"
+# gunicorn gives requests 30 seconds to end.
+STOP_SECONDS = 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,22 +93,45 @@ def _serve(command: Sequence[str], url: str, greeting: str) -> int:
 
 def _serve_with_reload(command: Sequence[str], url: str, greeting: str) -> int:
     """Run the server until it is stopped, and restart it whenever a source file changes."""
-    from watchfiles import run_process
+    from watchfiles import watch
+
+    stopped = threading.Event()
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    # Before the first server starts, so that none is left behind.
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
 
     def greet() -> None:
-        if _wait_until_ready(url, lambda: True):
+        if _wait_until_ready(url, lambda: not stopped.is_set()):
             print(greeting, flush=True)
 
+    server = subprocess.Popen(command)
     threading.Thread(target=greet, daemon=True).start()
-    run_process(
-        ROOT / "clip_embeddings",
-        ROOT / "functions",
-        ROOT / "main.py",
-        target=shlex.join(command),
-        target_type="command",
-        callback=lambda changes: print(f"{len(changes)} changed: restarting", flush=True),
-    )
+    sources = (ROOT / "clip_embeddings", ROOT / "functions", ROOT / "main.py")
+    try:
+        for changes in watch(*sources, stop_event=stopped, raise_interrupt=False):
+            print(f"{len(changes)} changed: restarting", flush=True)
+            _end(server)
+            server = subprocess.Popen(command)
+    finally:
+        _end(server)
     return 0
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """Stop the server and wait for its end.
+
+    By SIGTERM: a process that a shell started in the background ignores SIGINT until gunicorn has started.
+    """
+    server.terminate()
+    try:
+        server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _default_bucket() -> str:

@@ -91,7 +91,7 @@ def test_a_function_needs_no_files_of_the_other_tower(baked: Path, log: Path) ->
 def assert_unusable(server: Server) -> None:
     """Every form of a request for vectors gets 503, and so does /ready; the process lives."""
     ready = server.get("/ready")
-    assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "model": "demo"})
+    assert (ready.status_code, ready.json()) == (503, {"status": "not ready", "model": "my-model"})
     reply = server.post("/", json={"texts": ["a"]})
     message = "The model of this deployment cannot be used; the log has the reason."
     assert reply.status_code == 503
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_found_beside_serving(baked: Path, log: Path, target: 
     flip_a_byte(baked / "text.data")
     with serving(target, log, MODEL=str(baked)) as server:
         first = server.post("/embed/text", json={"texts": ["a"]})
-        eventually(lambda: "The text tower of demo serves no longer" in log.read_text())
+        eventually(lambda: "The text tower of my-model serves no longer" in log.read_text())
         ready = server.get("/ready")
         later = server.post("/embed/text", json={"texts": ["a"]})
         if target == "gateway":
@@ -150,7 +150,7 @@ def test_a_tower_that_does_not_reproduce_its_canary_gives_no_vector(baked: Path,
         text_reply = server.post("/embed/mixed", json={"texts": ["a"]})
 
     assert (ready.status_code, picture_reply.status_code, text_reply.status_code) == (503, 503, 200)
-    assert "The image tower of demo does not work on this CPU" in log.read_text()
+    assert "The image tower of my-model does not work on this CPU" in log.read_text()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,6 +132,7 @@ def load_manifest(
 ) -> Manifest:
     """Read `folder`/manifest.json and check that every file of `towers` exists and has its full size.
 
+    A model is named after its folder. If that was renamed, the name it was baked under stays as an alias.
     With `allow_missing_towers`, the model may lack some of `towers`.
 
     Raises:
@@ -140,7 +141,7 @@ def load_manifest(
     """
     path = folder / "manifest.json"
     try:
-        manifest = from_json(path.read_text(encoding="utf-8"))
+        manifest = _named_after_folder(from_json(path.read_text(encoding="utf-8")), folder)
     except FileNotFoundError:
         raise ModelError(
             f"No baked model at {folder}: manifest.json is missing. "
@@ -158,6 +159,14 @@ def load_manifest(
         for file in manifest.towers[name].files:
             _check_size(folder / file.path, file.bytes)
     return manifest
+
+
+def _named_after_folder(manifest: Manifest, folder: Path) -> Manifest:
+    # As a slug, because names are sent in headers.
+    name = slug(folder.absolute().name)
+    if name in ("", slug(manifest.name)):
+        return manifest
+    return replace(manifest, name=name, aliases=(*manifest.aliases, manifest.name))
 
 
 def _check_size(path: Path, expected: int) -> None:
@@ -228,7 +237,8 @@ def find_model_folder(model: str, cache: Path) -> Path:
         for path in sorted(cache.glob("*/manifest.json")):
             # Skips unreadable manifests; load_manifest reports them.
             with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                if from_json(path.read_text(encoding="utf-8")).is_called(model):
+                manifest = _named_after_folder(from_json(path.read_text(encoding="utf-8")), path.parent)
+                if manifest.is_called(model):
                     return path.parent
     return cache / slug(model)
 

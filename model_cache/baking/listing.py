@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from model_cache.baking import catalogue
 
 
 def print_catalogue() -> None:
     """Print the models that have a public name."""
-    print(f"{catalogue.table()}\n\nAny ARCH/PRETRAINED of open_clip bakes too: --list all names them.")
+    _print(f"{catalogue.table()}\n\nAny ARCH/PRETRAINED of open_clip bakes too: --list all names them.")
 
 
 def print_open_clip_models() -> None:
@@ -22,5 +25,12 @@ def print_open_clip_models() -> None:
             open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag)
         )
         lines.append(f"{architecture}/{tag}{'  (quick-GELU)' if quick_gelu else ''}")
-    # One write, so that `--list all | head` does not fail with a broken pipe.
-    print("\n".join(lines))
+    _print("\n".join(lines))
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough. Python flushes again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

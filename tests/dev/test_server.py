@@ -356,7 +356,8 @@ def test_a_changed_source_file_restarts_the_server(folder: Folder, tmp_path: Pat
         os.utime(ROOT / "main.py")
 
         eventually(lambda: "restarting" in log.read_text())
-        eventually(lambda: _ready(get))
+        # The old server may answer once more.
+        eventually(lambda: _ready(get) and log.read_text().count("text.onnx runs on CPU") > starts)
         assert log.read_text().count("text.onnx runs on CPU") == starts + 1
 
 
@@ -365,6 +366,43 @@ def _ready(get: Callable[[str], Any]) -> bool:
         return bool(get("/ready"))
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("target", ["serve", "dev"])
+def test_a_stopped_make_leaves_no_process_behind(target: str, folder: Folder, tmp_path: Path) -> None:
+    # An environment that is installed already, so that make only runs the server.
+    python, log = tmp_path / "venv/bin/python", tmp_path / "log"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "venv/installed").touch()
+    settings = environment({**folder.settings, "PORT": str(free_port())})
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["make", f"SERVE={tmp_path}/venv", target],
+            cwd=ROOT,
+            env=settings,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    eventually(lambda: "Stop with Ctrl-C" in log.read_text() or process.poll() is not None)
+
+    process.terminate()
+
+    process.wait(60)
+    # make does not wait for what it has stopped.
+    eventually(lambda: not _runs(process.pid), seconds=60)
+    assert "Traceback" not in log.read_text()
+
+
+def _runs(group: int) -> bool:
+    """Whether a process of this process group runs."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(

@@ -102,5 +102,9 @@ def test_a_model_is_located_by_name_alias_or_folder(tmp_path: Path) -> None:
     folder = copy_model(tmp_path / "vit-b-32", aliases=["clip-ViT-B-32"])
 
     assert find_model_folder("vit-b-32", tmp_path) == find_model_folder("Clip-ViT-B-32", tmp_path) == folder
+    renamed = folder.rename(tmp_path / "My Model")
+    for name in ("my-model", "My Model", "vit-b-32", "clip-vit-b-32"):
+        assert find_model_folder(name, tmp_path) == renamed
+    folder = renamed.rename(folder)
     assert find_model_folder("another", tmp_path) == tmp_path / "another"
     assert find_model_folder(str(folder), Path("elsewhere")) == folder

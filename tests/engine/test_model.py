@@ -118,7 +118,7 @@ def test_a_tower_that_does_not_reproduce_its_canary_gives_no_vector(tmp_path: Pa
     edit_manifest(folder, roll_canary)
     model = _load(folder)
     for _ in range(2):
-        with pytest.raises(ModelError, match=f"{name} tower of demo does not work on this CPU"):
+        with pytest.raises(ModelError, match=f"{name} tower of model does not work on this CPU"):
             model.text.get().embed(["a"]) if name == "text" else model.image.get().embed([PIXELS])
 
 

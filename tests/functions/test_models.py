@@ -231,13 +231,28 @@ def test_a_model_that_is_lost_while_serving_is_not_ready(tmp_path: Path, log: Pa
         away = (folder if lost == "the folder" else folder / lost).rename(tmp_path / "away")
         for path in ("/ready", "/ready", "/aip"):
             reply = server.get(path)
-            assert (reply.status_code, reply.json()) == (503, {"status": "not ready", "model": "demo"})
+            assert (reply.status_code, reply.json()) == (503, {"status": "not ready", "model": "model"})
         away.rename(folder if lost == "the folder" else folder / lost)
 
         # Nothing of the failure is kept.
         assert server.get("/ready").status_code == 200
     assert "ERROR not ready: " in log.read_text()
     assert "Traceback" not in log.read_text()
+
+
+def test_a_renamed_folder_is_served_under_its_own_name(tmp_path: Path, log: Path) -> None:
+    renamed = copy_demo(tmp_path / "Emoji 2")
+    with serving(
+        "gateway", log, MODEL=str(renamed), MODELS="demo", PROTOCOL_MODELS="openai=emoji-2"
+    ) as server:
+        assert [entry["id"] for entry in server.get("/v1/models").json()["data"]][:2] == ["emoji-2", "demo"]
+        for name, served in (("Emoji 2", "emoji-2"), ("emoji-2", "emoji-2"), ("demo", "demo")):
+            reply = server.post("/embed/text", json={"texts": ["a cat"], "model": name})
+            assert (reply.status_code, reply.json()["model"]) == (200, served)
+    # The name that it was baked under is kept for clients that have it.
+    with serving("gateway", log, MODEL=str(renamed)) as server:
+        reply = server.post("/embed/text", json={"texts": ["a cat"], "model": "demo"})
+        assert (reply.status_code, reply.json()["model"]) == (200, "emoji-2")
 
 
 def test_what_cannot_be_served_stops_the_start(models: str, tmp_path: Path) -> None:

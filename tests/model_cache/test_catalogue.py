@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 import time
 from importlib import import_module
 from inspect import signature
@@ -16,7 +19,7 @@ from model_cache.baking.catalogue import CATALOGUE
 from model_cache.baking.loaders.registry import LOADERS
 from tests.support.baking.command import Run, command_line
 from tests.support.baking.hub import hub_environment
-from tests.support.serving import free_port
+from tests.support.serving import ROOT, environment, free_port
 
 
 def test_names_are_unique_folder_names() -> None:
@@ -86,6 +89,15 @@ def test_list(run: Run) -> None:
         (line,) = [line for line in outcome.out.splitlines() if line.split()[:1] == [entry.name]]
         assert entry.license in line
         assert f" {entry.dimensions} " in line
+
+
+def test_a_list_whose_reader_has_enough_ends_quietly() -> None:
+    # `true` reads nothing at all.
+    command = f"set -o pipefail; {shlex.quote(sys.executable)} -m model_cache.bake --list all | true"
+
+    ended = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment({}), capture_output=True)
+
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in CATALOGUE])

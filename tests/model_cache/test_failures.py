@@ -20,7 +20,9 @@ from clip_embeddings.engine.manifest import ModelError, load_manifest
 from clip_embeddings.engine.model import load_model
 from clip_embeddings.engine.scheduler import Scheduler
 from model_cache.baking import onnx_export
+from model_cache.baking.catalogue import ModelSource
 from model_cache.baking.errors import BakeError
+from model_cache.baking.loaders import registry
 from model_cache.baking.output import atomic_folder
 from tests.support.baking.command import Outcome, Run, command_line
 from tests.support.baking.hub import hub_environment
@@ -61,6 +63,22 @@ def test_unknown_architecture_gets_a_suggestion(run: Run, out: Path) -> None:
 
     assert "Unknown architecture 'ViT-B32'. Did you mean ViT-B-32" in sentence
     assert "--list" in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("clip-vit-base-patch-32", "clip-vit-base-patch32"),
+        ("Clip-ViT-B32", "clip-ViT-B-32"),
+        ("siglip-base", "siglip-base-patch16"),
+        ("mobileclip-s2", "mobileclip-s1"),
+        # Nothing of the catalogue is close.
+        ("ViT-B32", "ViT-B-32"),
+    ],
+)
+def test_a_misspelt_public_name_gets_one_of_the_catalogue(name: str, suggested: str) -> None:
+    with pytest.raises(BakeError, match=f"Did you mean {suggested}( or|\\?)"):
+        registry.load(ModelSource("open_clip", name))
 
 
 @pytest.mark.parametrize(

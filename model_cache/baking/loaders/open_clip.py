@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clip_embeddings.engine.manifest import Preprocess
+from clip_embeddings.engine.manifest import Preprocess, slug
 from model_cache.baking import hub
-from model_cache.baking.catalogue import ModelSource
+from model_cache.baking.catalogue import CATALOGUE, ModelSource
 from model_cache.baking.checkpoints import Checkpoint
 from model_cache.baking.embedding_space import space_id
 from model_cache.baking.errors import BakeError, root_cause
@@ -37,7 +37,7 @@ def load(source: ModelSource) -> Checkpoint:
     # open_clip accepts "hf-hub:" and "local-dir:" names too; those have neither tags nor checkpoints.
     if architecture not in open_clip.list_models():
         raise BakeError(
-            f"Unknown architecture {architecture!r}.{_suggest(architecture, open_clip.list_models())} "
+            f"Unknown architecture {architecture!r}.{_suggest_name(source.name, open_clip.list_models())} "
             "`--list` shows what is known, `--config FILE` brings an architecture of your own."
         )
     model_config = open_clip.get_model_config(architecture)
@@ -102,8 +102,22 @@ def _tag_config(open_clip: Any, architecture: str, tag: str, checkpoint: Path | 
     return dict(open_clip.get_pretrained_cfg(architecture, tag))
 
 
+def _suggest_name(name: str, architectures: list[str]) -> str:
+    """A suggestion for an unknown name: from the catalogue first, unless it is ARCH/PRETRAINED."""
+    if "/" in name:
+        return _suggest(name.partition("/")[0], architectures)
+    public = {slug(known): known for entry in CATALOGUE for known in (*entry.aliases, entry.name)}
+    start = slug(name)
+    close = [key for key in public if start and key.startswith(start)][:3]
+    close = close or difflib.get_close_matches(start, public, n=3, cutoff=0.75)
+    return _did_you_mean([public[key] for key in close]) if close else _suggest(name, architectures)
+
+
 def _suggest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return _did_you_mean(difflib.get_close_matches(word, known, n=3, cutoff=0.5))
+
+
+def _did_you_mean(close: list[str]) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
