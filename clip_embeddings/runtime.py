@@ -150,7 +150,8 @@ def make_runtime(
             memory=memory.decoding,
             slots=FairSemaphore(width=cpus, queue=sys.maxsize),
         ),
-        verification=Verification(models, towers),
+        # What is verified before it is opened need not be verified again.
+        verification=Verification({} if settings.verify_before_serving else models, towers),
     )
 
 

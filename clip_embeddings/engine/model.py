@@ -23,7 +23,7 @@ from clip_embeddings.engine.manifest import (
     verify_files,
 )
 from clip_embeddings.engine.scheduler import Scheduler, no_check
-from clip_embeddings.engine.session import OpenedSessions, open_session, run_session, session_threads
+from clip_embeddings.engine.session import OpenedSessions, open_session, run_session, uses_all_cpus
 from clip_embeddings.engine.tokenizer import load_tokenizer, pad, tokenize
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.logs import logger
@@ -213,7 +213,7 @@ def load_model(
             verify_files(folder, tower.files)
         try:
             ahead = (sessions or {}).pop(folder / tower.files[0].path, None)
-            session = ahead.get() if ahead else open_session(folder, tower, scheduler.cpus)
+            session = ahead.get() if ahead else open_session(folder, tower, _threads(tower, scheduler))
             # The provider in use: without a device, ONNX Runtime falls back to the CPU.
             provider = session.get_providers()[0].removesuffix("ExecutionProvider")
             logger.info("%s runs on %s", tower.files[0].path, provider)
@@ -255,8 +255,7 @@ def _text_tower(
 
 def _image_tower(model: str, scheduler: Scheduler, tower: Tower, session: ort.InferenceSession) -> ImageTower:
     assert tower.preprocess is not None
-    threads = session_threads(tower, scheduler.cpus)
-    opened = ImageTower(tower, tower.preprocess, session, scheduler, threads)
+    opened = ImageTower(tower, tower.preprocess, session, scheduler, _threads(tower, scheduler))
 
     def run_canary() -> bool:
         pixels = opened.pixels(canary.canary_image(tower.canary.input))
@@ -264,6 +263,10 @@ def _image_tower(model: str, scheduler: Scheduler, tower: Tower, session: ort.In
         return True
 
     return msgspec.structs.replace(opened, canary=Lazy(run_canary))
+
+
+def _threads(tower: Tower, scheduler: Scheduler) -> int:
+    return scheduler.cpus if uses_all_cpus(tower) else 1
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:

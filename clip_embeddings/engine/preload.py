@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from clip_embeddings.engine.manifest import ModelError, load_manifest
 from clip_embeddings.engine.prefetch import prefetch
-from clip_embeddings.engine.session import OpenedSessions, open_session, runs_on_cpu, session_threads
+from clip_embeddings.engine.session import OpenedSessions, open_session, runs_on_cpu, uses_all_cpus
 from clip_embeddings.lazy import Lazy
 from clip_embeddings.logs import logger
 
@@ -42,9 +42,9 @@ def open_sessions(folder: Path, towers: Sequence[str]) -> OpenedSessions:
     if not runs_on_cpu():
         return {}
     sessions = {
-        folder / tower.files[0].path: Lazy(partial(open_session, folder, tower))
+        folder / tower.files[0].path: Lazy(partial(open_session, folder, tower, threads=1))
         for tower in served
-        if session_threads(tower) == 1
+        if not uses_all_cpus(tower)
     }
     _open_until_fork(list(sessions.values()))
     return sessions

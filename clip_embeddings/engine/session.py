@@ -22,14 +22,13 @@ OpenedSessions = MutableMapping[Path, "Lazy[ort.InferenceSession]"]
 LARGE_IMAGE_TOWER = 200_000_000
 
 
-def session_threads(tower: Tower, cpus: int = 2) -> int:
-    """CPU threads of one run of `tower`, of `cpus`."""
-    large = tower.name == "image" and sum(file.bytes for file in tower.files) > LARGE_IMAGE_TOWER
-    return cpus if large else 1
+def uses_all_cpus(tower: Tower) -> bool:
+    """Whether one run of `tower` takes every CPU, not one."""
+    return tower.name == "image" and sum(file.bytes for file in tower.files) > LARGE_IMAGE_TOWER
 
 
-def open_session(folder: Path, tower: Tower, cpus: int = 2) -> ort.InferenceSession:
-    """Open the graph of `tower`, of the model in `folder`, for runs on at most `cpus` CPUs.
+def open_session(folder: Path, tower: Tower, threads: int) -> ort.InferenceSession:
+    """Open the graph of `tower`, of the model in `folder`, for runs of `threads` CPU threads.
 
     A session of several threads must be opened after the fork, which loses them.
 
@@ -38,7 +37,7 @@ def open_session(folder: Path, tower: Tower, cpus: int = 2) -> ort.InferenceSess
     """
     mark(f"{tower.name}_opening")
     graph = folder / tower.files[0].path
-    session = open_graph(graph, session_threads(tower, cpus), convolutional=tower.convolutional)
+    session = open_graph(graph, threads, convolutional=tower.convolutional)
     mark(f"{tower.name}_opened")
     return session
 
