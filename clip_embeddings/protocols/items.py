@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -16,6 +17,9 @@ from clip_embeddings.errors import ApiError
 
 T = TypeVar("T")
 
+_prepared: set[type] = set()
+_preparing = threading.Lock()
+
 
 def validate(value: object, struct: type[T], hint: str = "", *, where: str = "body") -> T:
     """`value`, read from JSON or a form, as `struct`. In a query string every value is text.
@@ -24,6 +28,7 @@ def validate(value: object, struct: type[T], hint: str = "", *, where: str = "bo
         ApiError: 400; the message says what is wrong and where, and ends with `hint` where a field is
             missing.
     """
+    _prepare(struct)
     try:
         return msgspec.convert(value, struct, strict=where == "body")
     except msgspec.ValidationError as error:
@@ -35,6 +40,18 @@ def validate(value: object, struct: type[T], hint: str = "", *, where: str = "bo
             raise ApiError(400, "field_missing", message, where=path) from None
         message = f"The {where} does not fit{place}: {reason}."
         raise ApiError(400, f"{where.partition(' ')[0]}_invalid", message, where=path) from None
+
+
+def _prepare(struct: type) -> None:
+    """Let msgspec look at `struct` in one thread, at its first use.
+
+    It keeps what it has found of a class before it has found all, and another thread that uses that meanwhile
+    ends the process.
+    """
+    if struct not in _prepared:
+        with _preparing:
+            msgspec.json.Decoder(struct)
+            _prepared.add(struct)
 
 
 def parse_text(value: object, limits: Limits) -> str:
