@@ -25,7 +25,7 @@ from clip_embeddings.protocols.base import (
     Protocol,
     RequestInfo,
 )
-from clip_embeddings.protocols.items import parse_text
+from clip_embeddings.protocols.items import parse_text, prepare_struct
 from clip_embeddings.runtime import Runtime
 
 FUNCTIONS = ("embed_mixed",)
@@ -125,6 +125,7 @@ def _parse_entries(entries: str | None) -> tuple[str, Entry]:
         ((kind, value),) = tasks[TASK].items()
         if kind not in ("visual", "textual"):
             raise ValueError
+        prepare_struct(Entry)
         return kind, msgspec.convert(value, Entry)
     except (msgspec.DecodeError, RecursionError, KeyError, ValueError):
         message = '`entries` must be JSON: {"clip": {"visual" or "textual": {"modelName": str}}}.'

@@ -28,7 +28,7 @@ def validate(value: object, struct: type[T], hint: str = "", *, where: str = "bo
         ApiError: 400; the message says what is wrong and where, and ends with `hint` where a field is
             missing.
     """
-    _prepare(struct)
+    prepare_struct(struct)
     try:
         return msgspec.convert(value, struct, strict=where == "body")
     except msgspec.ValidationError as error:
@@ -42,7 +42,7 @@ def validate(value: object, struct: type[T], hint: str = "", *, where: str = "bo
         raise ApiError(400, f"{where.partition(' ')[0]}_invalid", message, where=path) from None
 
 
-def _prepare(struct: type) -> None:
+def prepare_struct(struct: type) -> None:
     """Let msgspec look at `struct` in one thread, at its first use.
 
     It keeps what it has found of a class before it has found all, and another thread that uses that meanwhile
