@@ -42,7 +42,8 @@ def measure_noise(vector: np.ndarray, sample: np.ndarray | None) -> Noise | None
     """
     if sample is None or len(sample) < MIN_SAMPLE:
         return None
-    low, level = np.quantile(sample @ vector, (ONE_DEVIATION, 0.5))
-    level = min(float(level), 0.99)
-    deviation = max(level - float(low), 1e-4)
+    ranks = (int(ONE_DEVIATION * len(sample)), len(sample) // 2)
+    low, level = np.partition(sample @ vector, ranks)[list(ranks)].tolist()
+    level = min(level, 0.99)
+    deviation = max(level - low, 1e-4)
     return Noise(level, min(level + deviation * sqrt(2 * log(len(sample))), (1 + level) / 2))

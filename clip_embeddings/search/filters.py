@@ -12,9 +12,9 @@ from clip_embeddings.search.schema import Nearest
 # https://www.rfc-editor.org/rfc/rfc3339#section-5.6
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,12})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
-# Tokens of RFC 9110, section 5.6.2, without the asterisk; or `type/*`.
-_TOKEN = r"[!#$%&'+.^_`|~0-9A-Za-z-]+"
-_CONTENT_TYPE = re.compile(rf"{_TOKEN}/({_TOKEN}|\*)", re.ASCII)
+# The names of RFC 9110, section 5.6.2 (tokens), without the asterisk; or `type/*`.
+_NAME = r"[!#$%&'+.^_`|~0-9A-Za-z-]+"
+_CONTENT_TYPE = re.compile(rf"{_NAME}/({_NAME}|\*)", re.ASCII)
 
 
 def parse_filter(options: Nearest, bucket: str | None) -> Filter:

@@ -10,10 +10,11 @@ from clip_embeddings.embedding import EmbedRequest, EmbedResult, embed
 from clip_embeddings.errors import ApiError
 from clip_embeddings.http.provenance import make_headers, provenance_headers
 from clip_embeddings.http.routing import Reply, RequestContext
-from clip_embeddings.index.types import Entry, normalize
+from clip_embeddings.index.checks import normalize
+from clip_embeddings.index.types import Entry
 from clip_embeddings.search import cursors, replies
 from clip_embeddings.search.closeness import MIN_SAMPLE, measure_noise
-from clip_embeddings.search.compose import Composition, compose, factors
+from clip_embeddings.search.compose import compose, factors
 from clip_embeddings.search.filters import parse_filter
 from clip_embeddings.search.paging import Page, find_page
 from clip_embeddings.search.queries import SearchQuery, digest

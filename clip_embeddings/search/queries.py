@@ -76,8 +76,9 @@ def _query(
     limits: Limits,
 ) -> SearchQuery:
     if all(given[part] is None for part in PARTS if part != "not"):
-        also = "" if given["not"] is None else ", too: `not` only says what results should not show"
-        message = f"Send either `text` or `image`, or `uri`, or several of them{also}."
+        message = "Send `text`, `image` or `uri`, or several of them: what to look for."
+        if given["not"] is not None:
+            message = "`not` only says what results should not show: send `text`, `image` or `uri` with it."
         raise ApiError(400, "query_missing", message, where="$")
     for part in ("text", "not"):
         _check_text(given[part], part, limits)

@@ -72,13 +72,13 @@ class Samples:
         kept = self._kept.get(space)
         now = time.monotonic()
         is_old = kept is not None and now > kept.taken + max_age
-        if kept is None or is_old or now >= kept.next_check:
-            # Whoever comes meanwhile uses the sample that there is, or waits for the first one.
-            if self._lock.acquire(blocking=kept is None):
-                try:
-                    kept = self._check(space, max_age)
-                finally:
-                    self._lock.release()
+        is_due = kept is None or is_old or now >= kept.next_check
+        # Whoever comes meanwhile uses the sample that there is, or waits for the first one.
+        if is_due and self._lock.acquire(blocking=kept is None):
+            try:
+                kept = self._check(space, max_age)
+            finally:
+                self._lock.release()
         return kept.sample if kept and len(kept.sample.vectors) else None
 
     def _check(self, space: str, max_age: float) -> _Kept | None:
@@ -91,8 +91,9 @@ class Samples:
             is_other = kept is not None and kept.replacements != replacements
             if kept is None or is_other or _is_outdated(kept, count, started, max_age):
                 kept = _Kept(self._take(space, count), replacements, started, 0)
-        except StorageError:
-            logger.warning("no sample of the index could be taken", exc_info=True)
+        except StorageError as error:
+            # A search goes on without: it fails by itself if the index cannot be used at all.
+            logger.warning("no sample of the index could be taken: %s", error)
             if kept is None:
                 return None
         now = time.monotonic()
