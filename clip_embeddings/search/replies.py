@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from clip_embeddings.index.types import Hit
+from clip_embeddings.index.types import Entry, Hit, object_uri
 from clip_embeddings.search.closeness import Noise
 from clip_embeddings.search.compose import Composition
 from clip_embeddings.search.paging import Page
@@ -56,5 +57,15 @@ def _result(hit: Hit, noise: Noise | None, composition: Composition | None) -> M
         "labels": {label: round(float(value), DIGITS) for label, value in entry.labels.items()},
         "metadata": dict(entry.metadata),
         # Contains the generation, because JavaScript cannot represent the large ones of files exactly.
-        "thumbnail": f"/thumbnail?uri={quote(entry.uri, safe='')}&generation={entry.generation}",
+        "thumbnail": f"/thumbnail?uri={_quoted_uri(entry)}&generation={entry.generation}",
     }
+
+
+def _quoted_uri(entry: Entry) -> str:
+    return _quoted(object_uri(entry.bucket, "")) + quote(entry.name, safe="")
+
+
+@lru_cache(8)
+def _quoted(text: str) -> str:
+    """`text` in a query string. All results of a reply begin with the same bucket, often a long path."""
+    return quote(text, safe="")
