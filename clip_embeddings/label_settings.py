@@ -1,0 +1,96 @@
+"""The labels that photos are tagged with, as settings: parsers of PHOTO_LABELS and what belongs to it.
+
+The parsers raise ValueError, whose message says what is allowed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# A label takes this place in a template.
+PLACE = "{}"
+# The prompt that CLIP's authors use where they name a single one: https://arxiv.org/abs/2103.00020, 3.1.4.
+DEFAULT_TEMPLATES = ("a photo of a {}",)
+DEFAULT_THRESHOLD = 0.5
+
+MAX_LABELS = 1000
+MAX_LABEL_CHARS = 100
+MAX_TEMPLATES = 100
+MAX_FILE_BYTES = 1_000_000
+# What a path begins or ends with. Everything else is a list.
+PATH_STARTS = ("/", "./", "../")
+PATH_END = ".txt"
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """What photos are tagged with."""
+
+    # None: photos are not tagged, unless vectors of labels lie beside the model.
+    labels: tuple[str, ...] = ()
+    # A label becomes one text per template; the mean of their vectors is its vector.
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    # A photo gets the labels that have at least this probability.
+    threshold: float = DEFAULT_THRESHOLD
+
+
+def is_path(raw: str) -> bool:
+    """Whether a value of PHOTO_LABELS is the path of a file, and not a list of labels."""
+    return raw.startswith(PATH_STARTS) or (raw.endswith(PATH_END) and "," not in raw)
+
+
+def labels(raw: str) -> tuple[str, ...]:
+    """Labels separated by commas, or those of a file that has one per line."""
+    lines = _read_lines(raw) if is_path(raw) else raw.split(",")
+    names = tuple(name for line in lines if (name := " ".join(line.split())))
+    if not names:
+        raise ValueError("there is no label in it")
+    if len(names) > MAX_LABELS:
+        raise ValueError(f"it has {len(names):,} labels; use at most {MAX_LABELS:,}")
+    seen = dict[str, str]()
+    for name in names:
+        if len(name) > MAX_LABEL_CHARS or not name.isprintable():
+            raise ValueError(
+                f"{name[:MAX_LABEL_CHARS]!r} is no label: use at most {MAX_LABEL_CHARS} printable characters"
+            )
+        # Models read lower case. The same label twice would halve its probability.
+        if (earlier := seen.setdefault(name.casefold(), name)) is not name:
+            raise ValueError(f"{earlier!r} and {name!r} are the same label")
+    return names
+
+
+def templates(raw: str) -> tuple[str, ...]:
+    """Templates separated by `|`, each with `{}` where the label belongs."""
+    values = tuple(dict.fromkeys(part.strip() for part in raw.split("|") if part.strip()))
+    valid = all(PLACE in value and len(value) <= 10 * MAX_LABEL_CHARS for value in values)
+    if not valid or not 0 < len(values) <= MAX_TEMPLATES:
+        raise ValueError(f"use 1 to {MAX_TEMPLATES} templates, each with {PLACE} in it, separated by |")
+    return values
+
+
+def threshold(raw: str) -> float:
+    """A probability above 0."""
+    try:
+        value = float(raw)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise ValueError("use a probability above 0, at most 1")
+    return value
+
+
+def _read_lines(path: str) -> list[str]:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"the file cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise ValueError("the file cannot be read (no path has a null byte)") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"the file has more than {MAX_FILE_BYTES:,} bytes")
+    try:
+        return data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError("the file is not text in UTF-8") from None
