@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -116,6 +117,10 @@ class Manifest:
     tools: Mapping[str, str]
     # Other names by which requests may name it.
     aliases: tuple[str, ...] = ()
+    # What zero-shot classification multiplies cosines by, the exponential of the checkpoint's weight, and
+    # what it adds: see zero_shot.py. None where the checkpoint has none, and in older manifests.
+    logit_scale: float | None = None
+    logit_bias: float | None = None
 
     def is_called(self, name: str) -> bool:
         """Whether `name` is the name or an alias of this model, in any spelling with the same slug."""
@@ -193,6 +198,11 @@ def from_json(text: str) -> Manifest:
         raise ValueError("made by another version of this package")
     data["towers"] = {name: _tower(tower) for name, tower in data["towers"].items()}
     data["aliases"] = tuple(data.get("aliases", ()))
+    for name in ("logit_scale", "logit_bias"):
+        if data.get(name) is not None:
+            data[name] = float(data[name])
+            if not math.isfinite(data[name]):
+                raise ValueError(f"{name} is no finite number")
     return Manifest(**data)
 
 

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_embeddings.engine.zero_shot import PLACE
 from clip_embeddings.paths import ROOT
-from model_cache.evaluating.templates import PLACE, TEMPLATES
+from model_cache.evaluating.templates import TEMPLATES
 
 DEFAULT_CACHE = ROOT / "build" / "evaluate" / "vectors.sqlite"
 

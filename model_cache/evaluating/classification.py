@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clip_embeddings.engine.model import normalize_rows
 from model_cache.evaluating.metrics import Bootstrap, Figure, Ranking, rank
 
 TOP_CLASSES = (1, 5)
@@ -21,16 +20,6 @@ class Classification:
     top5: Figure
     # The classes in order of similarity, for each picture.
     ranking: Ranking
-
-
-def class_vectors(prompt_vectors: np.ndarray, templates: int) -> np.ndarray:
-    """The mean of the unit vectors of each class's prompts, as a unit vector: (classes, d) float32.
-
-    Args:
-        prompt_vectors: (classes * templates, d), class by class.
-    """
-    by_class = prompt_vectors.reshape(-1, templates, prompt_vectors.shape[1])
-    return normalize_rows(by_class.mean(axis=1))
 
 
 def classify(pictures: np.ndarray, classes: np.ndarray, right: Sequence[int]) -> Classification:

@@ -10,7 +10,8 @@ import numpy as np
 
 from clip_embeddings.config import Settings
 from clip_embeddings.engine.model import normalize_rows
-from model_cache.evaluating.classification import Classification, class_vectors, classify
+from clip_embeddings.engine.zero_shot import label_vectors, prompts
+from model_cache.evaluating.classification import Classification, classify
 from model_cache.evaluating.collecting import Collected, collect
 from model_cache.evaluating.dataset import LabeledPictures, Pairs, Problem
 from model_cache.evaluating.embedders import Cost, Embedder
@@ -23,7 +24,6 @@ from model_cache.evaluating.retrieval import (
     retrieval_data,
     retrieve,
 )
-from model_cache.evaluating.templates import prompts
 from model_cache.evaluating.vector_cache import VectorCache
 
 
@@ -101,7 +101,7 @@ def _figures(
         retrieval = retrieve(data, vectors("text", data.caption_keys), vectors("image", data.picture_keys))
     if labeled:
         asked_vectors = vectors("text", [collected.texts[prompt] for prompt in asked])
-        classes = class_vectors(asked_vectors, len(asked) // len(labeled.classes))
+        classes = label_vectors(asked_vectors, len(asked) // len(labeled.classes))
         pictures = vectors("image", [collected.pictures[-1][name] for name in labeled.pictures])
         classification = classify(pictures, classes, [index for _, index in labeled.rows])
     picture_keys = [key for keys in collected.pictures for key in keys.values()]

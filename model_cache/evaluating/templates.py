@@ -13,9 +13,3 @@ TEMPLATES = (
     "art of the {}.",
     "a photo of the small {}.",
 )
-PLACE = "{}"
-
-
-def prompts(label: str, templates: tuple[str, ...]) -> list[str]:
-    """The prompts for a class: each template with `label` in its place."""
-    return [template.replace(PLACE, label) for template in templates]

@@ -19,6 +19,8 @@ from clip_embeddings.engine.manifest import (
 )
 from tests.support.models import DEMO, MODEL_FILES, copy_demo, copy_model, edit_manifest
 
+SCALE = ("logit_scale", "logit_bias")
+
 
 @pytest.fixture
 def model_folder(tmp_path: Path) -> Path:
@@ -29,6 +31,27 @@ def test_a_written_manifest_reads_back_equal() -> None:
     manifest = load_manifest(DEMO)
 
     assert from_json(to_json(manifest)) == manifest
+
+
+def test_a_manifest_of_an_earlier_version_has_no_scale(model_folder: Path) -> None:
+    edit_manifest(model_folder, lambda data: [data.pop(name, None) for name in SCALE])
+
+    manifest = load_manifest(model_folder)
+
+    assert (manifest.logit_scale, manifest.logit_bias) == (None, None)
+
+
+def test_scale_and_bias_are_read_and_change_no_fingerprint_and_no_space(tmp_path: Path) -> None:
+    folder = copy_model(tmp_path / "siglip", logit_scale=117, logit_bias=-12.5)
+
+    manifest = load_manifest(folder)
+
+    assert (manifest.logit_scale, manifest.logit_bias) == (117.0, -12.5)
+    assert from_json(to_json(manifest)) == manifest
+    fingerprints = {name: tower.fingerprint for name, tower in manifest.towers.items()}
+    # Those of the bundled model before manifests had a scale: indexes made then stay valid.
+    assert fingerprints == {"text": "93bad5530b74aebf", "image": "50d3209ca8863bdc"}
+    assert manifest.space == "f2c82a97a191562e"
 
 
 def test_every_file_is_listed_with_its_size_and_hash() -> None:
@@ -62,6 +85,8 @@ def _edit(change: Callable[[Any], object]) -> Callable[[Path], object]:
         (lambda folder: (folder / "manifest.json").write_text("[]"), "cannot be read"),
         (_edit(lambda data: data.update(format=99)), "another version"),
         (_edit(lambda data: data.pop("space")), "cannot be read"),
+        (_edit(lambda data: data.update(logit_scale="much")), "cannot be read"),
+        (_edit(lambda data: data.update(logit_bias=float("nan"))), "cannot be read"),
         (_edit(lambda data: data["towers"].pop("text")), "has no text tower"),
         (
             _edit(lambda data: data["towers"]["text"]["files"][0].update(path="../x")),
