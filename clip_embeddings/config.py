@@ -116,7 +116,7 @@ class PhotoSettings:
     # Age in seconds above which an event is dropped. An event that crashes its process would otherwise be
     # delivered forever.
     max_event_age: float = 2 * 24 * 3600.0
-    labels: LabelSettings = LabelSettings()
+    labels: LabelSettings = field(default_factory=LabelSettings)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+# The file of a staged model with the vectors of labels: see photos/label_sets.py.
+LABELS_FILE = "labels.json"
 # A label takes this place in a template.
 PLACE = "{}"
 # The prompt that CLIP's authors use where they name a single one: https://arxiv.org/abs/2103.00020, 3.1.4.
