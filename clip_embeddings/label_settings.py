@@ -47,18 +47,18 @@ def labels(raw: str) -> tuple[str, ...]:
     lines = _read_lines(raw) if is_path(raw) else raw.split(",")
     names = tuple(name for line in lines if (name := " ".join(line.split())))
     if not names:
-        raise ValueError("there is no label in it")
+        raise ValueError("use labels separated by commas, or the path of a file with one per line")
     if len(names) > MAX_LABELS:
-        raise ValueError(f"it has {len(names):,} labels; use at most {MAX_LABELS:,}")
+        raise ValueError(f"use at most {MAX_LABELS:,} labels, not {len(names):,}")
     seen = dict[str, str]()
     for name in names:
         if len(name) > MAX_LABEL_CHARS or not name.isprintable():
-            raise ValueError(
-                f"{name[:MAX_LABEL_CHARS]!r} is no label: use at most {MAX_LABEL_CHARS} printable characters"
-            )
+            shown = repr(name[:MAX_LABEL_CHARS])
+            raise ValueError(f"use labels of at most {MAX_LABEL_CHARS} printable characters, not {shown}")
         # Models read lower case. The same label twice would halve its probability.
-        if (earlier := seen.setdefault(name.casefold(), name)) is not name:
-            raise ValueError(f"{earlier!r} and {name!r} are the same label")
+        if name.casefold() in seen:
+            raise ValueError(f"use each label once: {seen[name.casefold()]!r} and {name!r} are the same")
+        seen[name.casefold()] = name
     return names
 
 
@@ -87,12 +87,12 @@ def _read_lines(path: str) -> list[str]:
         with Path(path).open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"the file cannot be read ({error.strerror})") from None
+        raise ValueError(f"use the path of a file that can be read ({error.strerror})") from None
     except ValueError:
-        raise ValueError("the file cannot be read (no path has a null byte)") from None
+        raise ValueError("use the path of a file, without a null byte") from None
     if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"the file has more than {MAX_FILE_BYTES:,} bytes")
+        raise ValueError(f"use a file of at most {MAX_FILE_BYTES:,} bytes")
     try:
         return data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ValueError("the file is not text in UTF-8") from None
+        raise ValueError("use a file of text in UTF-8") from None
