@@ -61,3 +61,7 @@ class Checkpoint:
     image: Callable[[], TorchImageTower] | None
     # False where the model's vectors are used without normalization.
     normalize: bool = True
+    # What zero-shot classification multiplies cosines by, the exponential of the weight, and what it adds.
+    # None where the model has none.
+    logit_scale: float | None = None
+    logit_bias: float | None = None

@@ -52,6 +52,8 @@ def write_manifest(
         towers=towers,
         tools={tool: version(tool) for tool in TOOLS},
         aliases=tuple(aliases),
+        logit_scale=checkpoint.logit_scale,
+        logit_bias=checkpoint.logit_bias,
     )
     (folder / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
 

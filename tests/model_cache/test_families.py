@@ -41,6 +41,8 @@ class Family:
     folder: Path
     texts: Callable[[Sequence[str]], np.ndarray] | None
     images: Callable[[Sequence[Any]], np.ndarray] | None
+    # Scale, its exponential, and bias of the original, for zero-shot classification.
+    logits: tuple[float | None, float | None] = (None, None)
 
 
 def open_clip_family(run: Run, folder: Path, name: str, **config: Any) -> Family:
@@ -58,7 +60,13 @@ def open_clip_family(run: Run, folder: Path, name: str, **config: Any) -> Family
         folder / "baked",
         lambda items: torch_texts(name, model, items),
         lambda items: torch_images(model, items),
+        _logits(model),
     )
+
+
+def _logits(model: Any) -> tuple[float | None, float | None]:
+    bias = model.logit_bias
+    return model.logit_scale.exp().item(), None if bias is None else bias.item()
 
 
 def xlm_roberta(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
@@ -141,6 +149,7 @@ def multilingual(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Fam
         folder / "baked",
         lambda items: reference.encode(list(items), normalize_embeddings=True, show_progress_bar=False),
         lambda items: torch_images(pictures.model, items),
+        _logits(pictures.model),
     )
 
 
@@ -185,6 +194,9 @@ def test_a_family_gives_the_vectors_of_its_own_implementation(
     assert manifest.normalize is (family.texts is not None)
     assert manifest.is_called("small ml") is (make is multilingual)
     assert manifest.towers["image"].convolutional is (make is mobileclip)
+    scale, bias = family.logits
+    assert manifest.logit_scale == (pytest.approx(scale, rel=1e-6) if scale else None)
+    assert manifest.logit_bias == bias == (-10 if make is siglip else None)
     assert list(manifest.towers) == (["text", "image"] if family.texts else ["image"])
 
 

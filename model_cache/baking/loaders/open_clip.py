@@ -59,7 +59,14 @@ def load(source: ModelSource) -> Checkpoint:
         space=space_id([model_config, quick_gelu], model),
         text=partial(text_tower, model, architecture),
         image=partial(image_tower, model, preprocess),
+        logit_scale=_number(model.logit_scale.exp()),
+        logit_bias=_number(model.logit_bias) if getattr(model, "logit_bias", None) is not None else None,
     )
+
+
+def _number(weight: Any) -> float:
+    """`weight`, of one element, in the fewest digits that give the same float32."""
+    return float(str(weight.detach().float().numpy().reshape(())))
 
 
 def needs_quick_gelu(model_config: dict[str, Any], tag_config: dict[str, Any]) -> bool:

@@ -79,6 +79,9 @@ def load(source: ModelSource) -> Checkpoint:
         space=space_id([source.name, image_model.space], module),
         text=partial(_text_tower, module, tokenizer, max_length),
         image=image_model.image,
+        # The text tower was trained to give the vectors of the image model's own.
+        logit_scale=image_model.logit_scale,
+        logit_bias=image_model.logit_bias,
     )
 
 
