@@ -261,7 +261,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             labels=LabelSettings(
                 _read(env, "PHOTO_LABELS", labels.labels, label_settings.labels),
                 _read(env, "PHOTO_LABEL_TEMPLATES", labels.templates, label_settings.templates),
-                _read(env, "PHOTO_LABEL_THRESHOLD", labels.threshold, label_settings.threshold),
+                _read(env, "PHOTO_LABEL_THRESHOLD", None, label_settings.threshold),
             ),
         ),
         index=IndexSettings(url=_read(env, "INDEX_URL", None, parse.index_url), tombstone_ttl=tombstones),

@@ -14,7 +14,6 @@ LABELS_FILE = "labels.json"
 PLACE = "{}"
 # The prompt that CLIP's authors use where they name a single one: https://arxiv.org/abs/2103.00020, 3.1.4.
 DEFAULT_TEMPLATES = ("a photo of a {}",)
-DEFAULT_THRESHOLD = 0.5
 
 MAX_LABELS = 1000
 MAX_LABEL_CHARS = 100
@@ -33,8 +32,8 @@ class LabelSettings:
     labels: tuple[str, ...] = ()
     # A label becomes one text per template; the mean of their vectors is its vector.
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
-    # A photo gets the labels that have at least this probability.
-    threshold: float = DEFAULT_THRESHOLD
+    # A photo gets the labels that have at least this probability. None: the default of the kind of model.
+    threshold: float | None = None
 
 
 def is_path(raw: str) -> bool:

@@ -22,6 +22,11 @@ FORMAT = 1
 # Texts that are embedded at once, which bounds the memory.
 TEXTS = 256
 
+# Default thresholds: of a model whose labels share one probability (CLIP), measured likewise, and of one that
+# gives each label its own (SigLIP). There a label that fits has about 0.3 in the example of Hugging Face's
+# documentation: https://huggingface.co/docs/transformers/model_doc/siglip
+SHARED_THRESHOLD, OWN_THRESHOLD = 0.8, 0.2
+
 # Texts that fit every picture equally well. A softmax gives some label a high probability even if the picture
 # shows none of them; these texts take it instead. Measured on the emoji of the demo model, see "Labels" in
 # docs/photos-and-index.md.
@@ -76,11 +81,13 @@ def make_label_set(settings: LabelSettings, manifest: Manifest) -> LabelSet:
             f"The manifest of {manifest.name} has no logit_scale, which PHOTO_LABELS needs: bake the model "
             "again."
         )
+    is_shared = manifest.logit_bias is None
+    default = SHARED_THRESHOLD if is_shared else OWN_THRESHOLD
     return LabelSet(
         labels=settings.labels,
         templates=settings.templates,
-        threshold=settings.threshold,
-        background=BACKGROUND if manifest.logit_bias is None else (),
+        threshold=default if settings.threshold is None else settings.threshold,
+        background=BACKGROUND if is_shared else (),
         space=manifest.space,
         text_fingerprint=text.fingerprint,
         logit_scale=manifest.logit_scale,

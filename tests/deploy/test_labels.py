@@ -49,7 +49,7 @@ def test_only_functions_that_tag_get_the_vectors_of_labels(model: Path, tmp_path
     assert staged == {"on_upload", "backfill"}
     assert labels_file(tmp_path).read_bytes() == labels_file(tmp_path, "backfill").read_bytes()
     written = json.loads(labels_file(tmp_path).read_bytes())["labels"]
-    assert (written["labels"], written["threshold"]) == (LABELS.split(","), 0.5)
+    assert (written["labels"], written["threshold"]) == (LABELS.split(","), 0.8)
     model_files = {path.name for path in labels_file(tmp_path).parent.iterdir()}
     assert model_files == {"manifest.json", "labels.json", "image.onnx", "image.data"}
     requirements = (tmp_path / "build" / "on_upload" / "requirements.txt").read_text()

@@ -170,3 +170,10 @@ def test_vectors_of_another_length_or_number_are_refused(tmp_path: Path) -> None
 
         with pytest.raises(ConfigError, match="cannot be read"):
             read_labels(tmp_path, manifest())
+
+
+def test_the_default_threshold_is_that_of_the_kind_of_model() -> None:
+    settings = replace(SETTINGS, threshold=None)
+
+    assert make_label_set(settings, manifest()).threshold == 0.8
+    assert make_label_set(settings, manifest(logit_bias=-16.5)).threshold == 0.2
