@@ -18,6 +18,7 @@ DEFAULT_TEMPLATES = ("a photo of a {}",)
 MAX_LABELS = 1000
 MAX_LABEL_CHARS = 100
 MAX_TEMPLATES = 100
+MIN_THRESHOLD = 0.001
 MAX_FILE_BYTES = 1_000_000
 # What a path begins or ends with. Everything else is a list.
 PATH_STARTS = ("/", "./", "../")
@@ -71,13 +72,13 @@ def templates(raw: str) -> tuple[str, ...]:
 
 
 def threshold(raw: str) -> float:
-    """A probability above 0."""
+    """A probability that is not next to nothing."""
     try:
         value = float(raw)
     except ValueError:
         value = 0.0
-    if not 0 < value <= 1:
-        raise ValueError("use a probability above 0, at most 1")
+    if not MIN_THRESHOLD <= value <= 1:
+        raise ValueError(f"use a probability from {MIN_THRESHOLD} to 1")
     return value
 
 

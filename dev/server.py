@@ -3,8 +3,8 @@
     python -m dev.server [--reload]
 
 It listens on PORT (8080) of HOST (127.0.0.1); every other setting is the gateway's. Without BUCKET_URL the
-folder photos/ is the bucket, which the first start fills with pictures of emoji, and the demo model tags them.
-With a model that has no image tower, photos are off.
+folder photos/ is the bucket. The first start fills it with pictures of emoji, which the demo model tags. With
+a model that has no image tower, photos are off.
 """
 
 from __future__ import annotations

@@ -25,12 +25,9 @@ class Tagger(msgspec.Struct, frozen=True):
     """A set of labels, and their vectors: (labels + background, d) float32, made at first use."""
 
     label_set: LabelSet
+    # Of the label set: the value of `Entry.label_set` of what it tags.
+    identity: str
     vectors: Lazy[np.ndarray]
-
-    @property
-    def identity(self) -> str:
-        """The value of `Entry.label_set` of what it tags."""
-        return self.label_set.identity
 
     def tags(self, vectors: np.ndarray) -> list[dict[str, float]]:
         """The labels of pictures with their probabilities, best first: those that reach the threshold.
@@ -64,10 +61,10 @@ def open_tagger(model: Model, runtime: Runtime) -> Tagger | None:
     """
     read = read_labels(model.folder, model.manifest)
     if not runtime.settings.photos.labels.labels:
-        return Tagger(read[0], _made(read[1])) if read else None
+        return _tagger(*read) if read else None
     label_set = make_label_set(runtime.settings.photos.labels, model.manifest)
     if read and read[0] == label_set:
-        return Tagger(label_set, _made(read[1]))
+        return _tagger(*read)
     try:
         load_manifest(model.folder, ("text",))
     except ModelError as error:
@@ -84,8 +81,8 @@ def open_tagger(model: Model, runtime: Runtime) -> Tagger | None:
         logger.info("photos are tagged with %d labels", len(label_set.labels))
         return vectors
 
-    return Tagger(label_set, Lazy(embed))
+    return Tagger(label_set, label_set.identity, Lazy(embed))
 
 
-def _made(vectors: np.ndarray) -> Lazy[np.ndarray]:
-    return Lazy(lambda: vectors)
+def _tagger(label_set: LabelSet, vectors: np.ndarray) -> Tagger:
+    return Tagger(label_set, label_set.identity, Lazy(lambda: vectors))

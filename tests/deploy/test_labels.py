@@ -22,12 +22,12 @@ def model(tmp_path: Path) -> Path:
     return copy_model(tmp_path / "tagging", logit_scale=50.0)
 
 
-def stage(folder: Path, *arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+def stage(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Stage the model of the fixture below `folder`/build; `arguments` are options and functions."""
     given = [argument for argument in arguments if argument.startswith("--")]
     names = [argument for argument in arguments if not argument.startswith("--")]
     line = ["--model=./tagging", f"--build-dir={folder / 'build'}", *given, "stage", *names]
-    return deploy_sh(*line, folder=folder, **options)
+    return deploy_sh(*line, folder=folder, **variables)  # type: ignore[arg-type]
 
 
 def content(folder: Path, function: str) -> str:
@@ -96,7 +96,7 @@ def test_vectors_that_another_cpu_rounds_otherwise_deploy_nothing_anew(model: Pa
         (("--env=PHOTO_LABEL_THRESHOLD=0.9",), "--env PHOTO_LABEL_THRESHOLD needs --photo-labels."),
         (
             ("--photo-labels=cat", "--env=PHOTO_LABEL_THRESHOLD=9"),
-            "PHOTO_LABEL_THRESHOLD='9' is not valid: use a probability above 0, at most 1.",
+            "PHOTO_LABEL_THRESHOLD='9' is not valid: use a probability from 0.001 to 1.",
         ),
     ],
 )

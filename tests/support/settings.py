@@ -55,8 +55,8 @@ INVALID_VALUES = [
     ),
     (
         "PHOTO_LABEL_THRESHOLD",
-        ["0", "-0.1", "1.01", "nan", "half", "50%"],
-        "a probability above 0, at most 1",
+        ["0", "-0.1", "0.0009", "1.01", "nan", "half", "50%"],
+        "a probability from 0.001 to 1",
     ),
     ("CLOUD_RUN_TASK_INDEX", ["1", "-1"], "a whole number from 0 to 0"),
     ("CLOUD_RUN_TASK_COUNT", ["0", "10001"], "a whole number from 1 to 10000"),
