@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TypeVar
 
+from clip_embeddings import label_settings
 from clip_embeddings import setting_values as parse
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.registry import Package
+from clip_embeddings.label_settings import LabelSettings
 from clip_embeddings.paths import default_model
 from clip_embeddings.postgres_url import mask_password
 
@@ -116,6 +118,7 @@ class PhotoSettings:
     max_event_age: float = 2 * 24 * 3600.0
     # Whether /original sends the photos themselves, in full size and with their metadata.
     originals: bool = False
+    labels: LabelSettings = field(default_factory=LabelSettings)
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         ConfigError: a value is not what its variable allows.
     """
     limits, fetch, jobs = Limits(), FetchSettings(), JobSettings()
-    photos, index = PhotoSettings(), IndexSettings()
+    photos, index, labels = PhotoSettings(), IndexSettings(), LabelSettings()
     models: tuple[str, ...] = _read(env, "MODELS", (), parse.names)
     ttl = _read(env, "JOBS_TTL", jobs.ttl, parse.seconds(31 * 24 * 3600))
     deadline = _read(env, "JOBS_DEADLINE", jobs.deadline, parse.seconds(24 * 3600))
@@ -258,6 +261,11 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             plan_url=_read(env, "PLAN_URL", None, parse.bucket_url),
             max_event_age=event_age,
             originals=_read(env, "SERVE_ORIGINALS", False, parse.switch),
+            labels=LabelSettings(
+                _read(env, "PHOTO_LABELS", labels.labels, label_settings.labels),
+                _read(env, "PHOTO_LABEL_TEMPLATES", labels.templates, label_settings.templates),
+                _read(env, "PHOTO_LABEL_THRESHOLD", None, label_settings.threshold),
+            ),
         ),
         index=IndexSettings(url=_read(env, "INDEX_URL", None, parse.index_url), tombstone_ttl=tombstones),
         task=TaskSettings(

@@ -52,6 +52,8 @@ class Function:
     needs: tuple[Need, ...] = ()
     # The path whose handler also answers POST /; None if there is none.
     root: str | None = None
+    # Whether it tags photos: it holds the vectors of labels, if there are labels.
+    tags_photos: bool = False
     # Whether "all" on the command line of deploy.sh includes it.
     included_in_all: bool = True
     # Path and options of curl for a first request. The files of options are in the repository.
@@ -119,6 +121,7 @@ FUNCTIONS: tuple[Function, ...] = (
         towers=IMAGE,
         preload=True,
         needs=("photos", "index"),
+        tags_photos=True,
     ),
     Function(
         "on_delete",
@@ -127,7 +130,7 @@ FUNCTIONS: tuple[Function, ...] = (
         trigger=BucketEvent("photos", "deleted", further_kinds=("archived",)),
         needs=("photos", "index"),
     ),
-    Function("backfill", trigger="job", towers=IMAGE, needs=("photos", "index")),
+    Function("backfill", trigger="job", towers=IMAGE, needs=("photos", "index"), tags_photos=True),
     # Every route of the other functions in one process.
     Function(
         "gateway",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clip_embeddings.config import CLOUD_STORAGE
@@ -23,6 +23,7 @@ from clip_embeddings.paths import MODEL_CACHE, ROOT
 from clip_embeddings.postgres_url import SCHEME
 from clip_embeddings.protocols.registry import PROTOCOLS
 from deploy.errors import DeployError
+from deploy.labels import label_settings
 from deploy.modules import needed_files
 from deploy.options import CommandLine
 
@@ -49,6 +50,8 @@ class Artifact:
     backend: IndexBackend
     # Whether requests may name images by gs:// references.
     reads_buckets: bool = False
+    # What photos are tagged with, as settings; empty if they are not.
+    label_settings: Mapping[str, str] = field(default_factory=dict)
 
     def manifest(self, model: str) -> Manifest:
         """The manifest of one of its models. Raises ModelError if it is not baked, or lacks a tower."""
@@ -115,7 +118,11 @@ def make_artifact(function: Function, options: CommandLine) -> Artifact:
     if function.serves_several_models and options["MODELS"]:
         models += options["MODELS"].split(",")
     return Artifact(
-        function, tuple(dict.fromkeys(models)), chosen_backend(options), bool(options["ALLOWED_BUCKETS"])
+        function,
+        tuple(dict.fromkeys(models)),
+        chosen_backend(options),
+        bool(options["ALLOWED_BUCKETS"]),
+        label_settings(options) if function.tags_photos else {},
     )
 
 

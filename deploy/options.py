@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_embeddings import label_settings
 from clip_embeddings.index.registry import COLLECTION, PROJECT
 from clip_embeddings.postgres_url import SCHEME, mask_password, parse_postgres_url
 from clip_embeddings.setting_values import BUCKET_NAME, index_url
@@ -137,6 +138,12 @@ OPTIONS = (
         (f"{BUCKET_NAME}(,{BUCKET_NAME})*", "names of buckets, without gs://, separated by commas"),
     ),
     Option(
+        "PHOTO_LABELS",
+        "A,B|FILE",
+        "that photos are tagged with, or a file with one per line (none)",
+        (r"[^-\x00-\x1f\x7f][^\x00-\x1f\x7f]*", "labels separated by commas, or the path of a file"),
+    ),
+    Option(
         "SERVICE_ACCOUNT",
         "EMAIL",
         "functions run as it (clip-functions@PROJECT, made where missing)",
@@ -243,6 +250,7 @@ def parse(
         switches.add(PUBLIC)
     _set_index_url(values["INDEX"], settings)
     values["MODEL"] = _model(values["MODEL"], folder)
+    values["PHOTO_LABELS"] = _labels(values["PHOTO_LABELS"], folder)
     return CommandLine(values, frozenset(switches), settings, tuple(positional))
 
 
@@ -264,6 +272,22 @@ def _set_index_url(index: str, settings: dict[str, str]) -> None:
             "a password does not belong on a command line: keep it in Secret Manager, see "
             "--index-password-secret."
         )
+
+
+def _labels(labels: str, folder: Path) -> str:
+    """A file's path, relative to where deploy.sh was called, as an absolute one; a list unchanged.
+
+    Raises:
+        DeployError: there is no such file, or these are no labels.
+    """
+    try:
+        if label_settings.is_path(labels):
+            labels = os.path.abspath(folder / labels)
+        if labels:
+            label_settings.labels(labels)
+    except ValueError as error:
+        raise DeployError(f"PHOTO_LABELS={quote_for_message(labels)} is not valid: {error}.") from None
+    return labels
 
 
 def _model(model: str, folder: Path) -> str:

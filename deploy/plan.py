@@ -9,6 +9,7 @@ from pathlib import Path
 from clip_embeddings.functions import Function
 from deploy.artifact import make_artifact
 from deploy.deployment import JOBS_FOLDER, LIFECYCLE_FILE, Deployment, resource_kind, service_name
+from deploy.labels import WITH_LABELS
 from deploy.options import BY_VARIABLE, CommandLine
 from deploy.resources import api_steps, resource_steps
 from deploy.services import address_steps, deploy_steps
@@ -20,7 +21,7 @@ from deploy.triggers import delete_trigger_steps, event_resource_steps, trigger_
 # Seconds.
 DAY = 86_400
 # Options that change what is staged, for the command that a plan prints.
-STAGE_OPTIONS = ("MODELS", "BUILD_DIR", "ALLOWED_BUCKETS", "INDEX")
+STAGE_OPTIONS = ("MODELS", "BUILD_DIR", "ALLOWED_BUCKETS", "INDEX", "PHOTO_LABELS")
 
 
 def deployment_plan(deployment: Deployment) -> Iterator[Step]:
@@ -50,7 +51,8 @@ def deletion_plan(deployment: Deployment) -> Iterator[Step]:
 def stage_step(options: CommandLine, functions: Sequence[Function]) -> Step:
     """Stages functions in this process. A printed plan has the command that does the same."""
     changed = (name for name in STAGE_OPTIONS if options[name] != BY_VARIABLE[name].default)
-    settings = (f"{BY_VARIABLE[name].name}={options[name]}" for name in changed)
+    settings = [f"{BY_VARIABLE[name].name}={options[name]}" for name in changed]
+    settings += (f"--env={name}={options.settings[name]}" for name in WITH_LABELS if name in options.settings)
     names = (function.name for function in functions)
     command = ("./deploy.sh", f"--model={options['MODEL']}", *settings, "stage", *names)
 

@@ -9,6 +9,7 @@ from clip_embeddings.functions import Function
 from deploy.databases import database_flags
 from deploy.deployment import APP_LABEL, JOBS_FOLDER, PLANS_FOLDER, Deployment, resource_kind, service_name
 from deploy.gcloud import join_values
+from deploy.labels import WITH_LABELS
 from deploy.options import EVENT_TIMEOUT, JOB_TIMEOUT, PUBLIC, REQUEST_TIMEOUT
 from deploy.rollout import LABEL_THAT_SERVES, SERVING, rollout_steps
 from deploy.sizing import ModelFacts
@@ -67,6 +68,8 @@ def _settings(deployment: Deployment, function: Function, facts: ModelFacts) -> 
         settings["MODELS"] = ",".join(others)
     settings["MEMORY_LIMIT"] = _memory(deployment, facts)
     settings |= options.settings
+    for name in WITH_LABELS:
+        settings.pop(name, None)
     if not function.serves_several_models:
         settings.pop("PROTOCOL_MODELS", None)
     if "jobs" in function.needs:

@@ -11,7 +11,7 @@ from clip_embeddings.setting_names import is_set_by_platform, nearest_setting
 from deploy.errors import DeployError, quote_for_message
 
 # Settings that have an option of their own.
-WITH_OPTION = ("MODEL", "MODELS", "ALLOWED_BUCKETS")
+WITH_OPTION = ("MODEL", "MODELS", "ALLOWED_BUCKETS", "PHOTO_LABELS")
 
 
 def read_pair(argument: str) -> tuple[str, str]:

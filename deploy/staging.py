@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_embeddings.engine.manifest import Manifest, find_model_folder, sha256_of, slug
+from clip_embeddings.label_settings import LABELS_FILE
 from clip_embeddings.paths import MODEL_CACHE, ROOT
 from deploy.artifact import Artifact
 from deploy.errors import DeployError
+from deploy.labels import labels_identity, write_labels
 from deploy.options import PYTHON
 
 MB = 1_000_000
@@ -41,7 +43,8 @@ def stage(artifact: Artifact, out: Path) -> str:
     """Assemble `out` anew and return its content hash, which is also written to the file `out`.hash.
 
     Raises:
-        DeployError: the function is not in this checkout, or a model file is not what its manifest says.
+        DeployError: the function is not in this checkout, a model file is not what its manifest says, or the
+            labels of photos cannot be embedded.
         ModelError: the model is not baked, or lacks a tower.
     """
     code = artifact.code()
@@ -57,6 +60,9 @@ def stage(artifact: Artifact, out: Path) -> str:
         _copy(source, part / source.relative_to(ROOT))
     for folder, manifest in manifests.items():
         _copy_model(folder, manifest, artifact.function.towers, part / "model_cache" / slug(manifest.name))
+        if artifact.label_settings:
+            target = part / "model_cache" / slug(manifest.name) / LABELS_FILE
+            write_labels(artifact.function.name, folder, artifact.label_settings, target)
     digest = _hash(part)
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
@@ -99,8 +105,12 @@ def _copy_model(folder: Path, manifest: Manifest, towers: Sequence[str], target:
 
 
 def _hash(folder: Path) -> str:
-    """16 hexadecimal digits over every file's name and bytes."""
+    """16 hexadecimal digits over every file's name and bytes.
+
+    Another CPU rounds the vectors of labels otherwise, so what they are made of counts in their place.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+        content = labels_identity(path) if path.name == LABELS_FILE else sha256_of(path)
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()[:16]

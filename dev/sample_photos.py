@@ -12,6 +12,12 @@ from pathlib import Path
 # and clothes.
 RANGES = (("monkey face", "amphora"), ("locomotive", "flying saucer"), ("rainbow", "ring"))
 
+# What the demo model tags those pictures with: words that it knows well. See PHOTO_LABELS.
+LABELS = (
+    *("animal", "flower", "tree", "fruit", "vegetable", "dessert", "drink"),
+    *("car", "train", "ball", "medal", "shoe", "umbrella"),
+)
+
 
 def make_sample_photos(folder: Path) -> int:
     """Fill a new folder with PNGs such as `birthday-cake.png`; returns how many, 0 if the folder exists.

@@ -3,8 +3,8 @@
     python -m dev.server [--reload]
 
 It listens on PORT (8080) of HOST (127.0.0.1); every other setting is the gateway's. Without BUCKET_URL the
-folder photos/ is the bucket, which the first start fills with pictures of emoji. With a model that has no
-image tower, photos are off.
+folder photos/ is the bucket. The first start fills it with pictures of emoji, which the demo model tags. With
+a model that has no image tower, photos are off.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from clip_embeddings.config import load_settings
 from clip_embeddings.engine.manifest import Manifest, ModelError, find_model_folder, load_manifest
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.paths import DEMO, MODEL_CACHE, ROOT
-from dev.sample_photos import make_sample_photos
+from dev.sample_photos import LABELS, make_sample_photos
 
 # Ignored by git and kept by `make clean`, because it may hold people's own pictures.
 PHOTOS = ROOT / "photos"
@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     command += ["--host", host, "--port", port]
     # Naming the demo model avoids the warning about it: the greeting describes it.
     os.environ |= {"MODEL": os.environ.get("MODEL") or manifest.name, "BUCKET_URL": bucket_url}
+    if manifest.name == DEMO and bucket_url == PHOTOS.as_uri():
+        # PHOTO_LABELS= turns it off.
+        os.environ.setdefault("PHOTO_LABELS", ",".join(LABELS))
     if _is_loopback(host):
         # Nobody else can see the photos.
         os.environ["SERVE_ORIGINALS"] = os.environ.get("SERVE_ORIGINALS") or "true"

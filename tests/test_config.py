@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from clip_embeddings.config import (
 )
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.factory import open_configured_index
+from clip_embeddings.label_settings import LabelSettings
 from clip_embeddings.paths import ROOT
 from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from tests.support.settings import INVALID_VALUES
@@ -50,6 +52,9 @@ def test_every_variable_is_read() -> None:
             "BUCKET_URL": "gs://photos",
             "BUCKET_PREFIX": "holidays/",
             "MAX_EVENT_AGE": "3600",
+            "PHOTO_LABELS": "cat, hot  dog,Rechnung,",
+            "PHOTO_LABEL_TEMPLATES": "{} | a photo of a {}, a pet",
+            "PHOTO_LABEL_THRESHOLD": "0.25",
             "CLOUD_RUN_TASK_INDEX": "2",
             "CLOUD_RUN_TASK_COUNT": "3",
             "CLOUD_RUN_EXECUTION": "backfill-x7k2p",
@@ -83,7 +88,13 @@ def test_every_variable_is_read() -> None:
         buckets=frozenset({"photos", "more-photos"}),
         jobs=JobSettings(url="gs://bucket/jobs", ttl=7200, deadline=600.5, items=50),
         photos=PhotoSettings(
-            url="gs://photos", prefix="holidays/", plan_url="gs://jobs/plans", max_event_age=3600
+            url="gs://photos",
+            prefix="holidays/",
+            plan_url="gs://jobs/plans",
+            max_event_age=3600,
+            labels=LabelSettings(
+                ("cat", "hot dog", "Rechnung"), ("{}", "a photo of a {}, a pet"), threshold=0.25
+            ),
         ),
         task=TaskSettings(index=2, count=3, execution="backfill-x7k2p"),
         index=IndexSettings(url="firestore://my-project/photos", tombstone_ttl=864000),
@@ -150,6 +161,23 @@ def test_a_star_allows_every_origin() -> None:
 @pytest.mark.parametrize("url", ["file:///tmp/jobs", "gs://bucket", "gs://bucket/a/b"])
 def test_urls_for_jobs(url: str) -> None:
     assert load_settings({"JOBS_URL": url}).jobs.url == url
+
+
+def test_labels_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_bytes("\ufeffcat\r\n\r\ndog, sleeping\n  Käse \n".encode())
+
+    labels = load_settings({"PHOTO_LABELS": str(file)}).photos.labels.labels
+
+    assert labels == ("cat", "dog, sleeping", "Käse")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"cat\xff", b"cat\nCAT\n", b"x" * 1_000_001])
+def test_a_file_without_labels_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"^PHOTO_LABELS=.* is not valid: use "):
+        load_settings({"PHOTO_LABELS": str(tmp_path / "labels.txt")})
 
 
 def test_jobs_must_expire_before_they_are_deleted() -> None:

@@ -26,7 +26,15 @@ from clip_embeddings.photos.manifest import Manifest
 from clip_embeddings.photos.pipeline import apply_changes
 from clip_embeddings.photos.reconcile import differences
 from clip_embeddings.photos.tasks import LOG_SECONDS, Tasks, open_tasks
-from clip_embeddings.photos.types import SKIP_REASONS, UP_TO_DATE, Change, Deletion, ObjectVersion, Report
+from clip_embeddings.photos.types import (
+    SKIP_REASONS,
+    UP_TO_DATE,
+    Change,
+    Deletion,
+    ObjectVersion,
+    Report,
+    Retag,
+)
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.startup import starting
 from clip_embeddings.storage.types import StorageError
@@ -68,19 +76,22 @@ def _backfill(indexer: Indexer, tasks: Tasks, options: argparse.Namespace) -> in
         parallel = indexer.runtime.settings.fetch.parallel
 
         def changes(report: Report) -> Iterator[Change]:
-            return manifest.changes(indexer.fingerprint, report, parallel)
+            return manifest.changes(indexer.entry_version, report, parallel)
     else:
         share = tasks.share()
 
         def changes(report: Report) -> Iterator[Change]:
             return differences(
-                indexed_bucket, indexer.fingerprint, report, prefix, share.hashed, share.within
+                indexed_bucket, indexer.entry_version, report, prefix, share.hashed, share.within
             )
 
     if options.dry_run:
         planned = Counter(map(type, changes(report)))
-        up_to_date = report.skipped[UP_TO_DATE]
-        print(f"would embed {planned[ObjectVersion]:,}, remove {planned[Deletion]:,}, skip {up_to_date:,}")
+        tag = f"tag {planned[Retag]:,}, " if planned[Retag] else ""
+        print(
+            f"would embed {planned[ObjectVersion]:,}, {tag}remove {planned[Deletion]:,}, "
+            f"skip {report.skipped[UP_TO_DATE]:,}"
+        )
         return 0
     try:
         counted = None if options.manifest else changes
@@ -96,8 +107,9 @@ def summary(report: Report) -> str:
     skipped = ", ".join(
         f"{count:,} {SKIP_REASONS.get(code, code)}" for code, count in sorted(report.skipped.items())
     )
+    tagged = f"tagged {report.tagged:,}, " if report.tagged else ""
     lines = [
-        f"embedded {report.embedded:,}, removed {report.removed:,}, "
+        f"embedded {report.embedded:,}, {tagged}removed {report.removed:,}, "
         f"skipped {report.skipped.total():,}{f' ({skipped})' if skipped else ''}, "
         f"failed {report.failed.total():,}"
     ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from clip_embeddings.engine.model import IMAGE_ROWS
-from clip_embeddings.index.types import Entry
+from clip_embeddings.index.types import Entry, LabelChange
 from clip_embeddings.photos.indexer import Indexer
 from clip_embeddings.photos.types import Deletion, Rejected, Report
 from clip_embeddings.storage.types import TransientError
@@ -53,6 +53,11 @@ class BatchWriter:
             self._submit_entries()
             self._wait(1)
 
+    def set_labels(self, changes: Sequence[LabelChange]) -> None:
+        """Replace the labels of entries, in one transaction."""
+        self._pending.append(self._pool.submit(self._set_labels, changes))
+        self._wait(1)
+
     def remove(self, deletion: Deletion) -> None:
         """Remove the entry of an object that no longer exists."""
         self._pending.append(self._pool.submit(self._remove, deletion))
@@ -64,6 +69,11 @@ class BatchWriter:
         With `keep`, it stays.
         """
         self._pending.append(self._pool.submit(self._reject, rejected))
+        self._wait(MAX_PENDING)
+
+    def count_unavailable(self, name: str) -> None:
+        """Count an entry that the index cannot give now."""
+        self._pending.append(self._pool.submit(self._report.count_rejected, name, "index_unavailable"))
         self._wait(MAX_PENDING)
 
     def _submit_entries(self) -> None:
@@ -89,6 +99,19 @@ class BatchWriter:
                 self._report.embedded += 1
             else:
                 self._report.count_rejected(entry.name, "superseded")
+
+    def _set_labels(self, changes: Sequence[LabelChange]) -> None:
+        try:
+            written = self._indexer.indexed_bucket.index.set_labels(changes)
+        except TransientError:
+            for change in changes:
+                self._report.count_rejected(change.name, "index_unavailable")
+            return
+        for change, was_written in zip(changes, written, strict=True):
+            if was_written:
+                self._report.tagged += 1
+            else:
+                self._report.count_rejected(change.name, "superseded")
 
     def _reject(self, rejected: Rejected) -> None:
         name, indexed_bucket = rejected.version.name, self._indexer.indexed_bucket

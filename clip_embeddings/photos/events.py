@@ -48,8 +48,12 @@ def handle_finalized(data: object, event_time: object, indexer: Indexer) -> str:
     entry = indexed_bucket.index.get(indexed_bucket.name, version.name)
     if entry and entry.generation > version.stat.generation:
         return _log_outcome("on_upload", version, "superseded")
-    if entry and (entry.generation, entry.fingerprint) == (version.stat.generation, indexer.fingerprint):
-        return _log_outcome("on_upload", version, UP_TO_DATE)
+    wanted = indexer.entry_version
+    if entry and (entry.generation, entry.fingerprint) == (version.stat.generation, wanted.fingerprint):
+        if entry.label_set == wanted.label_set:
+            return _log_outcome("on_upload", version, UP_TO_DATE)
+        (tagged,) = indexed_bucket.index.set_labels(indexer.tag([entry]))
+        return _log_outcome("on_upload", version, "tagged" if tagged else "superseded")
     loaded = indexer.load(version)
     if isinstance(loaded, Rejected):
         # The older generation was replaced, even if the new one cannot be embedded.

@@ -12,7 +12,7 @@ from clip_embeddings.index.types import Entry, IndexedVersion
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.manifest_file import read_names
 from clip_embeddings.photos.reconcile import compare
-from clip_embeddings.photos.types import OUTSIDE, Change, Report
+from clip_embeddings.photos.types import OUTSIDE, Change, EntryVersion, Report
 from clip_embeddings.storage.types import Stat, TransientError
 
 # Objects that are looked up in advance, for each thread. Bounds memory.
@@ -40,8 +40,8 @@ class Manifest:
     sources: Sequence[str]
     task: TaskSettings
 
-    def changes(self, fingerprint: str, report: Report, parallel: int) -> Iterator[Change]:
-        """The changes after which the index has an entry with this fingerprint for each object that is named.
+    def changes(self, wanted: EntryVersion, report: Report, parallel: int) -> Iterator[Change]:
+        """The changes after which the index has an entry of this version for each object that is named.
 
         What the bucket holds now counts, not what a file says of it. Nothing is removed. An object that is
         named twice may be embedded twice.
@@ -59,9 +59,9 @@ class Manifest:
                 for name in self._names(report):
                     pending.append(pool.submit(self._look_up, name))
                     if len(pending) >= AHEAD * parallel:
-                        yield from self._compare(pending.popleft().result(), fingerprint, report)
+                        yield from self._compare(pending.popleft().result(), wanted, report)
                 while pending:
-                    yield from self._compare(pending.popleft().result(), fingerprint, report)
+                    yield from self._compare(pending.popleft().result(), wanted, report)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -84,7 +84,7 @@ class Manifest:
             return LookUp(name, failed="index_unavailable")
         return LookUp(name, stat, entry)
 
-    def _compare(self, looked_up: LookUp, fingerprint: str, report: Report) -> Iterator[Change]:
+    def _compare(self, looked_up: LookUp, wanted: EntryVersion, report: Report) -> Iterator[Change]:
         entry = looked_up.entry
         if looked_up.failed or looked_up.stat is None:
             report.count_rejected(looked_up.name, looked_up.failed or "object_gone")
@@ -94,4 +94,4 @@ class Manifest:
             if entry
             else None
         )
-        yield from compare(looked_up.name, looked_up.stat, indexed, self.indexed_bucket, fingerprint, report)
+        yield from compare(looked_up.name, looked_up.stat, indexed, self.indexed_bucket, wanted, report)

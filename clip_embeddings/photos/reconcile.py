@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator
 from clip_embeddings.config import TaskSettings
 from clip_embeddings.index.types import IndexedVersion
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
-from clip_embeddings.photos.types import UP_TO_DATE, Change, Deletion, ObjectVersion, Report
+from clip_embeddings.photos.types import (
+    UP_TO_DATE,
+    Change,
+    Deletion,
+    EntryVersion,
+    ObjectVersion,
+    Report,
+    Retag,
+)
 from clip_embeddings.storage.types import ALL_NAMES, NameRange, Stat
 
 # Name and properties of an object of the bucket.
@@ -17,13 +25,13 @@ Listed = tuple[str, Stat]
 
 def differences(
     indexed_bucket: IndexedBucket,
-    fingerprint: str,
+    wanted: EntryVersion,
     report: Report,
     prefix: str = "",
     task: TaskSettings | None = None,
     within: NameRange = ALL_NAMES,
 ) -> Iterator[Change]:
-    """The changes after which the index has an entry with this fingerprint for every object, and no others.
+    """The changes after which the index has an entry of this version for every object, and no others.
 
     Bucket and index are both listed in the order of names and compared while they are read, so memory does
     not grow with their size. Objects that need no change are counted in `report`.
@@ -50,7 +58,7 @@ def differences(
             if entry and bucket.stat(name) is None:
                 yield Deletion(name, entry.generation)
         else:
-            yield from compare(name, stat, entry, indexed_bucket, fingerprint, report)
+            yield from compare(name, stat, entry, indexed_bucket, wanted, report)
 
 
 def compare(
@@ -58,17 +66,20 @@ def compare(
     stat: Stat,
     entry: IndexedVersion | None,
     indexed_bucket: IndexedBucket,
-    fingerprint: str,
+    wanted: EntryVersion,
     report: Report,
 ) -> Iterator[Change]:
-    """The changes after which the index has an entry with this fingerprint for an object that exists.
+    """The changes after which the index has an entry of this version for an object that exists.
 
     Args:
         entry: what the index holds of it now.
         report: the object is counted in it if it needs no change.
     """
-    if entry and (entry.generation, entry.fingerprint) == (stat.generation, fingerprint):
-        report.skipped[UP_TO_DATE] += 1
+    if entry and (entry.generation, entry.fingerprint) == (stat.generation, wanted.fingerprint):
+        if entry.label_set == wanted.label_set:
+            report.skipped[UP_TO_DATE] += 1
+        else:
+            yield Retag(name, entry.generation)
     elif not entry or entry.generation <= stat.generation:
         yield ObjectVersion(name, stat)
     elif indexed_bucket.generations_recur:

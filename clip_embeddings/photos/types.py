@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,8 +41,24 @@ class Deletion:
     generation: int
 
 
-# A change to make to the index: add or replace an entry, or remove one.
-Change = ObjectVersion | Deletion
+@dataclass(frozen=True)
+class Retag:
+    """An entry whose vector is up to date, and whose labels are of another set than this deployment's."""
+
+    name: str
+    generation: int
+
+
+# A change to make to the index: add or replace an entry, remove one, or replace its labels.
+Change = ObjectVersion | Deletion | Retag
+
+
+class EntryVersion(NamedTuple):
+    """What this deployment makes entries with. Those of other values are made anew."""
+
+    # See Entry.
+    fingerprint: str
+    label_set: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,8 @@ class Report:
     """The outcome of many changes."""
 
     embedded: int = 0
+    # Entries that got other labels, and no other vector.
+    tagged: int = 0
     removed: int = 0
     # By code, or UP_TO_DATE.
     skipped: Counter[str] = field(default_factory=Counter)

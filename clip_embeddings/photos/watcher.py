@@ -107,8 +107,10 @@ class FolderWatcher:
             return
         report = Report()
         apply_changes(self._indexer, self._changes(report), report, self._remember_rejected)
-        if report.embedded or report.removed or report.failed:
+        if report.embedded or report.tagged or report.removed or report.failed:
             fields = {"embedded": report.embedded, "removed": report.removed, "failed": report.failed.total()}
+            if report.tagged:
+                fields["tagged"] = report.tagged
             logger.info("photos", extra={"fields": fields})
         for code, names in report.examples.items():
             logger.warning(
@@ -117,7 +119,7 @@ class FolderWatcher:
 
     def _changes(self, report: Report) -> Iterator[Change]:
         indexed_bucket = self._indexer.indexed_bucket
-        for change in differences(indexed_bucket, self._indexer.fingerprint, report, indexed_bucket.prefix):
+        for change in differences(indexed_bucket, self._indexer.entry_version, report, indexed_bucket.prefix):
             if self._thread.stopping.is_set():
                 return
             if not isinstance(change, ObjectVersion):

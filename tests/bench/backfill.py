@@ -70,7 +70,7 @@ def report(*, quick: bool) -> str:
 def _measure(indexer: Indexer, count: int, samples: Samples) -> None:
     totals = Report()
     started, before = time.perf_counter(), time.process_time()
-    apply_changes(indexer, differences(indexer.indexed_bucket, indexer.fingerprint, totals), totals)
+    apply_changes(indexer, differences(indexer.indexed_bucket, indexer.entry_version, totals), totals)
     samples.wall.append(time.perf_counter() - started)
     samples.cpu += time.process_time() - before
     assert not count or (totals.embedded, totals.failed.total()) == (count, 0), totals

@@ -175,25 +175,6 @@ def test_the_chosen_index_brings_its_modules_and_packages(tmp_path: Path) -> Non
     assert "google-cloud-firestore" not in requirements
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of what deploy.sh needs of this checkout, to be changed."""
-    folder = tmp_path / "checkout"
-    compiled = shutil.ignore_patterns("__pycache__", "*.pyc")
-    for name in (
-        "clip_embeddings",
-        "functions",
-        "deploy",
-        "requirements",
-        "model_cache/baking",
-        "model_cache/demo",
-    ):
-        shutil.copytree(ROOT / name, folder / name, ignore=compiled)
-    for path in (*ROOT.glob("model_cache/*.py"), ROOT / "deploy.sh", ROOT / "requirements.txt"):
-        shutil.copy(path, folder / path.relative_to(ROOT))
-    return folder
-
-
 def test_editing_the_search_page_changes_search_and_not_embed_text(checkout: Path, tmp_path: Path) -> None:
     def hashes() -> dict[str, str]:
         names = ("embed_text", "search")

@@ -81,6 +81,15 @@ def new_album(folder: Path, index_url: str | None = None) -> Album:
 
 
 @cache
+def emoji_named(name: str) -> bytes:
+    """The PNG file of one emoji."""
+    (picture,) = (picture for picture in load_emoji_sheet() if picture.name == name)
+    file = io.BytesIO()
+    picture.image.save(file, "PNG")
+    return file.getvalue()
+
+
+@cache
 def emoji(count: int = 300) -> dict[str, bytes]:
     """PNG files of emoji from all over the bundled sheet, with the birthday cake among them."""
     all_emoji = load_emoji_sheet()

@@ -1,0 +1,162 @@
+"""Labels of photos: embedded when a function is staged, and no setting of the deployed function."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.staging import HASH_SUFFIX
+from tests.support.deploy_script import deploy_sh, flag, paste
+from tests.support.models import copy_model
+
+LABELS = "animal,birthday cake"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The bundled model, with a scale for probabilities."""
+    return copy_model(tmp_path / "tagging", logit_scale=50.0)
+
+
+def stage(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Stage the model of the fixture below `folder`/build; `arguments` are options and functions."""
+    given = [argument for argument in arguments if argument.startswith("--")]
+    names = [argument for argument in arguments if not argument.startswith("--")]
+    line = ["--model=./tagging", f"--build-dir={folder / 'build'}", *given, "stage", *names]
+    return deploy_sh(*line, folder=folder, **variables)  # type: ignore[arg-type]
+
+
+def content(folder: Path, function: str) -> str:
+    """The content hash of a staged function."""
+    return (folder / "build" / f"{function}{HASH_SUFFIX}").read_text()
+
+
+def labels_file(folder: Path, function: str = "on_upload") -> Path:
+    return folder / "build" / function / "model_cache" / "tagging" / "labels.json"
+
+
+def test_only_functions_that_tag_get_the_vectors_of_labels(model: Path, tmp_path: Path) -> None:
+    names = ("on_upload", "backfill", "on_delete", "search")
+
+    ended = stage(tmp_path, f"--photo-labels={LABELS}", *names)
+
+    assert ended.returncode == 0, ended.stderr
+    staged = {name for name in names if labels_file(tmp_path, name).exists()}
+    assert staged == {"on_upload", "backfill"}
+    assert labels_file(tmp_path).read_bytes() == labels_file(tmp_path, "backfill").read_bytes()
+    written = json.loads(labels_file(tmp_path).read_bytes())["labels"]
+    assert (written["labels"], written["threshold"]) == (LABELS.split(","), 0.8)
+    model_files = {path.name for path in labels_file(tmp_path).parent.iterdir()}
+    assert model_files == {"manifest.json", "labels.json", "image.onnx", "image.data"}
+    requirements = (tmp_path / "build" / "on_upload" / "requirements.txt").read_text()
+    assert "ftfy" not in requirements
+
+
+def test_the_content_hash_changes_with_the_labels_and_with_nothing_else(model: Path, tmp_path: Path) -> None:
+    def hashes(*options: str, **environment: str) -> tuple[str, str]:
+        ended = stage(tmp_path, *options, "on_upload", "embed_image", **environment)
+        assert ended.returncode == 0, ended.stderr
+        return content(tmp_path, "on_upload"), content(tmp_path, "embed_image")
+
+    without = hashes()
+    labels = hashes(f"--photo-labels={LABELS}")
+    # As the variable, and with another setting that is no option.
+    again = hashes(PHOTO_LABELS=LABELS, PHOTO_LABEL_THRESHOLD="0.9")
+    threshold = hashes(f"--photo-labels={LABELS}", "--env=PHOTO_LABEL_THRESHOLD=0.9")
+    (tmp_path / "labels.txt").write_text("animal\nbirthday cake\n")
+    file = hashes("--photo-labels=labels.txt")
+
+    assert labels == again == file
+    assert len({without[0], labels[0], threshold[0]}) == 3
+    assert {without[1], labels[1], threshold[1]} == {without[1]}
+
+
+def test_vectors_that_another_cpu_rounds_otherwise_deploy_nothing_anew(model: Path, tmp_path: Path) -> None:
+    from deploy.labels import labels_identity
+
+    assert stage(tmp_path, f"--photo-labels={LABELS}", "on_upload").returncode == 0
+    path = labels_file(tmp_path)
+    before = labels_identity(path)
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "vectors": "AAAA"}))
+
+    assert labels_identity(path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--photo-labels=cat,Cat",), "'cat' and 'Cat' are the same."),
+        (("--photo-labels=./labels.txt",), "use the path of a file that can be read (No such file"),
+        (("--photo-labels=,",), "use labels separated by commas, or the path of a file"),
+        (("--env=PHOTO_LABELS=cat",), "use the option for PHOTO_LABELS, not --env."),
+        (("--env=PHOTO_LABEL_THRESHOLD=0.9",), "--env PHOTO_LABEL_THRESHOLD needs --photo-labels."),
+        (
+            ("--photo-labels=cat", "--env=PHOTO_LABEL_THRESHOLD=9"),
+            "PHOTO_LABEL_THRESHOLD='9' is not valid: use a probability from 0.001 to 1.",
+        ),
+    ],
+)
+def test_wrong_labels_stage_nothing(
+    options: tuple[str, ...], sentence: str, model: Path, tmp_path: Path
+) -> None:
+    ended = stage(tmp_path, *options, "on_upload")
+
+    assert ended.returncode == 1
+    assert sentence in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "build" / "on_upload").exists()
+
+
+@pytest.mark.parametrize(
+    ("towers", "changes", "sentence"),
+    [
+        (("text", "image"), {"logit_scale": None}, "has no logit_scale, which PHOTO_LABELS needs: bake"),
+        (("image",), {"logit_scale": 50.0}, "has no text tower: it cannot embed PHOTO_LABELS."),
+    ],
+)
+def test_a_model_that_cannot_classify_is_refused(
+    towers: tuple[str, ...], changes: dict[str, float], sentence: str, tmp_path: Path
+) -> None:
+    copy_model(tmp_path / "tagging", towers, **changes)
+
+    ended = stage(tmp_path, "--photo-labels=cat", "on_upload")
+
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert ended.stderr.startswith("deploy.sh: on_upload: The ")
+    assert sentence in ended.stderr
+
+
+def test_without_packages_it_says_what_to_install(checkout: Path, model: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    line = ("--model=./tagging", "--photo-labels=cat", "stage", "on_upload")
+
+    ended = deploy_sh(*line, folder=tmp_path, checkout=checkout, PYTHON=str(bare / "bin" / "python"))
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "deploy.sh: --photo-labels needs the packages of requirements.txt on this machine, where labels are "
+        "embedded: run make .venv/installed.\n"
+    )
+
+
+def test_a_plan_stages_with_the_labels_and_gives_functions_no_setting_of_them(
+    model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.txt").write_text("animal\n")
+    line = ("--model=./tagging", "--photo-labels=./labels.txt", "--env=PHOTO_LABEL_TEMPLATES={}|a {}")
+
+    plan = deploy_sh(*line, "--project=my-project", "--dry-run", "deploy", "on_upload", folder=tmp_path)
+
+    assert plan.returncode == 0, plan.stderr
+    calls = paste(plan.stdout, tmp_path)
+    (staging,) = [call for call in calls if "stage" in call]
+    assert f"--photo-labels={tmp_path}/labels.txt" in staging
+    assert "--env=PHOTO_LABEL_TEMPLATES={}|a {}" in staging
+    (deployed,) = [call for call in calls if call[:3] == ["run", "deploy", "on-upload"]]
+    assert "MODEL=tagging" in flag(deployed, "set-env-vars")
+    assert "PHOTO_LABEL" not in flag(deployed, "set-env-vars")
