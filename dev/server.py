@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command += ["--host", host, "--port", port]
     # Naming the demo model avoids the warning about it: the greeting describes it.
     os.environ |= {"MODEL": os.environ.get("MODEL") or manifest.name, "BUCKET_URL": bucket_url}
+    os.environ["DOCS_PAGE"] = os.environ.get("DOCS_PAGE") or "swagger"
     if _is_loopback(host):
         os.environ["ALLOWED_HOSTS"] = os.environ.get("ALLOWED_HOSTS") or ",".join(
             dict.fromkeys((*LOCAL_HOSTS, host))
