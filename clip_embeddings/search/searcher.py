@@ -8,7 +8,7 @@ import numpy as np
 
 from clip_embeddings.errors import ApiError
 from clip_embeddings.index.factory import open_configured_index
-from clip_embeddings.index.types import Entry, Hit, Index
+from clip_embeddings.index.types import Entry, Filter, Hit, Index
 from clip_embeddings.runtime import Runtime
 from clip_embeddings.search.schema import Nearest
 from clip_embeddings.storage.factory import open_bucket, open_cloud_bucket
@@ -32,9 +32,8 @@ class Searcher:
     def nearest(self, vector: np.ndarray, space: str, options: Nearest, k: int) -> list[Hit]:
         """The `k` entries of `space` nearest to `vector` (d,), among those that match `options`."""
         bucket = self.folder.url if self.folder else None
-        return self.index.query(
-            vector, space, k, bucket=bucket, prefix=options.prefix, min_score=options.min_score
-        )
+        where = Filter(bucket, options.prefix)
+        return self.index.query(vector, space, k, where, min_score=options.min_score).hits
 
     def entry(self, uri: str) -> Entry:
         """The entry of an object. Raises ApiError 404 if the index has none."""

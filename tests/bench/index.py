@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_embeddings.index.types import Hit, Index
+from clip_embeddings.index.types import Filter, Hit, Index
 from tests.bench.services import kilobytes
 from tests.support import postgres_server
 from tests.support.entries import entry
@@ -134,15 +134,15 @@ def _measure(
     for query, best, best_of_tenth in zip(queries, *expected, strict=True):
         cpu_seconds -= cpu()
         started = time.perf_counter()
-        hits = index.query(query, "s", BEST)
+        hits = index.query(query, "s", BEST).hits
         plain.append(time.perf_counter() - started)
         cpu_seconds += cpu()
         matches += _matches(hits, best)
         started = time.perf_counter()
-        hits = index.query(query, "s", BEST, prefix="0/")
+        hits = index.query(query, "s", BEST, Filter(prefix="0/")).hits
         tenth.append(time.perf_counter() - started)
         matches_of_tenth += _matches(hits, best_of_tenth)
-        hundredth.append(_seconds(partial(index.query, query, "s", BEST, prefix="0/7/")))
+        hundredth.append(_seconds(partial(index.query, query, "s", BEST, Filter(prefix="0/7/"))))
     return Measured(
         fill=fill,
         first=first,

@@ -52,7 +52,7 @@ class Folder:
 
     def names(self) -> set[str]:
         """The names in the index."""
-        return {name for name, _, _ in self.index.generations(f"{self.path.as_uri()}/")}
+        return {name for name, *_ in self.index.generations(f"{self.path.as_uri()}/")}
 
     def has(self, pictures: Mapping[str, bytes]) -> bool:
         """Whether the index has exactly these names, and the vectors of these bytes."""

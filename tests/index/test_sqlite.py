@@ -44,7 +44,7 @@ def index(path: Path) -> Iterator[SqliteIndex]:
 
 
 def query_all(index: Index, query: str = "q", k: int = 1000) -> list[tuple[str, float]]:
-    hits = index.query(direction(query), "s", k)
+    hits = index.query(direction(query), "s", k).hits
     return [(hit.entry.name, round(hit.score, 4)) for hit in hits]
 
 
@@ -87,7 +87,7 @@ def test_four_writing_processes_and_one_that_searches(path: Path, index: SqliteI
     assert int(queries) > 0
 
     names = [row_name(writer, number) for writer in "abcd" for number in range(rows_of_each)]
-    assert [name for name, _, _ in index.generations("photos")] == names
+    assert [name for name, *_ in index.generations("photos")] == names
     assert index.count("s") == rows
     # Every vector in the matrix.
     index.query(direction("q", dimensions), "s", 1)
@@ -109,7 +109,7 @@ def test_a_killed_writer_leaves_whole_batches(path: Path, index: SqliteIndex) ->
             time.sleep(rng.uniform(0, 0.05))
             writer.send_signal(signal.SIGKILL)
 
-        names = [name for name, _, _ in index.generations("photos", f"{number}/")]
+        names = [name for name, *_ in index.generations("photos", f"{number}/")]
         assert names == [row_name(str(number), position) for position in range(len(names))]
         assert 0 < len(names) < 100_000
         assert len(names) % BATCH == 0
@@ -152,7 +152,7 @@ def test_equal_scores_are_ordered_by_first_write(index: SqliteIndex) -> None:
     index.upsert([entry(f"{number}", vector=same) for number in range(50)])
     index.delete("photos", "3", 1)
 
-    hits = index.query(same, "s", 5)
+    hits = index.query(same, "s", 5).hits
 
     assert [hit.entry.name for hit in hits] == ["0", "1", "2", "4", "5"]
 
@@ -162,7 +162,7 @@ def test_threads_share_an_index(index: SqliteIndex) -> None:
         for number in range(30):
             name = f"{thread}/{number}"
             index.upsert([entry(name)])
-            assert index.query(direction(f"{name} 1"), "s", 1)[0].entry.name == name
+            assert index.query(direction(f"{name} 1"), "s", 1).hits[0].entry.name == name
             if number % 3 == 0:
                 index.delete("photos", name, 1)
 
@@ -194,7 +194,7 @@ for number in range(20):
     if not os.fork():
         # The parent's connections are closed here, and its matrix is still used.
         index.upsert([entry(f"child {number}")])
-        names = {hit.entry.name for hit in index.query(direction("q"), "s", 100)}
+        names = {hit.entry.name for hit in index.query(direction("q"), "s", 100).hits}
         os._exit(0 if {"before", f"child {number}"} <= names else 1)
     _, status = os.wait()
     assert status == 0, status
@@ -223,7 +223,7 @@ def test_a_writer_waits_for_another(path: Path, index: SqliteIndex) -> None:
         timer = threading.Timer(0.3, other.execute, ["COMMIT"])
         timer.start()
 
-        assert index.query(direction("q"), "s", 1) != []
+        assert index.query(direction("q"), "s", 1).hits != []
         assert index.upsert([entry("b")]) == [True]
         timer.join()
 

@@ -57,7 +57,7 @@ def names(reply: Any) -> list[str]:
 
 def expected(album: Album, vector: np.ndarray, k: int) -> list[tuple[str, float]]:
     """The `k` nearest names and their cosines, computed here from the index's own vectors."""
-    entries = [album.entry(name) for name, _, _ in album.index.generations(album.bucket.url)]
+    entries = [album.entry(name) for name, *_ in album.index.generations(album.bucket.url)]
     scores = np.stack([entry.vector for entry in entries]) @ normalize_rows(vector[None])[0]
     best = np.argsort(-scores)[:k]
     return [(entries[index].name, float(scores[index])) for index in best]
