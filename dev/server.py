@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Naming the demo model avoids the warning about it: the greeting describes it.
     os.environ |= {"MODEL": os.environ.get("MODEL") or manifest.name, "BUCKET_URL": bucket_url}
     if _is_loopback(host):
+        # Nobody else can see the photos.
+        os.environ["SERVE_ORIGINALS"] = os.environ.get("SERVE_ORIGINALS") or "true"
         os.environ["ALLOWED_HOSTS"] = os.environ.get("ALLOWED_HOSTS") or ",".join(
             dict.fromkeys((*LOCAL_HOSTS, host))
         )
