@@ -64,7 +64,7 @@ class ClassifyOptions(msgspec.Struct, kw_only=True):
         ),
     ] = None
     top_k: Annotated[
-        int | None, Meta(ge=1, description="The number of labels to answer; all by default.")
+        Annotated[int, Meta(ge=1)] | None, Meta(description="The number of labels to answer; all by default.")
     ] = None
     model: str | None = None
 
