@@ -117,15 +117,19 @@ def write_body(body: ClassifyBody, result: ClassifyResult, info: RequestInfo) ->
 
 
 def parse_form(form: MultipartForm, info: RequestInfo) -> ClassifyRequest:
-    """The file `image` or `file`, and the fields of ClassifyBody as text."""
+    """The file `image` or `file`, or a reference in the field `image`, and the fields of ClassifyBody."""
     file = next((form.files[name] for name in FILE_FIELDS if name in form.files), None)
-    if file is None:
+    if file is not None:
+        image: Source = ImageBytes(file.data)
+    elif "image" in form.fields:
+        image = parse_image(form.fields["image"], info.limits.image_bytes)
+    else:
         message = "The form has no file in the field `image` or `file`; with curl: -F image=@photo.jpg."
         raise ApiError(400, "field_missing", message)
     options = _form_options(form)
     labels = _form_labels(form)
     templates = _form_list(form.fields.get("templates", TEMPLATE), "templates", separator=None)
-    return _request([ImageBytes(file.data)], labels, templates, options, info.limits)
+    return _request([image], labels, templates, options, info.limits)
 
 
 def write_form(form: MultipartForm, result: ClassifyResult, info: RequestInfo) -> Mapping[str, Any]:
@@ -225,6 +229,7 @@ PROTOCOL = Protocol(
             compute=classify,
             write=write_form,
             functions=FUNCTIONS,
+            example={"image": EXAMPLE_IMAGE, "labels": "birthday cake,fire engine"},
         ),
     ),
     tag="classification",
