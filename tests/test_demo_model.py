@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from clip_embeddings.engine.model import normalize_rows
-from clip_embeddings.engine.zero_shot import probabilities
+from clip_embeddings.engine.zero_shot import DEFAULT_TEMPLATE, probabilities, prompts
 from clip_embeddings.paths import MODEL_CACHE
-from clip_embeddings.protocols.classify import TEMPLATE
 from model_cache.demo.calibrate import fit_scale
 from model_cache.demo.emoji_sheet import Emoji, load_emoji_sheet
 from tests.support.vectors import model, raw_texts
@@ -118,20 +117,10 @@ def test_the_manifest_has_the_figures_of_the_bake() -> None:
         assert tower["parity"]["int8"]["min_cosine"] >= 0.99
 
 
-def _changed(image: Image.Image, change: str) -> Image.Image:
-    if change == "jpeg":
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=60)
-        return Image.open(file)
-    side = 150 if change == "larger" else 48
-    return image.resize((side, side), Image.Resampling.BICUBIC)
-
-
 def test_the_scale_of_probabilities_is_the_calibrated_one() -> None:
     """A hundredth apart, for CPUs whose int8 arithmetic differs in the last digits."""
-    cosines = (
-        image_vectors() @ normalize_rows(raw_texts(*(TEMPLATE.replace("{}", e.name) for e in all_emoji()))).T
-    )
+    texts = [prompt for emoji in all_emoji() for prompt in prompts(emoji.name, [DEFAULT_TEMPLATE])]
+    cosines = image_vectors() @ normalize_rows(raw_texts(*texts)).T
 
     scale = fit_scale(cosines)
 
@@ -150,3 +139,12 @@ def _confidence(cosines: np.ndarray, scale: float) -> tuple[float, float]:
     """The mean of the highest probabilities, and the share of rows whose own column has it."""
     table = probabilities(cosines, scale)
     return float(table.max(axis=1).mean()), float((table.argmax(axis=1) == np.arange(len(table))).mean())
+
+
+def _changed(image: Image.Image, change: str) -> Image.Image:
+    if change == "jpeg":
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=60)
+        return Image.open(file)
+    side = 150 if change == "larger" else 48
+    return image.resize((side, side), Image.Resampling.BICUBIC)

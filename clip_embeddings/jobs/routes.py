@@ -185,7 +185,7 @@ def _model(context: RequestContext, task: str) -> str:
     """The name of the model in the path. Raises ApiError 404 or 400 if it does not do the task."""
     name = context.path_params["model"]
     model = context.runtime.choose(name)
-    if not TASKS[task].is_done_by(model):
+    if not TASKS[task].has_towers(model):
         raise ApiError(404, "task_unknown", f"The model {name[:100]!r} does not do {task}.")
     if check := TASKS[task].check:
         check(model)

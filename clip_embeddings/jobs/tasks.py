@@ -54,9 +54,18 @@ class Task(msgspec.Struct, frozen=True):
         """The body of a request for a job."""
         return json_body(self.inputs[batched], invalid_status=422)
 
-    def is_done_by(self, model: Model) -> bool:
+    def has_towers(self, model: Model) -> bool:
         """Whether `model` has the towers for it."""
         return set(self.towers) <= set(model.manifest.towers)
+
+    def is_done_by(self, model: Model) -> bool:
+        """Whether `model` has all that it takes."""
+        try:
+            if self.check:
+                self.check(model)
+        except ApiError:
+            return False
+        return self.has_towers(model)
 
     def items(self, body: Any, batched: bool, limit: int) -> list[str]:
         """The texts or image references of an input; one unless `batched`.

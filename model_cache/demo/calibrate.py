@@ -18,8 +18,7 @@ import numpy as np
 
 from clip_embeddings.engine.model import load_model, normalize_rows
 from clip_embeddings.engine.scheduler import Scheduler
-from clip_embeddings.engine.zero_shot import prompts
-from clip_embeddings.protocols.classify import TEMPLATE
+from clip_embeddings.engine.zero_shot import DEFAULT_TEMPLATE, prompts
 from model_cache.demo.emoji_sheet import load_emoji_sheet
 
 _FOLDER = Path(__file__).parent
@@ -50,12 +49,12 @@ def _slope(cosines: np.ndarray, scale: float) -> float:
 
 
 def emoji_cosines(folder: Path = _FOLDER) -> np.ndarray:
-    """The cosines of all emoji and their names in TEMPLATE, by the model in `folder`: (n, n) float32."""
+    """The cosines of all emoji and their names in the template, by the model in `folder`: (n, n) float32."""
     model = load_model(folder, ("text", "image"), scheduler=Scheduler(2, 64))
     emoji = load_emoji_sheet()
     tower = model.image.get()
     pictures = normalize_rows(tower.embed([tower.pixels(one.image) for one in emoji]))
-    texts = [prompt for one in emoji for prompt in prompts(one.name, [TEMPLATE])]
+    texts = [prompt for one in emoji for prompt in prompts(one.name, [DEFAULT_TEMPLATE])]
     cosines: np.ndarray = pictures @ normalize_rows(model.text.get().embed(texts).vectors).T
     return cosines
 
