@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from clip_embeddings.embedding import EmbedRequest, EmbedResult, TowerResult, check_tower, embed
-from clip_embeddings.engine.model import Model
+from clip_embeddings.engine.model import Model, normalize_rows
 from clip_embeddings.engine.scheduler import no_check
 from clip_embeddings.engine.zero_shot import (
     NEUTRAL_LABELS,
@@ -129,7 +129,8 @@ def classify(
     results: list[np.ndarray | ApiError] = list(embedded.images.results)
     seen = {index: row for index, row in enumerate(results) if not isinstance(row, ApiError)}
     if seen:
-        cosines = np.stack(list(seen.values())) @ rows.T
+        # Normalized again, because a manifest may leave vectors as they are.
+        cosines = normalize_rows(np.stack(list(seen.values()))) @ rows.T
         computed = probabilities(
             cosines[:, : len(labels)],
             scale,

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from clip_embeddings.engine.model import normalize_rows
+from clip_embeddings.engine.zero_shot import DEFAULT_TEMPLATE, probabilities, prompts
 from clip_embeddings.paths import MODEL_CACHE
+from model_cache.demo.calibrate import fit_scale
 from model_cache.demo.emoji_sheet import Emoji, load_emoji_sheet
 from tests.support.vectors import model, raw_texts
 
@@ -113,6 +115,30 @@ def test_the_manifest_has_the_figures_of_the_bake() -> None:
         assert tower["precision"] == "int8"
         assert tower["parity"]["fp32"]["min_cosine"] >= 0.99999
         assert tower["parity"]["int8"]["min_cosine"] >= 0.99
+
+
+def test_the_scale_of_probabilities_is_the_calibrated_one() -> None:
+    """A hundredth apart, for CPUs whose int8 arithmetic differs in the last digits."""
+    texts = [prompt for emoji in all_emoji() for prompt in prompts(emoji.name, [DEFAULT_TEMPLATE])]
+    cosines = image_vectors() @ normalize_rows(raw_texts(*texts)).T
+
+    scale = fit_scale(cosines)
+
+    assert model().manifest.logit_scale == pytest.approx(scale, rel=0.01)
+    confidence, right = _confidence(cosines, scale)
+    assert abs(confidence - right) <= 0.02
+    # It is the most likely one: a little more or less is worse.
+    own = np.arange(len(cosines))
+    likelihoods = [
+        np.log(probabilities(cosines, scale * factor)[own, own]).mean() for factor in (0.9, 1.0, 1.1)
+    ]
+    assert max(likelihoods) == likelihoods[1]
+
+
+def _confidence(cosines: np.ndarray, scale: float) -> tuple[float, float]:
+    """The mean of the highest probabilities, and the share of rows whose own column has it."""
+    table = probabilities(cosines, scale)
+    return float(table.max(axis=1).mean()), float((table.argmax(axis=1) == np.arange(len(table))).mean())
 
 
 def _changed(image: Image.Image, change: str) -> Image.Image:

@@ -26,6 +26,8 @@ from clip_embeddings.engine.model import normalize_rows
 
 # What a template has in the place of the label.
 PLACE = "{}"
+# The template where none is chosen, CLIP's own: https://arxiv.org/abs/2103.00020, section 3.1.4.
+DEFAULT_TEMPLATE = "a photo of a {}."
 # The canonical phrases of LERF, see above.
 NEUTRAL_LABELS = ("object", "things", "stuff", "texture")
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from flask import Response
 
-from clip_embeddings.embedding import embed
 from clip_embeddings.errors import ApiError
 from clip_embeddings.http.provenance import provenance_headers
 from clip_embeddings.http.routing import Reply, RequestContext, Route
 from clip_embeddings.jobs import schema
 from clip_embeddings.jobs.service import Jobs
+from clip_embeddings.jobs.tasks import TASKS, Task
 
 Handler = Callable[[RequestContext], Any]
 
@@ -27,12 +27,12 @@ OTHER_KIND = {False: b'{"status":"complete","result":[', True: b'{"status":"comp
 def job_routes(jobs: Jobs) -> tuple[Route, ...]:
     """Every route of the protocol."""
     return (
-        *(route for task in schema.TASKS for route in _task_routes(task, jobs)),
+        *(route for name, task in TASKS.items() for route in _task_routes(name, task, jobs)),
         _get(
             "/api/tasks",
             "list_all_tasks_api_tasks_get",
             "All tasks",
-            lambda context: list(schema.TASKS),
+            lambda context: list(TASKS),
             tag="tasks",
         ),
         _get(
@@ -66,10 +66,9 @@ def job_routes(jobs: Jobs) -> tuple[Route, ...]:
     )
 
 
-def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
-    tower = schema.TASKS[task]
-    task_id = task.replace("-", "_")
-    base = f"/api/tasks/{task}"
+def _task_routes(name: str, task: Task, jobs: Jobs) -> tuple[Route, ...]:
+    task_id = name.replace("-", "_")
+    base = f"/api/tasks/{name}"
 
     def post(
         path: str, operation_id: str, summary: str, handler: Handler, reply: Any, batched: bool
@@ -81,18 +80,18 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
             summary=summary,
             handler=handler,
             reply=reply,
-            body=schema.BODIES[tower, batched],
+            body=task.body(batched),
             error_statuses=(400, 404, 408, 413, 415, 422, 429, 503),
             errors=schema.ERRORS,
             provenance=reply is not schema.JobStatus,
-            tag=task,
-            example={tower: [schema.EXAMPLES[tower]] if batched else schema.EXAMPLES[tower]},
+            tag=name,
+            example={**task.example, task.field: [task.example[task.field]]} if batched else task.example,
         )
 
     def get(path: str, operation_id: str, summary: str, batched: bool) -> Route:
-        reply = schema.REPLIES[tower, batched]
+        reply = task.replies[batched]
         return _get(
-            path, operation_id, summary, _read_handler(jobs, batched), reply, tag=task, provenance=True
+            path, operation_id, summary, _read_handler(jobs, batched), reply, tag=name, provenance=True
         )
 
     return (
@@ -100,7 +99,7 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
             f"{base}/{{model}}/jobs",
             f"new_job_api_tasks_{task_id}__model__jobs_post",
             "Submit a job",
-            _submit_handler(jobs, task, batched=False),
+            _submit_handler(jobs, name, batched=False),
             schema.JobStatus,
             batched=False,
         ),
@@ -114,7 +113,7 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
             f"{base}/batched/{{model}}/jobs",
             f"new_batched_job_api_tasks_{task_id}_batched__model__jobs_post",
             "Submit a job of many items",
-            _submit_handler(jobs, task, batched=True),
+            _submit_handler(jobs, name, batched=True),
             schema.JobStatus,
             batched=True,
         ),
@@ -125,19 +124,35 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
             batched=True,
         ),
         post(
-            f"/api/legacy/tasks/{task}/{{model}}/jobs",
+            f"/api/legacy/tasks/{name}/{{model}}/jobs",
             f"new_job_results_api_legacy_tasks_{task_id}__model__jobs_post",
             "One item, answered at once",
-            _legacy_handler(task),
-            schema.OUTPUTS[tower],
+            _legacy_handler(name),
+            task.output,
             batched=False,
         ),
     )
 
 
-def _submit_handler(jobs: Jobs, task: str, *, batched: bool) -> Handler:
+def _submit_handler(jobs: Jobs, name: str, *, batched: bool) -> Handler:
+    task = TASKS[name]
+
     def handler(context: RequestContext) -> Any:
-        return {"id": jobs.submit(_record(context, task, batched)), "status": "starting"}
+        model = _model(context, name)
+        body = context.read_body()
+        items = task.items(body, batched, context.runtime.settings.jobs.items)
+        value: Any = items if batched else items[0]
+        options = {field: getattr(body, field) for field in task.options}
+        if options:
+            # What is wrong about them fails the whole job: better now than in its result.
+            task.request(body, (), model, context.limits)
+        record = {
+            "task": name,
+            "model": model,
+            "batched": batched,
+            "input": {task.field: value, **options},
+        }
+        return {"id": jobs.submit(record), "status": "starting"}
 
     return handler
 
@@ -153,38 +168,40 @@ def _read_handler(jobs: Jobs, batched: bool) -> Handler:
     return handler
 
 
-def _legacy_handler(task: str) -> Handler:
+def _legacy_handler(name: str) -> Handler:
+    task = TASKS[name]
+
     def handler(context: RequestContext) -> Any:
-        record = _record(context, task, batched=False)
-        tower = schema.TASKS[task]
-        embed_request = schema.make_request([record["input"][tower]], tower, record["model"], context.limits)
-        result = embed(embed_request, context.runtime, context.timings, check=context.check_connected)
-        return Reply(schema.write_result(result, batched=False), provenance_headers(result))
+        model = _model(context, name)
+        body = context.read_body()
+        request = task.request(body, task.items(body, False, 1), model, context.limits)
+        result = task.compute(request, context.runtime, context.timings, check=context.check_connected)
+        return Reply(task.write(result, batched=False), provenance_headers(result))
 
     return handler
 
 
-def _record(context: RequestContext, task: str, batched: bool) -> dict[str, Any]:
-    """A validated request for a job, in the form that `compute` takes."""
-    tower, name = schema.TASKS[task], context.path_params["model"]
+def _model(context: RequestContext, task: str) -> str:
+    """The name of the model in the path. Raises ApiError 404 or 400 if it does not do the task."""
+    name = context.path_params["model"]
     model = context.runtime.choose(name)
-    if tower not in model.manifest.towers:
+    if not TASKS[task].has_towers(model):
         raise ApiError(404, "task_unknown", f"The model {name[:100]!r} does not do {task}.")
-    items = schema.items_of(context.read_body(), tower, batched, context.runtime.settings.jobs.items)
-    value: Any = items if batched else items[0]
-    return {"task": task, "model": model.manifest.name, "batched": batched, "input": {tower: value}}
+    if check := TASKS[task].check:
+        check(model)
+    return model.manifest.name
 
 
 def _models_of_task(context: RequestContext) -> Any:
-    tower = schema.TASKS.get(context.path_params["task"])
-    if tower is None:
-        raise ApiError(404, "task_unknown", f"No such task; there are {', '.join(schema.TASKS)}.")
-    return [name for name, model in context.runtime.models.items() if tower in model.manifest.towers]
+    task = TASKS.get(context.path_params["task"])
+    if task is None:
+        raise ApiError(404, "task_unknown", f"No such task; there are {', '.join(TASKS)}.")
+    return [name for name, model in context.runtime.models.items() if task.is_done_by(model)]
 
 
 def _tasks_of_model(context: RequestContext) -> Any:
-    towers = context.runtime.choose(context.path_params["model"]).manifest.towers
-    return [task for task, tower in schema.TASKS.items() if tower in towers]
+    model = context.runtime.choose(context.path_params["model"])
+    return [name for name, task in TASKS.items() if task.is_done_by(model)]
 
 
 def _model_status(context: RequestContext) -> Any:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from clip_embeddings.classification import ClassifyRequest, ClassifyResult, best_first, classify
 from clip_embeddings.config import Limits
+from clip_embeddings.engine.zero_shot import DEFAULT_TEMPLATE
 from clip_embeddings.errors import ApiError
 from clip_embeddings.images.sources import ImageBytes, Source, parse_image
 from clip_embeddings.protocols.base import (
@@ -33,8 +34,6 @@ from clip_embeddings.protocols.items import check_count, fingerprints, parse_eac
 from clip_embeddings.protocols.labels import check_prompts, parse_labels, parse_templates
 
 FUNCTIONS = ("embed_mixed",)
-# CLIP's own default: https://arxiv.org/abs/2103.00020, section 3.1.4.
-TEMPLATE = "a photo of a {}."
 FILE_FIELDS = ("image", "file")
 
 CLASSIFY_FORM = {
@@ -64,7 +63,7 @@ class ClassifyOptions(msgspec.Struct, kw_only=True):
         ),
     ] = None
     top_k: Annotated[
-        int | None, Meta(ge=1, description="The number of labels to answer; all by default.")
+        Annotated[int, Meta(ge=1)] | None, Meta(description="The number of labels to answer; all by default.")
     ] = None
     model: str | None = None
 
@@ -75,7 +74,8 @@ class ClassifyBody(ClassifyOptions, kw_only=True):
     images: Images
     labels: Annotated[Strings, Meta(min_length=1)]
     templates: Annotated[
-        Strings | None, Meta(description=f"Sentences with {{}} for the label; by default {TEMPLATE!r}.")
+        Strings | None,
+        Meta(description=f"Sentences with {{}} for the label; by default {DEFAULT_TEMPLATE!r}."),
     ] = None
 
 
@@ -107,7 +107,7 @@ def parse_body(body: ClassifyBody, info: RequestInfo) -> ClassifyRequest:
     limits = info.limits
     check_count(len(body.images), limits.items)
     images = parse_each(body.images, lambda item: parse_image(item, limits.image_bytes))
-    templates = [TEMPLATE] if body.templates is None else body.templates
+    templates = [DEFAULT_TEMPLATE] if body.templates is None else body.templates
     return _request(images, body.labels, templates, body, limits)
 
 
@@ -117,15 +117,19 @@ def write_body(body: ClassifyBody, result: ClassifyResult, info: RequestInfo) ->
 
 
 def parse_form(form: MultipartForm, info: RequestInfo) -> ClassifyRequest:
-    """The file `image` or `file`, and the fields of ClassifyBody as text."""
+    """The file `image` or `file`, or a reference in the field `image`, and the fields of ClassifyBody."""
     file = next((form.files[name] for name in FILE_FIELDS if name in form.files), None)
-    if file is None:
+    if file is not None:
+        image: Source = ImageBytes(file.data)
+    elif "image" in form.fields:
+        image = parse_image(form.fields["image"], info.limits.image_bytes)
+    else:
         message = "The form has no file in the field `image` or `file`; with curl: -F image=@photo.jpg."
         raise ApiError(400, "field_missing", message)
     options = _form_options(form)
     labels = _form_labels(form)
-    templates = _form_list(form.fields.get("templates", TEMPLATE), "templates", separator=None)
-    return _request([ImageBytes(file.data)], labels, templates, options, info.limits)
+    templates = _form_list(form.fields.get("templates", DEFAULT_TEMPLATE), "templates", separator=None)
+    return _request([image], labels, templates, options, info.limits)
 
 
 def write_form(form: MultipartForm, result: ClassifyResult, info: RequestInfo) -> Mapping[str, Any]:
@@ -225,6 +229,7 @@ PROTOCOL = Protocol(
             compute=classify,
             write=write_form,
             functions=FUNCTIONS,
+            example={"image": EXAMPLE_IMAGE, "labels": "birthday cake,fire engine"},
         ),
     ),
     tag="classification",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from clip_embeddings.config import Limits
 from clip_embeddings.engine.zero_shot import PLACE
 from clip_embeddings.errors import ApiError
-from clip_embeddings.protocols.items import parse_all, parse_text
+from clip_embeddings.protocols.items import parse_text
 
 
 def parse_labels(
@@ -22,7 +22,7 @@ def parse_labels(
     """
     if not values:
         raise ApiError(400, "list_missing", f"`{field}` has no labels.", where=f"$.{field}")
-    labels = parse_all(values, lambda value: _parse_label(value, limits), field)
+    labels = _parse_list(values, lambda value: _parse_label(value, limits), field)
     if distinct:
         places: dict[str, int] = {}
         for index, label in enumerate(labels):
@@ -36,7 +36,7 @@ def parse_templates(values: Sequence[object], limits: Limits, field: str) -> lis
     """The templates in the list `field`, at least one, each with `{}`. Raises ApiError 400 or 413."""
     if not values:
         raise ApiError(400, "list_missing", f"`{field}` is an empty list.", where=f"$.{field}")
-    return parse_all(values, lambda value: parse_template(value, limits), field)
+    return _parse_list(values, lambda value: parse_template(value, limits), field)
 
 
 def parse_template(value: object, limits: Limits) -> str:
@@ -74,3 +74,16 @@ def _parse_label(value: object, limits: Limits) -> str:
     if not label.strip():
         raise ApiError(400, "label_empty", "A label must have at least one character.")
     return label
+
+
+def _parse_list(values: Sequence[object], parse: Callable[[object], str], field: str) -> list[str]:
+    """`parse` of each value. Raises the ApiError of the first one that is wrong, with its place."""
+    parsed = []
+    for index, value in enumerate(values):
+        try:
+            parsed.append(parse(value))
+        except ApiError as error:
+            place = f"{field}[{index}]"
+            message = f"`{place}`: {error.message}"
+            raise ApiError(error.status, error.code, message, where=f"$.{place}") from None
+    return parsed

@@ -1,9 +1,9 @@
 """Fits the scale of the demo model's probabilities: `python -m model_cache.demo.calibrate`.
 
-A checkpoint has its own scale, which `bake` stores. The checkpoint that the bundled artifact was baked from is
-gone, and its scale with it. So the scale is fitted to the artifact itself, as temperature calibration does (Guo
-et al. 2017, arxiv.org/abs/1706.04599): it is the one under which the right names of all bundled emoji are
-most likely, each picture on white among all names, in the template that `/classify` uses by default.
+A checkpoint has its own scale, which `bake` stores. The checkpoint that the bundled artifact was baked from
+is gone, and its scale with it. So the scale is fitted to the artifact itself, as temperature calibration does
+(Guo et al. 2017, arxiv.org/abs/1706.04599): it is the one under which the right names of all bundled emoji
+are most likely, each picture on white among all names, in the template that `/classify` uses by default.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import numpy as np
 
 from clip_embeddings.engine.model import load_model, normalize_rows
 from clip_embeddings.engine.scheduler import Scheduler
-from clip_embeddings.engine.zero_shot import prompts
-from clip_embeddings.protocols.classify import TEMPLATE
+from clip_embeddings.engine.zero_shot import DEFAULT_TEMPLATE, prompts
 from model_cache.demo.emoji_sheet import load_emoji_sheet
 
 _FOLDER = Path(__file__).parent
@@ -50,12 +49,12 @@ def _slope(cosines: np.ndarray, scale: float) -> float:
 
 
 def emoji_cosines(folder: Path = _FOLDER) -> np.ndarray:
-    """The cosines of all bundled emoji and their names in TEMPLATE, by the model in `folder`: (n, n) float32."""
+    """The cosines of all emoji and their names in the template, by the model in `folder`: (n, n) float32."""
     model = load_model(folder, ("text", "image"), scheduler=Scheduler(2, 64))
     emoji = load_emoji_sheet()
     tower = model.image.get()
     pictures = normalize_rows(tower.embed([tower.pixels(one.image) for one in emoji]))
-    texts = [prompt for one in emoji for prompt in prompts(one.name, [TEMPLATE])]
+    texts = [prompt for one in emoji for prompt in prompts(one.name, [DEFAULT_TEMPLATE])]
     cosines: np.ndarray = pictures @ normalize_rows(model.text.get().embed(texts).vectors).T
     return cosines
 

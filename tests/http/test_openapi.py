@@ -54,8 +54,9 @@ TASK_OPERATIONS = (
     "get_batched_job_results_api_tasks_{}_batched_jobs__job__get",
     "new_job_results_api_legacy_tasks_{}__model__jobs_post",
 )
+OPERATION_TASKS = ("image_embedding", "text_embedding", "zero_shot_image_classification")
 OPERATIONS = {
-    *(name.format(task) for name in TASK_OPERATIONS for task in ("image_embedding", "text_embedding")),
+    *(name.format(task) for name in TASK_OPERATIONS for task in OPERATION_TASKS),
     "list_all_tasks_api_tasks_get",
     "list_all_models_for_task_api_tasks__task__models_get",
     "list_all_models_api_models_get",
@@ -66,13 +67,13 @@ OPERATIONS = {
 }
 SCHEMAS = {"JobStatus", "JobState", "ModelState", "ModelStatus"} | {
     name.format(kind)
-    for kind in ("Image", "Text")
+    for kind in ("ImageEmbedding", "TextEmbedding", "ZeroShotImageClassification")
     for name in (
-        "{}EmbeddingOutput",
-        "{}EmbeddingInput",
-        "Batched{}EmbeddingInput",
-        "JobResponse{}EmbeddingOutput",
-        "BatchedJobResponse{}EmbeddingOutput",
+        "{}Output",
+        "{}Input",
+        "Batched{}Input",
+        "JobResponse{}Output",
+        "BatchedJobResponse{}Output",
     )
 }
 

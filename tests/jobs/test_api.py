@@ -20,12 +20,14 @@ import pytest
 from clip_embeddings.engine.manifest import fingerprint
 from tests.support.gcs_server import BUCKET, GcsServer
 from tests.support.gcs_server import serving as storing
+from tests.support.models import copy_model
 from tests.support.pictures import data_uri, in_base64, picture
 from tests.support.serving import Server, error_code, provenance, serving, worker
 from tests.support.vectors import assert_images, assert_texts, model
 
 CAT, COFFEE = picture("chelsea"), picture("coffee", "WebP")
 IMAGES, TEXTS = "/api/tasks/image-embedding", "/api/tasks/text-embedding"
+ZERO_SHOT = "/api/tasks/zero-shot-image-classification"
 
 
 def _submit(server: Server, path: str, body: dict[str, Any]) -> str:
@@ -211,6 +213,46 @@ def test_a_job_whose_event_comes_twice_at_once_has_one_result(
     # An event that comes late finds the job done.
     assert _deliver(runner, f"some/prefix/{job}/request.json") == 200
     assert _result(jobs, path) == result
+
+
+def test_pictures_are_classified_by_the_function_that_runs_jobs(
+    cloud: tuple[Server, Server], storage: GcsServer
+) -> None:
+    jobs, runner = cloud
+    images = [in_base64(CAT), in_base64(b"no picture")]
+    job = _submit(jobs, f"{ZERO_SHOT}/batched/demo/jobs", {"image": images, "classes": ["cat", "coffee"]})
+
+    assert _deliver(runner, f"some/prefix/{job}/request.json") == 200
+
+    path = f"{ZERO_SHOT}/batched/jobs/{job}"
+    seen, failed = _result(jobs, path)
+    assert len(seen["probabilities"]) == 2
+    assert abs(sum(seen["probabilities"]) - 1) < 1e-5
+    assert (failed["probabilities"], failed["error"]["code"]) == ([], "image_unsupported")
+    assert provenance(jobs.get(path))["fingerprint"].startswith("text=")
+
+
+def test_models_that_do_not_classify(tmp_path: Path) -> None:
+    models = [
+        copy_model(tmp_path / "without-scale", logit_scale=None),
+        copy_model(tmp_path / "pictures", towers=("image",)),
+    ]
+    settings = {
+        "JOBS_URL": (tmp_path / "jobs").as_uri(),
+        "MODEL": "demo",
+        "MODELS": ",".join(map(str, models)),
+    }
+    body = {"image": in_base64(CAT), "classes": ["cat"]}
+    with serving("jobs", tmp_path / "log", **settings) as server:
+        unscaled = server.post(f"{ZERO_SHOT}/without-scale/jobs", json=body)
+        blind = server.post(f"/api/legacy{ZERO_SHOT.removeprefix('/api')}/pictures/jobs", json=body)
+        names = server.get(f"{ZERO_SHOT}/models").json()
+        tasks = server.get("/api/models/without-scale/tasks").json()
+
+    assert (unscaled.status_code, error_code(unscaled)) == (400, "scale_missing")
+    assert (blind.status_code, error_code(blind)) == (404, "task_unknown")
+    assert names == ["demo"]
+    assert tasks == ["image-embedding", "text-embedding"]
 
 
 def test_a_poison_picture_fails_its_job_only(cloud: tuple[Server, Server]) -> None:

@@ -78,6 +78,58 @@ def test_batched_jobs(client: GeneratedClient) -> None:
     assert_texts([entry.embedding for entry in of_texts.result], "a cat", "", "a dog")
 
 
+CLASSES = ["cat", "rocket", "cup of coffee"]
+ZERO_SHOT = "zero_shot_image_classification"
+
+
+def _expected(gateway: Server, *pictures: bytes) -> list[list[float]]:
+    """Probabilities in the order of CLASSES, from the native route."""
+    images = [in_base64(data) for data in pictures]
+    body = {"images": images, "labels": CLASSES, "templates": ["{}"]}
+    rows = gateway.post("/classify", json=body).json()["results"]
+    by_label = [{entry["label"]: entry["probability"] for entry in row} for row in rows]
+    return [[row[label] for label in CLASSES] for row in by_label]
+
+
+def test_a_picture_is_classified(client: GeneratedClient, gateway: Server) -> None:
+    body = client.model("ZeroShotImageClassificationInput")(image=data_uri(CAT), classes=CLASSES)
+
+    state = _until_it_ends(client, ZERO_SHOT, body)
+    operation = f"new_job_results_api_legacy_tasks_{ZERO_SHOT}_model_jobs_post"
+    output = client.call(operation, "demo", tag=ZERO_SHOT, body=body)
+
+    assert state.status.value == "complete"
+    assert [state.result.probabilities] == [output.probabilities] == _expected(gateway, CAT)
+
+
+def test_pictures_are_classified_in_a_batched_job(client: GeneratedClient, gateway: Server) -> None:
+    pictures = [in_base64(CAT), in_base64(b"no picture"), data_uri(COFFEE)]
+    body = client.model("BatchedZeroShotImageClassificationInput")(image=pictures, classes=CLASSES)
+
+    state = _until_it_ends(client, ZERO_SHOT, body, "_batched")
+
+    rows = [entry.probabilities for entry in state.result]
+    assert [rows[0], rows[2]] == _expected(gateway, CAT, COFFEE)
+    assert (rows[1], state.result[1]["error"]["code"]) == ([], "image_unsupported")
+
+
+def test_classes_that_are_wrong_are_a_validation_error(client: GeneratedClient) -> None:
+    input_type = client.model("ZeroShotImageClassificationInput")
+
+    for classes, place in (
+        ({}, ["classes"]),
+        ({"classes": []}, ["classes"]),
+        ({"classes": ["a", ""]}, ["classes", 1]),
+    ):
+        for operation in (
+            "new_job_api_tasks_{}_model_jobs_post",
+            "new_job_results_api_legacy_tasks_{}_model_jobs_post",
+        ):
+            body = input_type(image=data_uri(CAT), **classes)
+            refused = client.call(operation.format(ZERO_SHOT), "demo", tag=ZERO_SHOT, body=body)
+            assert refused.detail[0].loc == ["body", *place]
+
+
 def test_a_failed_job(client: GeneratedClient) -> None:
     body = client.model("ImageEmbeddingInput")(image=in_base64(b"no picture"))
 
@@ -110,7 +162,7 @@ def test_what_does_not_fit_is_a_validation_error(client: GeneratedClient) -> Non
 def test_listings(client: GeneratedClient) -> None:
     tasks = client.call("list_all_tasks_api_tasks_get", tag="tasks")
 
-    assert tasks == ["image-embedding", "text-embedding"]
+    assert tasks == ["image-embedding", "text-embedding", "zero-shot-image-classification"]
     for task in tasks:
         operation = "list_all_models_for_task_api_tasks_task_models_get"
         assert client.call(operation, task, tag="tasks") == ["demo"]
