@@ -117,6 +117,8 @@ class PhotoSettings:
     # delivered forever.
     max_event_age: float = 2 * 24 * 3600.0
     labels: LabelSettings = field(default_factory=LabelSettings)
+    # Whether /original sends the photos themselves, in full size and with their metadata.
+    originals: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
                 _read(env, "PHOTO_LABEL_TEMPLATES", labels.templates, label_settings.templates),
                 _read(env, "PHOTO_LABEL_THRESHOLD", None, label_settings.threshold),
             ),
+            originals=_read(env, "SERVE_ORIGINALS", False, parse.switch),
         ),
         index=IndexSettings(url=_read(env, "INDEX_URL", None, parse.index_url), tombstone_ttl=tombstones),
         task=TaskSettings(

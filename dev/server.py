@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # PHOTO_LABELS= turns it off.
         os.environ.setdefault("PHOTO_LABELS", ",".join(LABELS))
     if _is_loopback(host):
+        # Nobody else can see the photos.
+        os.environ["SERVE_ORIGINALS"] = os.environ.get("SERVE_ORIGINALS") or "true"
         os.environ["ALLOWED_HOSTS"] = os.environ.get("ALLOWED_HOSTS") or ",".join(
             dict.fromkeys((*LOCAL_HOSTS, host))
         )

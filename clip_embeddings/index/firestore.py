@@ -128,7 +128,7 @@ class FirestoreIndex:
         return QueryResult(matching, is_complete=len(matching) == k or len(hits) < limit)
 
     def set_labels(self, changes: Sequence[LabelChange]) -> list[bool]:
-        checked = [each._replace(labels=check_labels(each.labels, each.label_set)) for each in changes]
+        checked = [item._replace(labels=check_labels(item.labels, item.label_set)) for item in changes]
         written = []
         for start in range(0, len(checked), BATCH_SIZE):
             written += self._set_labels_batch(checked[start : start + BATCH_SIZE])
@@ -243,19 +243,19 @@ class FirestoreIndex:
 
     def _set_labels_batch(self, changes: Sequence[LabelChange]) -> list[bool]:
         ids = [
-            object_id(each.bucket, each.name) if is_text(each.bucket, each.name) else "" for each in changes
+            object_id(item.bucket, item.name) if is_text(item.bucket, item.name) else "" for item in changes
         ]
 
         def decide(present: Documents, now: datetime) -> tuple[list[bool], Documents]:
             written: list[bool] = []
             documents: Documents = {}
-            for id_, each in zip(ids, changes, strict=True):
+            for id_, item in zip(ids, changes, strict=True):
                 document = present.get(id_)
                 is_present = bool(
-                    document and not document["deleted"] and document["generation"] == each.generation
+                    document and not document["deleted"] and document["generation"] == item.generation
                 )
                 if document and is_present:
-                    documents[id_] = document | label_fields(each.labels, each.label_set)
+                    documents[id_] = document | label_fields(item.labels, item.label_set)
                 written.append(is_present)
             return written, documents
 
