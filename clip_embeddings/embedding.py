@@ -113,7 +113,7 @@ def embed(
         request = msgspec.structs.replace(request, normalize=protocol not in runtime.settings.raw_protocols)
     for tower, items in (("text", request.texts), ("image", request.images)):
         if items:
-            _check_tower(model, tower, runtime)
+            check_tower(model, tower, runtime)
     _check_dimensions(model, request.dimensions)
     texts = _embed_texts(request, model, timings, background, check) if request.texts else None
     images = None
@@ -139,7 +139,8 @@ def _not_made(model: Model) -> np.ndarray:
     return np.full(model.manifest.dimensions, np.nan, np.float32)
 
 
-def _check_tower(model: Model, tower: str, runtime: Runtime) -> None:
+def check_tower(model: Model, tower: str, runtime: Runtime) -> None:
+    """Raise ApiError 400 if this function or `model` has no tower of that name."""
     if tower not in runtime.towers:
         raise ApiError(
             400, "tower_missing", f"The function {runtime.name!r} has no {tower} tower: it cannot embed that."

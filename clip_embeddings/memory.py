@@ -24,6 +24,8 @@ PER_MODEL_BYTE = 1.3
 # One run of a tower (see engine.model for the bound on a run), one on each CPU. A run of 224 tokens or of
 # four images of an int8 ViT-B/32 takes 20 to 35 MiB.
 RUN = 40 * MiB
+# Vectors of prompts that zero-shot classification keeps, see prompt_vectors.py: 1,600 of 512 numbers.
+PROMPT_BYTES = 4 * MiB
 # Left over for what is not counted: allocators keep freed memory, threads have stacks.
 FREE = 0.1
 
@@ -73,7 +75,8 @@ def work_bytes(limit: int, model_bytes: int, cpus: int) -> int:
         model_bytes: size of the files of the models it serves.
         cpus: how many runs of the model go on at once.
     """
-    return max(0, int(limit * (1 - FREE) - BASE - PER_MODEL_BYTE * model_bytes - cpus * RUN))
+    fixed = BASE + PROMPT_BYTES + PER_MODEL_BYTE * model_bytes
+    return max(0, int(limit * (1 - FREE) - fixed - cpus * RUN))
 
 
 def make_budgets(work: int, towers: Collection[str], queue: int) -> MemoryBudgets:

@@ -83,7 +83,8 @@ def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
         with context.timings.measure("parse"):
             body = context.read_body()
             embed_request = with_options(endpoint.parse(body, info), context.request.args)
-        result = embed(
+        compute = endpoint.compute or embed
+        result = compute(
             embed_request, context.runtime, context.timings, protocol.name, check=context.check_connected
         )
         return Reply(endpoint.write(body, result, info), provenance_headers(result))

@@ -44,7 +44,7 @@ class Route(msgspec.Struct, frozen=True):
     reply: Any
     body: Body | None = None
     # Fields of a JSON body, any of which selects this route where several share path, method and content
-    # type.
+    # type. `a.b` is the field b of the object a.
     keys: tuple[str, ...] = ()
     # Whether `model` and `normalize` may come in the query string.
     embedding_options: bool = False
@@ -228,7 +228,13 @@ def _shared_segments(one: str, other: str) -> int:
 
 def _has_key(route: Route, body: JsonReader) -> bool:
     """Whether the body has a key that selects the route, if the route needs one."""
-    return not route.keys or any(key in body.get() for key in route.keys)
+    return not route.keys or any(_holds(body.get(), key) for key in route.keys)
+
+
+def _holds(value: object, key: str) -> bool:
+    """Whether a JSON object has the field `key`; for `a.b`, whether its field a is an object that has b."""
+    name, _, rest = key.partition(".")
+    return isinstance(value, Mapping) and name in value and (not rest or _holds(value[name], rest))
 
 
 def wants_html(request: Request) -> bool:

@@ -201,10 +201,13 @@ class Endpoint(msgspec.Struct, frozen=True):
     # ApiError.
     parse: Callable[[Any, RequestInfo], EmbedRequest]
     # Turns the same body and the result into the reply. Raises the ApiError of an only item that failed.
-    write: Callable[[Any, EmbedResult, RequestInfo], Any]
+    write: Callable[[Any, Any, RequestInfo], Any]
     # Functions that serve it, by name, beside the gateway, which serves every endpoint.
     functions: tuple[str, ...]
+    # From what `parse` returns to what `write` is given, with the arguments of `embed`; None for `embed`.
+    compute: Callable[..., EmbedResult] | None = None
     # Fields of a JSON body, any of which selects this endpoint where several share a path and a content type.
+    # `a.b` is the field b of the object a.
     keys: tuple[str, ...] = ()
     # Whether the functions named above answer it at POST / too.
     at_root: bool = False

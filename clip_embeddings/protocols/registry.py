@@ -17,6 +17,9 @@ PROTOCOLS = {
     "vertex": "clip_embeddings.protocols.vertex",
     "gemini": "clip_embeddings.protocols.gemini",
     "bigquery": "clip_embeddings.protocols.bigquery",
+    "classify": "clip_embeddings.protocols.classify",
+    # Before tei, whose `inputs` it shares.
+    "huggingface": "clip_embeddings.protocols.huggingface",
     "tei": "clip_embeddings.protocols.tei",
     "weaviate": "clip_embeddings.protocols.weaviate",
     "immich": "clip_embeddings.protocols.immich",
