@@ -186,6 +186,21 @@ def test_labels_that_no_index_can_hold_are_refused(
     assert names(index, Filter(label="dog")) == []
 
 
+def test_many_entries_are_read_at_once(index: Index) -> None:
+    names_ = ["a", "é\0/1", "gone", "missing", "\ud800", "a"]
+    index.upsert([entry(name, 3, labels={"cat": 0.5}) for name in names_[:3]])
+    index.upsert([entry("missing", bucket="other")])
+    index.delete("photos", "gone", 3)
+
+    entries = index.get_many("photos", names_)
+
+    assert entries == [index.get("photos", name) for name in names_]
+    assert [each and each.name for each in entries] == ["a", "é\0/1", None, None, None, "a"]
+    assert {each.vector.shape for each in entries if each} == {(0,)}
+    assert index.get_many("photos", []) == []
+    assert index.get_many("\ud800", ["a"]) == [None]
+
+
 def test_labels_change_and_nothing_else(open_again: Open) -> None:
     index, other = open_again(), open_again()
     before = entry("a", 5, labels={"old": 0.9}, label_set="1", metadata={"who": "me"})
