@@ -118,9 +118,9 @@ class PhotoSettings:
     # Age in seconds above which an event is dropped. An event that crashes its process would otherwise be
     # delivered forever.
     max_event_age: float = 2 * 24 * 3600.0
+    labels: LabelSettings = field(default_factory=LabelSettings)
     # Whether /original sends the photos themselves, in full size and with their metadata.
     originals: bool = False
-    labels: LabelSettings = field(default_factory=LabelSettings)
 
 
 @dataclass(frozen=True)
@@ -265,12 +265,12 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             prefix=_read(env, "BUCKET_PREFIX", "", parse.object_prefix),
             plan_url=_read(env, "PLAN_URL", None, parse.bucket_url),
             max_event_age=event_age,
-            originals=_read(env, "SERVE_ORIGINALS", False, parse.switch),
             labels=LabelSettings(
                 _read(env, "PHOTO_LABELS", labels.labels, label_settings.labels),
                 _read(env, "PHOTO_LABEL_TEMPLATES", labels.templates, label_settings.templates),
                 _read(env, "PHOTO_LABEL_THRESHOLD", None, label_settings.threshold),
             ),
+            originals=_read(env, "SERVE_ORIGINALS", False, parse.switch),
         ),
         index=IndexSettings(url=_read(env, "INDEX_URL", None, parse.index_url), tombstone_ttl=tombstones),
         task=TaskSettings(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.labels import labels_identity
 from deploy.staging import HASH_SUFFIX
 from tests.support.deploy_script import deploy_sh, flag, paste
 from tests.support.models import copy_model
@@ -18,8 +19,8 @@ LABELS = "animal,birthday cake"
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The bundled model, with a scale for probabilities."""
-    return copy_model(tmp_path / "tagging", logit_scale=50.0)
+    """A copy of the bundled model."""
+    return copy_model(tmp_path / "tagging")
 
 
 def stage(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -30,17 +31,12 @@ def stage(folder: Path, *arguments: str, **variables: str) -> subprocess.Complet
     return deploy_sh(*line, folder=folder, **variables)  # type: ignore[arg-type]
 
 
-def content(folder: Path, function: str) -> str:
-    """The content hash of a staged function."""
-    return (folder / "build" / f"{function}{HASH_SUFFIX}").read_text()
-
-
 def labels_file(folder: Path, function: str = "on_upload") -> Path:
     return folder / "build" / function / "model_cache" / "tagging" / "labels.json"
 
 
 def test_only_functions_that_tag_get_the_vectors_of_labels(model: Path, tmp_path: Path) -> None:
-    names = ("on_upload", "backfill", "on_delete", "search")
+    names = ("on_upload", "backfill", "on_delete")
 
     ended = stage(tmp_path, f"--photo-labels={LABELS}", *names)
 
@@ -57,33 +53,24 @@ def test_only_functions_that_tag_get_the_vectors_of_labels(model: Path, tmp_path
 
 
 def test_the_content_hash_changes_with_the_labels_and_with_nothing_else(model: Path, tmp_path: Path) -> None:
-    def hashes(*options: str, **environment: str) -> tuple[str, str]:
-        ended = stage(tmp_path, *options, "on_upload", "embed_image", **environment)
+    def content(*options: str, **environment: str) -> str:
+        ended = stage(tmp_path, *options, "on_upload", **environment)
         assert ended.returncode == 0, ended.stderr
-        return content(tmp_path, "on_upload"), content(tmp_path, "embed_image")
+        return (tmp_path / "build" / f"on_upload{HASH_SUFFIX}").read_text()
 
-    without = hashes()
-    labels = hashes(f"--photo-labels={LABELS}")
-    # As the variable, and with another setting that is no option.
-    again = hashes(PHOTO_LABELS=LABELS, PHOTO_LABEL_THRESHOLD="0.9")
-    threshold = hashes(f"--photo-labels={LABELS}", "--env=PHOTO_LABEL_THRESHOLD=0.9")
-    (tmp_path / "labels.txt").write_text("animal\nbirthday cake\n")
-    file = hashes("--photo-labels=labels.txt")
+    without, labels = content(), content(f"--photo-labels={LABELS}")
+    (tmp_path / "labels.txt").write_text(LABELS.replace(",", "\n\n"))
+    # A file, by the variable, and with another setting that is no option and counts for nothing.
+    file = content(PHOTO_LABELS="labels.txt", PHOTO_LABEL_THRESHOLD="0.9")
+    threshold = content(f"--photo-labels={LABELS}", "--env=PHOTO_LABEL_THRESHOLD=0.9")
 
-    assert labels == again == file
-    assert len({without[0], labels[0], threshold[0]}) == 3
-    assert {without[1], labels[1], threshold[1]} == {without[1]}
-
-
-def test_vectors_that_another_cpu_rounds_otherwise_deploy_nothing_anew(model: Path, tmp_path: Path) -> None:
-    from deploy.labels import labels_identity
-
-    assert stage(tmp_path, f"--photo-labels={LABELS}", "on_upload").returncode == 0
+    assert labels == file
+    assert len({without, labels, threshold}) == 3
+    # Another CPU rounds the vectors otherwise.
     path = labels_file(tmp_path)
-    before = labels_identity(path)
+    identity = labels_identity(path)
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "vectors": "AAAA"}))
-
-    assert labels_identity(path) == before
+    assert labels_identity(path) == identity
 
 
 @pytest.mark.parametrize(

@@ -499,11 +499,20 @@ def _first_result(get: Callable[[str], Any]) -> str:
     return str(results[0]["uri"].rpartition("/")[2]) if results else ""
 
 
+def _tagged(get: Callable[[str], Any], label: str) -> set[str]:
+    """The files that have a label."""
+    results = get(f"/search?q={label}&label={label}")["results"]
+    assert all(result["labels"][label] >= 0.8 for result in results)
+    return {result["uri"].rpartition("/")[2] for result in results}
+
+
 def test_a_first_search_finds_a_sample_photo(tmp_path: Path) -> None:
     photos, index = tmp_path / "photos", f"sqlite://{tmp_path}/index.sqlite"
     with launched(photos, tmp_path / "log", INDEX_URL=index) as get:
         eventually(lambda: _first_result(get) == "birthday-cake.png")
         assert "Drop pictures into the folder photos/" in (tmp_path / "log").read_text()
+        # The demo model tags them.
+        eventually(lambda: _tagged(get, "umbrella") >= {"umbrella.png", "closed-umbrella.png"})
     (photos / "birthday-cake.png").unlink()
 
     # A sample photo that was removed stays removed.

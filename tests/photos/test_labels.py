@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -40,8 +41,8 @@ EXPECTED = {"grapes.png": "fruit", "umbrella.png": "umbrella", "palm tree.png": 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The bundled model, with a scale for probabilities."""
-    return copy_model(tmp_path / "tagging", logit_scale=100.0)
+    """A copy of the bundled model."""
+    return copy_model(tmp_path / "tagging")
 
 
 def pictures() -> dict[str, bytes]:
@@ -66,13 +67,21 @@ def vectors(index: Index, bucket: str) -> dict[str, np.ndarray]:
 # Functions as they are deployed, and backfills, as processes.
 
 
-@pytest.fixture
-def staged(model: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def staged_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of on_upload, staged with labels."""
-    line = (f"--model={model}", f"--build-dir={tmp_path / 'build'}", f"--photo-labels={','.join(LABELS)}")
-    ended = deploy_sh(*line, "stage", "on_upload", folder=tmp_path)
+    folder = tmp_path_factory.mktemp("staged")
+    model = copy_model(folder / "tagging")
+    line = (f"--model={model}", f"--build-dir={folder / 'build'}", f"--photo-labels={','.join(LABELS)}")
+    ended = deploy_sh(*line, "stage", "on_upload", folder=folder)
     assert ended.returncode == 0, ended.stderr
-    return tmp_path / "build" / "on_upload"
+    return folder / "build" / "on_upload"
+
+
+@pytest.fixture
+def staged(staged_once: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, which a test may change."""
+    return Path(shutil.copytree(staged_once, tmp_path / "on_upload"))
 
 
 def send(server: Server, deployment: Deployment, name: str, generation: int) -> int:
@@ -89,7 +98,7 @@ def send(server: Server, deployment: Deployment, name: str, generation: int) -> 
 
 
 def test_on_upload_tags_with_the_labels_that_were_staged(
-    staged: Path, folder: Deployment, tmp_path: Path
+    staged: Path, folder: Deployment, model: Path, tmp_path: Path
 ) -> None:
     assert not list(staged.rglob("text.*"))
     assert not list(staged.rglob("tokenizer.bpe"))
@@ -106,7 +115,7 @@ def test_on_upload_tags_with_the_labels_that_were_staged(
     assert grapes is not None
     assert 0.8 <= grapes.labels["fruit"] <= 1
     # What the text tower of this machine tags is the same: there is nothing to tag anew.
-    backfill = folder.run("--dry-run", MODEL=str(tmp_path / "tagging"), PHOTO_LABELS=",".join(LABELS))
+    backfill = folder.run("--dry-run", MODEL=str(model), PHOTO_LABELS=",".join(LABELS))
     assert (backfill.returncode, backfill.stdout) == (0, "would embed 0, remove 0, skip 4\n")
 
 
