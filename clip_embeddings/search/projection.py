@@ -96,7 +96,9 @@ def _descend(points: np.ndarray, affinities: np.ndarray) -> np.ndarray:
         gradient = 4 * (forces.sum(axis=1, keepdims=True) * points - forces @ points)
         same = (gradient > 0) == (velocity > 0)
         gains = np.maximum(np.where(same, gains * 0.8, gains + 0.2), 0.01).astype(np.float32)
-        velocity = velocity * np.float32(0.5 if step < EARLY_STEPS else 0.8) - np.float32(rate) * gains * gradient
+        velocity = (
+            velocity * np.float32(0.5 if step < EARLY_STEPS else 0.8) - np.float32(rate) * gains * gradient
+        )
         points = points + velocity
         points -= points.mean(axis=0)
     return points
