@@ -49,11 +49,12 @@ def _principal(vectors: np.ndarray, count: int) -> np.ndarray:
 
 def _squared_distances(points: np.ndarray) -> np.ndarray:
     squares = np.einsum("ij,ij->i", points, points)
-    distances = points @ points.T
+    distances: np.ndarray = points @ points.T
     distances *= -2
     distances += squares[:, None]
     distances += squares
-    return np.maximum(distances, 0, out=distances)
+    np.maximum(distances, 0, out=distances)
+    return distances
 
 
 def _affinities(points: np.ndarray) -> np.ndarray:
@@ -75,8 +76,9 @@ def _affinities(points: np.ndarray) -> np.ndarray:
             np.where(is_wide, (low + high) / 2, low),
             np.where(is_wide, high, (low + high) / 2),
         )
-    joint = weights + weights.T
-    return joint / np.float32(joint.sum())
+    joint: np.ndarray = weights + weights.T
+    joint /= joint.sum()
+    return joint
 
 
 def _descend(points: np.ndarray, affinities: np.ndarray) -> np.ndarray:
@@ -96,7 +98,9 @@ def _descend(points: np.ndarray, affinities: np.ndarray) -> np.ndarray:
         gradient = 4 * (forces.sum(axis=1, keepdims=True) * points - forces @ points)
         same = (gradient > 0) == (velocity > 0)
         gains = np.maximum(np.where(same, gains * 0.8, gains + 0.2), 0.01).astype(np.float32)
-        velocity = velocity * np.float32(0.5 if step < EARLY_STEPS else 0.8) - np.float32(rate) * gains * gradient
+        velocity = (
+            velocity * np.float32(0.5 if step < EARLY_STEPS else 0.8) - np.float32(rate) * gains * gradient
+        )
         points = points + velocity
         points -= points.mean(axis=0)
     return points

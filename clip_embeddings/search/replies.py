@@ -7,7 +7,7 @@ from datetime import UTC
 from typing import Any
 from urllib.parse import quote
 
-from clip_embeddings.index.types import Hit
+from clip_embeddings.index.types import Entry, Hit
 from clip_embeddings.search.closeness import Noise
 from clip_embeddings.search.compose import Composition
 from clip_embeddings.search.paging import Page
@@ -55,6 +55,13 @@ def _result(hit: Hit, noise: Noise | None, composition: Composition | None) -> M
         "updated": entry.updated.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "labels": {label: round(float(value), DIGITS) for label, value in entry.labels.items()},
         "metadata": dict(entry.metadata),
-        # Contains the generation, because JavaScript cannot represent the large ones of files exactly.
-        "thumbnail": f"/thumbnail?uri={quote(entry.uri, safe='')}&generation={entry.generation}",
+        "thumbnail": thumbnail_path(entry),
     }
+
+
+def thumbnail_path(entry: Entry) -> str:
+    """The path of an object's small picture.
+
+    It contains the generation, because JavaScript cannot represent the large ones of files exactly.
+    """
+    return f"/thumbnail?uri={quote(entry.uri, safe='')}&generation={entry.generation}"
