@@ -59,13 +59,14 @@ function draw() {
     const card = cells.get(index) ?? made(index);
     const next = before ? before.nextSibling : at("results").firstChild;
     if (card !== next) at("results").insertBefore(card, next);
-    put(card, index);
+    if (card.placed !== layout) put(card, index);
     before = card;
   }
   reached(end);
 }
 
 function put(card, index) {
+  card.placed = layout;
   const { columns, cell, row } = layout;
   card.style.width = `${cell}px`;
   card.style.transform = `translate(${(index % columns) * (cell + GAP)}px, ${Math.floor(index / columns) * row}px)`;
