@@ -102,4 +102,4 @@ def to_entry(row: Mapping[str, Any], vector: np.ndarray, number: int) -> Entry:
 
 
 def _is_map(value: object, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, dict) and all(type(each) in kinds for each in value.values())
+    return isinstance(value, dict) and all(type(item) in kinds for item in value.values())

@@ -26,6 +26,8 @@ from clip_embeddings.index.checks import (
 from clip_embeddings.index.firestore_changes import Documents, change
 from clip_embeddings.index.firestore_client import connect, retry_options, translate_errors
 from clip_embeddings.index.firestore_documents import (
+    FIELDS,
+    LABEL_FIELDS,
     entry_document,
     in_range,
     is_expired,
@@ -128,7 +130,7 @@ class FirestoreIndex:
         return QueryResult(matching, is_complete=len(matching) == k or len(hits) < limit)
 
     def set_labels(self, changes: Sequence[LabelChange]) -> list[bool]:
-        checked = [each._replace(labels=check_labels(each.labels, each.label_set)) for each in changes]
+        checked = [item._replace(labels=check_labels(item.labels, item.label_set)) for item in changes]
         written = []
         for start in range(0, len(checked), BATCH_SIZE):
             written += self._set_labels_batch(checked[start : start + BATCH_SIZE])
@@ -157,6 +159,17 @@ class FirestoreIndex:
             return None
         document = self._read(object_id(bucket, name))
         return to_entry(document) if document and not document["deleted"] else None
+
+    def get_many(self, bucket: str, names: Sequence[str]) -> list[Entry | None]:
+        ids = [object_id(bucket, name) if is_text(bucket, name) else "" for name in names]
+        with translate_errors():
+            collection = self._documents()
+            references = [collection.document(id_) for id_ in dict.fromkeys(ids) if id_]
+            fields = [*FIELDS, *LABEL_FIELDS, "deleted"]
+            read = self._client.get().get_all(references, field_paths=fields, **retry_options())
+            documents = {snapshot.id: snapshot.to_dict() for snapshot in read if snapshot.exists}
+        present = {id_: to_entry(fields) for id_, fields in documents.items() if not fields["deleted"]}
+        return [present.get(id_) for id_ in ids]
 
     def generations(
         self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
@@ -243,19 +256,19 @@ class FirestoreIndex:
 
     def _set_labels_batch(self, changes: Sequence[LabelChange]) -> list[bool]:
         ids = [
-            object_id(each.bucket, each.name) if is_text(each.bucket, each.name) else "" for each in changes
+            object_id(item.bucket, item.name) if is_text(item.bucket, item.name) else "" for item in changes
         ]
 
         def decide(present: Documents, now: datetime) -> tuple[list[bool], Documents]:
             written: list[bool] = []
             documents: Documents = {}
-            for id_, each in zip(ids, changes, strict=True):
+            for id_, item in zip(ids, changes, strict=True):
                 document = present.get(id_)
                 is_present = bool(
-                    document and not document["deleted"] and document["generation"] == each.generation
+                    document and not document["deleted"] and document["generation"] == item.generation
                 )
                 if document and is_present:
-                    documents[id_] = document | label_fields(each.labels, each.label_set)
+                    documents[id_] = document | label_fields(item.labels, item.label_set)
                 written.append(is_present)
             return written, documents
 

@@ -41,7 +41,7 @@ def nearest(
         if filter_.prefix:
             query = in_range(query, "name", names_with_prefix(filter_.prefix))
         fields = [*FIELDS, *LABEL_FIELDS, DISTANCE, *(["vector"] if with_vectors else [])]
-        found = query.select(fields).find_nearest(
+        nearest_ones = query.select(fields).find_nearest(
             "vector",
             Vector(vector.tolist()),
             limit=limit,
@@ -49,7 +49,7 @@ def nearest(
             distance_result_field=DISTANCE,
             distance_threshold=None if min_score is None else 1 - min_score,
         )
-        results = [snapshot.to_dict() for snapshot in found.get(**retry_options())]
+        results = [snapshot.to_dict() for snapshot in nearest_ones.get(**retry_options())]
     return [Hit(to_entry(document), 1 - document[DISTANCE]) for document in results]
 
 
@@ -66,10 +66,10 @@ def sample(documents: Callable[[], Any], space: str, count: int, bucket: str | N
             query = query.where(filter=where("bucket", "==", bucket))
         query = query.order_by("__name__")
         start = collection.document(secrets.token_hex(32))
-        found = list(query.start_at({"__name__": start}).limit(count).get(**retry_options()))
-        if len(found) < count:
-            before = query.end_before({"__name__": start}).limit(count - len(found))
-            found += before.get(**retry_options())
-        entries = [to_entry(snapshot.to_dict()) for snapshot in found]
+        snapshots = list(query.start_at({"__name__": start}).limit(count).get(**retry_options()))
+        if len(snapshots) < count:
+            before = query.end_before({"__name__": start}).limit(count - len(snapshots))
+            snapshots += before.get(**retry_options())
+        entries = [to_entry(snapshot.to_dict()) for snapshot in snapshots]
     random.shuffle(entries)
     return entries

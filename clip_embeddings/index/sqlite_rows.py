@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -110,6 +111,12 @@ def entry_row(entry: Entry) -> tuple[object, ...]:
     )
 
 
+def _read_json(text: str) -> Mapping[str, Any]:
+    # Most entries have none, and a search reads two of these for each of its results.
+    value: Mapping[str, Any] = {} if text == "{}" else json.loads(text)
+    return value
+
+
 def to_entry(
     bucket: str,
     name: str,
@@ -135,9 +142,9 @@ def to_entry(
         space,
         fingerprint,
         np.frombuffer(vector, "<f4"),
-        json.loads(metadata),
+        _read_json(metadata),
         # Files that were made before there were labels have none here.
-        json.loads(labels) if labels else {},
+        _read_json(labels or "{}"),
         label_set or "",
     )
 

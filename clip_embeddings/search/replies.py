@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
-from clip_embeddings.index.types import Entry, Hit
+from clip_embeddings.index.types import Entry, Hit, object_uri
 from clip_embeddings.search.closeness import Noise
 from clip_embeddings.search.compose import Composition
 from clip_embeddings.search.paging import Page
@@ -41,14 +42,21 @@ def write(
 
 
 def _result(hit: Hit, noise: Noise | None, composition: Composition | None) -> Mapping[str, Any]:
-    entry, score = hit.entry, float(hit.score)
+    score = float(hit.score)
     closeness = noise.closeness(score) if noise else min(1.0, max(0.0, score))
-    shares = composition.shares(entry.vector) if composition else None
+    shares = composition.shares(hit.entry.vector) if composition else None
     return {
-        "uri": entry.uri,
+        **write_object(hit.entry),
         "score": round(score, DIGITS),
         "closeness": round(closeness, 3),
         "parts": shares and {part: round(share, DIGITS) for part, share in shares.items()},
+    }
+
+
+def write_object(entry: Entry) -> Mapping[str, Any]:
+    """As `schema.Object` has it."""
+    return {
+        "uri": entry.uri,
         "generation": entry.generation,
         "content_type": entry.content_type,
         "size": entry.size,
@@ -64,4 +72,14 @@ def thumbnail_path(entry: Entry) -> str:
 
     It contains the generation, because JavaScript cannot represent the large ones of files exactly.
     """
-    return f"/thumbnail?uri={quote(entry.uri, safe='')}&generation={entry.generation}"
+    return f"/thumbnail?uri={_quoted_uri(entry)}&generation={entry.generation}"
+
+
+def _quoted_uri(entry: Entry) -> str:
+    return _quoted(object_uri(entry.bucket, "")) + quote(entry.name, safe="")
+
+
+@lru_cache(8)
+def _quoted(text: str) -> str:
+    """`text` in a query string. All results of a reply begin with the same bucket, often a long path."""
+    return quote(text, safe="")

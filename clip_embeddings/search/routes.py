@@ -13,6 +13,7 @@ from clip_embeddings.protocols.base import json_body
 from clip_embeddings.search import queries, schema
 from clip_embeddings.search.collection import answer_collection
 from clip_embeddings.search.collection_map import CollectionMap, answer_map
+from clip_embeddings.search.duplicates import answer_duplicates
 from clip_embeddings.search.handlers import answer_search
 from clip_embeddings.search.objects import answer_original, answer_thumbnail
 from clip_embeddings.search.page import search_page
@@ -46,6 +47,9 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
 
     def map_(context: RequestContext) -> Any:
         return answer_map(context, searcher, collection_map)
+
+    def duplicates(context: RequestContext) -> Any:
+        return answer_duplicates(context, searcher)
 
     def page(request: Request) -> Response:
         return search_page(request, searcher.model_notice)
@@ -107,6 +111,18 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             "A map of the collection: points of a plane, near where objects are alike",
             map_,
             schema.MapReply,
+            error_statuses=(400, 503),
+            page=page,
+            tag="search",
+        ),
+        Route(
+            "GET",
+            "/duplicates",
+            "duplicates",
+            "Groups of near-duplicates, as the command `duplicates` found them",
+            duplicates,
+            schema.DuplicatesReply,
+            query=schema.DuplicatesQuery,
             error_statuses=(400, 503),
             page=page,
             tag="search",

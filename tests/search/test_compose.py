@@ -80,7 +80,8 @@ def test_words_change_a_picture(server: Server, album: Album, kind: str, color: 
 
 def test_what_is_not_wanted_goes_down_and_the_rest_stays(server: Server) -> None:
     plain = names(search(server, text="heart", k=100))
-    falls, stays = [], []
+    falls: list[int] = []
+    stays: list[int] = []
     for color in COLORS:
         without = names(search(server, text="heart", k=100, **{"not": color}))
         for name in (f"{color} heart" for color in COLORS):

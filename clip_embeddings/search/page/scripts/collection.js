@@ -13,7 +13,7 @@ async function learnCollection() {
   const { count, model, labels, sampled, notice } = collection;
   const photos = count === 1 ? "One photo" : `${number(count)} photos`;
   at("count").textContent = count ? `${photos}, found by the model ${model}.` : (notice ?? "There are no photos yet.");
-  at("to-map").hidden = count < 2;
+  at("to-map").hidden = at("to-duplicates").hidden = count < 2;
   const about = sampled ? "about " : "";
   const some = labels.slice(0, LABELS).map(({ label, count: carriers }) => {
     const link = labelLink(label);

@@ -1,7 +1,8 @@
 // Groups of photos that are almost the same, side by side. Nothing can be removed from here.
 
-// Groups of one page: as many as are read in one go.
+// Groups of one page, and members of a group that are shown: so many elements at most.
 const GROUPS = 20;
+const MEMBERS = 12;
 
 async function showDuplicates() {
   at("groups").replaceChildren();
@@ -31,11 +32,12 @@ async function showDuplicates() {
   }
 }
 
-function group({ score, members }) {
+function group({ score, count, members }) {
   const row = element("section", "", { class: "group" });
-  row.append(element("h2", `${members.length} photos, score ${score.toFixed(3)}`));
+  row.append(element("h2", `${number(count)} photos, score ${score.toFixed(3)}`));
   const list = element("ul", "");
-  members.forEach((member, index) => list.append(twin(members, member, index)));
+  members.slice(0, MEMBERS).forEach((member, index) => list.append(twin(members, member, index)));
+  if (count > MEMBERS) list.append(element("li", `and ${number(count - MEMBERS)} more`));
   row.append(list);
   return row;
 }
