@@ -26,6 +26,8 @@ from clip_embeddings.index.checks import (
 from clip_embeddings.index.firestore_changes import Documents, change
 from clip_embeddings.index.firestore_client import connect, retry_options, translate_errors
 from clip_embeddings.index.firestore_documents import (
+    FIELDS,
+    LABEL_FIELDS,
     entry_document,
     in_range,
     is_expired,
@@ -157,6 +159,17 @@ class FirestoreIndex:
             return None
         document = self._read(object_id(bucket, name))
         return to_entry(document) if document and not document["deleted"] else None
+
+    def get_many(self, bucket: str, names: Sequence[str]) -> list[Entry | None]:
+        ids = [object_id(bucket, name) if is_text(bucket, name) else "" for name in names]
+        with translate_errors():
+            collection = self._documents()
+            references = [collection.document(id_) for id_ in dict.fromkeys(ids) if id_]
+            fields = [*FIELDS, *LABEL_FIELDS, "deleted"]
+            read = self._client.get().get_all(references, field_paths=fields, **retry_options())
+            documents = {snapshot.id: snapshot.to_dict() for snapshot in read if snapshot.exists}
+        present = {id_: to_entry(fields) for id_, fields in documents.items() if not fields["deleted"]}
+        return [present.get(id_) for id_ in ids]
 
     def generations(
         self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES

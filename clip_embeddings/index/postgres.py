@@ -18,6 +18,7 @@ from psycopg import IsolationLevel, sql
 from clip_embeddings.config import IndexSettings
 from clip_embeddings.index import postgres_rows as rows
 from clip_embeddings.index.checks import check_dimensions, check_entry, check_generation, is_text, normalize
+from clip_embeddings.index.postgres_changes import limit_waiting, write_rows
 from clip_embeddings.index.postgres_pool import PostgresPool
 from clip_embeddings.index.postgres_reports import read_report, write_report
 from clip_embeddings.index.postgres_sample import sample_rows
@@ -29,7 +30,7 @@ from clip_embeddings.index.postgres_schema import (
     prepare,
     space_dimensions,
 )
-from clip_embeddings.index.postgres_search import make_search, run_search
+from clip_embeddings.index.postgres_search import NO_VECTOR, make_search, run_search
 from clip_embeddings.index.types import (
     EVERYTHING,
     Entry,
@@ -40,7 +41,7 @@ from clip_embeddings.index.types import (
     names_with_prefix,
 )
 from clip_embeddings.postgres_url import PostgresUrl, parse_postgres_url
-from clip_embeddings.storage.types import ALL_NAMES, RETRY_TIMEOUT, NameRange
+from clip_embeddings.storage.types import ALL_NAMES, NameRange
 
 T = TypeVar("T", Entry, LabelChange)
 
@@ -99,7 +100,7 @@ class PostgresIndex:
 
         def write(connection: Connection) -> bool:
             with connection.pipeline():
-                _limit_waiting(connection)
+                limit_waiting(connection)
                 return connection.execute(rows.delete(self._url.table), parameters).fetchone() is not None
 
         deleted = self._pool.run(write)
@@ -149,6 +150,17 @@ class PostgresIndex:
         )
         row = self._fetch(select, [rows.escape(bucket), rows.escape(name)])
         return rows.to_entry(row[0], rows.parse_vector(row[0][-1])) if row else None
+
+    def get_many(self, bucket: str, names: Sequence[str]) -> list[Entry | None]:
+        if not is_text(bucket):
+            return [None] * len(names)
+        select = self._compose(
+            "SELECT {columns} FROM {table} WHERE bucket = %s AND name = ANY(%s) AND expires IS NULL"
+        )
+        wanted = [rows.escape(name) for name in names if is_text(name)]
+        page = self._fetch(select, [rows.escape(bucket), wanted])
+        entries = {entry.name: entry for entry in (rows.to_entry(row, NO_VECTOR) for row in page)}
+        return [entries.get(name) for name in names]
 
     def generations(
         self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
@@ -232,22 +244,9 @@ class PostgresIndex:
     def _write(
         self, statement: sql.Composed, changes: Sequence[T], row: Callable[[T], tuple[object, ...]]
     ) -> list[bool]:
-        """Run a statement that returns a row if it changed one, for each change in one transaction."""
-        # In one order everywhere, so that writers wait for each other but never in a circle.
-        order = sorted(range(len(changes)), key=lambda position: _key(changes[position]))
-        parameters = [row(changes[position]) for position in order]
-
-        def write(connection: Connection) -> list[bool]:
-            written = [False] * len(changes)
-            with connection.pipeline(), connection.cursor() as cursor:
-                _limit_waiting(connection)
-                cursor.executemany(statement, parameters, returning=True)
-                for position in order:
-                    written[position] = cursor.fetchone() is not None
-                    cursor.nextset()
-            return written
-
-        return self._pool.run(write) if changes else []
+        parameters = [((change.bucket, change.name), row(change)) for change in changes]
+        run = partial(write_rows, statement=statement, parameters=parameters)
+        return self._pool.run(run) if changes else []
 
     def _fetch(self, select: sql.Composed, parameters: Any) -> list[tuple[Any, ...]]:
         return self._pool.run(
@@ -283,12 +282,3 @@ class PostgresIndex:
             )
         )
         return self._dimensions[entry.space]
-
-
-def _key(entry: Entry | LabelChange) -> tuple[bytes, bytes]:
-    return entry.bucket.encode(), entry.name.encode()
-
-
-def _limit_waiting(connection: Connection) -> None:
-    """Have this transaction give up after a while if others keep its rows locked."""
-    connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{int(RETRY_TIMEOUT)}s"])

@@ -133,6 +133,18 @@ class SqliteIndex:
         row = self._connections.run(lambda connection: connection.execute(select, (bucket, name)).fetchone())
         return to_entry(*row) if row else None
 
+    def get_many(self, bucket: str, names: Sequence[str]) -> list[Entry | None]:
+        select = f"SELECT {COLUMNS}, x'' FROM entries WHERE bucket = ? AND name = ? AND expires IS NULL"
+
+        def read(connection: sqlite3.Connection) -> list[Entry | None]:
+            rows = (
+                connection.execute(select, (bucket, name)).fetchone() if is_text(bucket, name) else None
+                for name in names
+            )
+            return [to_entry(*row) if row else None for row in rows]
+
+        return self._connections.run(read)
+
     def generations(
         self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
     ) -> Iterator[IndexedVersion]:

@@ -215,6 +215,9 @@ class Index(Protocol):
     def get(self, bucket: str, name: str) -> Entry | None:
         """An object's entry with its vector; None if the index has none."""
 
+    def get_many(self, bucket: str, names: Sequence[str]) -> list[Entry | None]:
+        """As `get` for each of the names, but without the vectors, and at once."""
+
     def generations(
         self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
     ) -> Iterator[IndexedVersion]:

@@ -42,14 +42,21 @@ def write(
 
 
 def _result(hit: Hit, noise: Noise | None, composition: Composition | None) -> Mapping[str, Any]:
-    entry, score = hit.entry, float(hit.score)
+    score = float(hit.score)
     closeness = noise.closeness(score) if noise else min(1.0, max(0.0, score))
-    shares = composition.shares(entry.vector) if composition else None
+    shares = composition.shares(hit.entry.vector) if composition else None
     return {
-        "uri": entry.uri,
+        **write_object(hit.entry),
         "score": round(score, DIGITS),
         "closeness": round(closeness, 3),
         "parts": shares and {part: round(share, DIGITS) for part, share in shares.items()},
+    }
+
+
+def write_object(entry: Entry) -> Mapping[str, Any]:
+    """As `schema.Object` has it."""
+    return {
+        "uri": entry.uri,
         "generation": entry.generation,
         "content_type": entry.content_type,
         "size": entry.size,

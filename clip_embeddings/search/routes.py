@@ -12,6 +12,7 @@ from clip_embeddings.http.routing import Reply, RequestContext, Route
 from clip_embeddings.protocols.base import json_body
 from clip_embeddings.search import queries, schema
 from clip_embeddings.search.collection import answer_collection
+from clip_embeddings.search.duplicates import answer_duplicates
 from clip_embeddings.search.handlers import answer_search
 from clip_embeddings.search.objects import answer_original, answer_thumbnail
 from clip_embeddings.search.page import search_page
@@ -41,6 +42,9 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
 
     def collection(context: RequestContext) -> Any:
         return answer_collection(context, searcher)
+
+    def duplicates(context: RequestContext) -> Any:
+        return answer_duplicates(context, searcher)
 
     def page(request: Request) -> Response:
         return search_page(request, searcher.model_notice)
@@ -93,6 +97,17 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             collection,
             schema.CollectionReply,
             error_statuses=(503,),
+            tag="search",
+        ),
+        Route(
+            "GET",
+            "/duplicates",
+            "duplicates",
+            "Groups of near-duplicates, as the command `duplicates` found them",
+            duplicates,
+            schema.DuplicatesReply,
+            query=schema.DuplicatesQuery,
+            error_statuses=(400, 503),
             tag="search",
         ),
         Route(

@@ -127,10 +127,22 @@ class Parts(msgspec.Struct, kw_only=True, omit_defaults=True):
     not_: float | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="not")
 
 
-class Result(msgspec.Struct, kw_only=True):
-    """An object of the index and its score."""
+class Object(msgspec.Struct, kw_only=True):
+    """An object of the index."""
 
     uri: str
+    generation: int
+    content_type: str
+    size: Annotated[int, Meta(description="Bytes.")]
+    updated: Annotated[str, Meta(description="RFC 3339, in UTC.")]
+    labels: Annotated[dict[str, float], Meta(description="What it shows: probabilities, best first.")]
+    metadata: dict[str, str]
+    thumbnail: Annotated[str, Meta(description="Path of a small picture; `&size=` sets its longer side.")]
+
+
+class Result(Object, kw_only=True):
+    """An object of the index and its score."""
+
     score: Annotated[float, Meta(description="Cosine.")]
     closeness: Annotated[
         float,
@@ -139,13 +151,6 @@ class Result(msgspec.Struct, kw_only=True):
     parts: Annotated[
         Parts | None, Meta(description="For a composed query: what each part adds to the score.")
     ]
-    generation: int
-    content_type: str
-    size: Annotated[int, Meta(description="Bytes.")]
-    updated: Annotated[str, Meta(description="RFC 3339, in UTC.")]
-    labels: Annotated[dict[str, float], Meta(description="What it shows: probabilities, best first.")]
-    metadata: dict[str, str]
-    thumbnail: Annotated[str, Meta(description="Path of a small picture; `&size=` sets its longer side.")]
 
 
 class SearchReply(msgspec.Struct, kw_only=True):
@@ -187,3 +192,44 @@ class CollectionReply(msgspec.Struct, kw_only=True):
     ]
     originals: Annotated[bool, Meta(description="Whether `/original` is served.")]
     notice: Annotated[str | None, Meta(description="Why there can be no results, for a person.")]
+
+
+class DuplicatesQuery(msgspec.Struct, kw_only=True):
+    """Which groups of near-duplicates."""
+
+    k: Annotated[int, Meta(ge=1, le=100, description="At most so many groups in one reply.")] = 10
+    cursor: (
+        Annotated[
+            str,
+            Meta(
+                max_length=MAX_CURSOR_CHARS,
+                description="`cursor` of the reply before, to get the groups after.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Duplicate(Object, kw_only=True):
+    """A near-duplicate of the first member of its group."""
+
+    score: Annotated[float, Meta(description="Cosine with the first member; 1 for that one.")]
+
+
+class DuplicateGroup(msgspec.Struct, kw_only=True):
+    """Objects that resemble the first one: the largest file, of equal ones the oldest."""
+
+    score: Annotated[float, Meta(description="The least of the members' scores.")]
+    count: Annotated[int, Meta(description="How many there were; `members` has at most 100.")]
+    members: Annotated[list[Duplicate], Meta(description="Those that are unchanged, nearest first.")]
+
+
+class DuplicatesReply(msgspec.Struct, kw_only=True):
+    """Groups of near-duplicates, as the command found them: the most similar ones first."""
+
+    groups: list[DuplicateGroup]
+    cursor: Annotated[str | None, Meta(description="For the groups after these; null at the end.")]
+    made: Annotated[str | None, Meta(description="When the command ran: RFC 3339, in UTC.")]
+    threshold: Annotated[float | None, Meta(description="The least score that the command asked for.")]
+    space: str
+    notice: Annotated[str | None, Meta(description="Why there can be no groups, for a person.")]

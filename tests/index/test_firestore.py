@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from google.cloud.firestore import DELETE_FIELD
 
 from clip_embeddings.index import firestore_changes, firestore_client
 from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.firestore import FirestoreIndex
+from clip_embeddings.index.firestore_documents import object_id
+from clip_embeddings.index.types import Filter, LabelChange
 from clip_embeddings.storage.types import StorageError, TransientError
 from tests.support.entries import UPDATED, direction, entry
 from tests.support.indexes import close_index
@@ -51,6 +54,18 @@ def test_a_document_has_the_fields_that_indexes_and_policies_name(index: Firesto
     assert list(fields["vector"]) == direction("a/b.png 7").tolist()
     assert fields["updated"] == UPDATED
     assert "expires" not in fields
+
+
+def test_a_document_that_was_written_before_there_were_labels(index: FirestoreIndex) -> None:
+    index.upsert([entry("a")])
+    id_ = object_id("photos", "a")
+    index._documents().document(id_).update({"labels": DELETE_FIELD, "label_set": DELETE_FIELD})
+
+    assert index.get("photos", "a") == entry("a")
+    assert list(index.generations("photos")) == [("a", 1, "f", "")]
+    assert index.query(direction("q"), "s", 5, Filter(label="cat")).hits == []
+    assert index.set_labels([LabelChange("photos", "a", 1, {"cat": 0.5}, "x")]) == [True]
+    assert index.get("photos", "a") == entry("a", labels={"cat": 0.5}, label_set="x")
 
 
 def test_a_tombstone_has_no_vector_and_an_expiry(index: FirestoreIndex) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from itertools import combinations
@@ -21,23 +19,8 @@ from clip_embeddings.index.types import EntryError, Filter, Index, prefix_end
 from clip_embeddings.storage.types import NameRange
 from tests.support.entries import DIMENSIONS, direction, entry
 from tests.support.histories import History, check_history, histories
-from tests.support.indexes import EMPTY_INDEX_URLS, opened_index
+from tests.support.indexes import EMPTY_INDEX_URLS, Open
 from tests.support.threads import run_threads
-
-# Opens the index of a test, each time as another process would.
-Open = Callable[..., Index]
-
-
-@pytest.fixture(params=[backend.scheme for backend in BACKENDS])
-def open_again(request: pytest.FixtureRequest) -> Iterator[Open]:
-    url = EMPTY_INDEX_URLS[request.param](request)
-    with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(opened_index(url, **options))
-
-
-@pytest.fixture
-def index(open_again: Open) -> Index:
-    return open_again()
 
 
 def test_every_backend_of_the_registry_is_tested_here() -> None:

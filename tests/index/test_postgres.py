@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from psycopg import IsolationLevel
+from psycopg import IsolationLevel, sql
 
 from clip_embeddings.index import postgres as postgres_module
-from clip_embeddings.index import postgres_schema, postgres_search
+from clip_embeddings.index import postgres_sample, postgres_schema, postgres_search
 from clip_embeddings.index.postgres import PostgresIndex
-from clip_embeddings.index.types import Filter
+from clip_embeddings.index.types import Filter, LabelChange
 from clip_embeddings.postgres_url import parse_postgres_url
 from clip_embeddings.storage.types import StorageError, TransientError
 from tests.support import postgres_server
-from tests.support.entries import DIMENSIONS, direction, entry
+from tests.support.entries import DIMENSIONS, UPDATED, direction, entry
 from tests.support.histories import History, check_history, histories
 from tests.support.index_process import row_name
 from tests.support.indexes import close_index, opened_index
@@ -467,6 +467,80 @@ def test_an_older_schema_is_migrated_and_a_newer_one_refused(
     assert run(postgres, url, "SELECT version FROM {table}_schema") == [(3,)]
     with opened_index(url) as older, pytest.raises(StorageError, match=r"made by a newer version .*schema 3"):
         older.count()
+
+
+def test_tables_of_the_first_version_are_migrated(
+    postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(postgres_schema, "MIGRATIONS", postgres_schema.MIGRATIONS[:1])
+        with opened_index(url) as index:
+            assert index.count() == 0
+    run(postgres, url, "INSERT INTO {table}_spaces (space, dimensions) VALUES ('s', 3)")
+    columns = "bucket, name, generation, space, fingerprint, content_type, size, updated, metadata, vector"
+    values = "'photos', 'a', 1, 's', 'f', 'image/png', 5, '2026-05-04T03:02:01.123456Z', '{{}}', '[1, 0, 0]'"
+    run(postgres, url, f"INSERT INTO {{table}} ({columns}) VALUES ({values})")
+
+    with opened_index(url) as index:
+        old = entry("a", vector=np.array([1, 0, 0], np.float32))
+        assert index.get("photos", "a") == old
+        (hit,) = index.query(old.vector, "s", 5, Filter(content_type="image/*")).hits
+        assert (hit.entry, list(index.generations("photos"))) == (old, [("a", 1, "f", "")])
+        assert index.set_labels([LabelChange("photos", "a", 1, {"cat": 0.5}, "x")]) == [True]
+        assert len(index.query(old.vector, "s", 5, Filter(label="cat")).hits) == 1
+        index.write_report("r", [b"x"])
+    assert run(postgres, url, "SELECT version FROM {table}_schema") == [(2,)]
+
+
+def test_a_large_table_is_sampled_by_pages(
+    postgres: PostgresServer, url: str, index: PostgresIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.upsert([entry(f"{number:04}") for number in range(3000)])
+    run(postgres, url, "ANALYZE {table}")
+    monkeypatch.setattr(postgres_sample, "_OF_KEYS", "SELECT 1/0")
+    # A page holds so many of these small rows that only a few pages would be read.
+    monkeypatch.setattr(postgres_sample, "READ_MORE", 20.0)
+
+    samples = [index.sample("s", 50) for _ in range(5)]
+
+    assert [len({each.name for each in sample}) for sample in samples] == [50] * 5
+    assert len({each.name for sample in samples for each in sample}) > 150
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        Filter(label="rare"),
+        Filter(content_type="image/rare"),
+        Filter(updated_from=UPDATED.replace(year=2027)),
+        Filter(prefix="x/", label="rare", content_type="image/*"),
+    ],
+    ids=["label", "type", "time", "several"],
+)
+def test_filters_that_few_rows_match_read_no_others(
+    postgres: PostgresServer, url: str, index: PostgresIndex, where: Filter
+) -> None:
+    index.upsert([entry(f"{number:04}") for number in range(2500)])
+    rare: dict[str, Any] = {
+        "labels": {"rare": 0.5},
+        "content_type": "image/rare",
+        "updated": UPDATED.replace(year=2027),
+    }
+    index.upsert([entry(f"x/{number}", **rare) for number in range(3)])
+    run(postgres, url, "ANALYZE {table}")
+    assert index._extension is not None
+    search = postgres_search.make_search(
+        index._url, index._extension, direction("q"), "s", 10, where, with_vectors=False
+    )
+    count = sql.SQL("EXPLAIN SELECT 1 FROM {table} WHERE {condition} LIMIT 2001").format(
+        table=sql.Identifier(index._url.table), condition=postgres_search._condition(search)
+    )
+    lines = index._pool.run(
+        lambda connection: connection.execute(count, postgres_search._parameters(search)).fetchall()
+    )
+
+    assert "Seq Scan" not in str(lines)
+    assert len(index.query(direction("q"), "s", 10, where).hits) == 3
 
 
 def test_tables_that_are_dropped_are_made_again(
