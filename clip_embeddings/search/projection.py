@@ -109,4 +109,6 @@ def _descend(points: np.ndarray, affinities: np.ndarray) -> np.ndarray:
 def _fitted(points: np.ndarray) -> np.ndarray:
     """The points in -1..1, with their proportions."""
     low, high = points.min(axis=0), points.max(axis=0)
-    return (points - (low + high) / 2) / max(float((high - low).max()) / 2, 1e-12)
+    fitted: np.ndarray = points - (low + high) / 2
+    fitted /= max(float((high - low).max()) / 2, 1e-12)
+    return fitted
