@@ -39,7 +39,7 @@ def search_page(request: Request, notice: str | None = None) -> Response:
 def _document(notice: str | None) -> tuple[bytes, str]:
     """The document, and the Content-Security-Policy that names its parts by their hashes."""
     style = (FOLDER / "search.css").read_bytes()
-    parts = b"\n".join((FOLDER / "scripts" / f"{name}.js").read_bytes() for name in SCRIPTS)
+    parts = b"\n".join((FOLDER / f"{name}.js").read_bytes() for name in SCRIPTS)
     script = b'"use strict";\n(() => {\n%b})();\n' % parts
     document = (FOLDER / "search.html").read_bytes()
     document = document.replace(b"<style></style>", b"<style>%b</style>" % style)
