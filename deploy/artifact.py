@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_embeddings.config import CLOUD_STORAGE
+from clip_embeddings.config import CLOUD_STORAGE, SWAGGER_UI
 from clip_embeddings.engine.manifest import (
     LIBRARY_TOKENIZER,
     TOWERS,
@@ -52,6 +52,8 @@ class Artifact:
     reads_buckets: bool = False
     # What photos are tagged with, as settings; empty if they are not.
     label_settings: Mapping[str, str] = field(default_factory=dict)
+    # Whether a browser gets Swagger UI at /docs.
+    has_swagger_ui: bool = False
 
     def manifest(self, model: str) -> Manifest:
         """The manifest of one of its models. Raises ModelError if it is not baked, or lacks a tower."""
@@ -110,6 +112,8 @@ class Artifact:
             yield CLOUD_STORAGE.requirements
         if "index" in needs and self.backend.package:
             yield self.backend.package.requirements
+        if self.has_swagger_ui and self.function.is_http:
+            yield SWAGGER_UI.requirements
 
 
 def make_artifact(function: Function, options: CommandLine) -> Artifact:
@@ -121,8 +125,9 @@ def make_artifact(function: Function, options: CommandLine) -> Artifact:
         function,
         tuple(dict.fromkeys(models)),
         chosen_backend(options),
-        bool(options["ALLOWED_BUCKETS"]),
-        label_settings(options) if function.tags_photos else {},
+        label_settings=label_settings(options) if function.tags_photos else {},
+        reads_buckets=bool(options["ALLOWED_BUCKETS"]),
+        has_swagger_ui=options.settings.get("DOCS_PAGE") == "swagger",
     )
 
 

@@ -21,10 +21,11 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from clip_embeddings.config import load_settings
+from clip_embeddings.config import SWAGGER_UI, load_settings
 from clip_embeddings.engine.manifest import Manifest, ModelError, find_model_folder, load_manifest
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.paths import DEMO, MODEL_CACHE, ROOT
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if manifest.name == DEMO and bucket_url == PHOTOS.as_uri():
         # PHOTO_LABELS= turns it off.
         os.environ.setdefault("PHOTO_LABELS", ",".join(LABELS))
+    if find_spec(SWAGGER_UI.module):
+        os.environ["DOCS_PAGE"] = os.environ.get("DOCS_PAGE") or "swagger"
     if _is_loopback(host):
         # Nobody else can see the photos.
         os.environ["SERVE_ORIGINALS"] = os.environ.get("SERVE_ORIGINALS") or "true"

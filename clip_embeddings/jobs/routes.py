@@ -86,7 +86,7 @@ def _task_routes(task: str, jobs: Jobs) -> tuple[Route, ...]:
             errors=schema.ERRORS,
             provenance=reply is not schema.JobStatus,
             tag=task,
-            example=None if batched else {tower: schema.EXAMPLES[tower]},
+            example={tower: [schema.EXAMPLES[tower]] if batched else schema.EXAMPLES[tower]},
         )
 
     def get(path: str, operation_id: str, summary: str, batched: bool) -> Route:
