@@ -15,7 +15,7 @@ from clip_embeddings import label_settings
 from clip_embeddings import setting_values as parse
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.registry import Package
-from clip_embeddings.label_settings import LabelSettings
+from clip_embeddings.label_settings import NO_LABELS, LabelSettings
 from clip_embeddings.paths import default_model
 from clip_embeddings.postgres_url import mask_password
 
@@ -118,7 +118,7 @@ class PhotoSettings:
     # Age in seconds above which an event is dropped. An event that crashes its process would otherwise be
     # delivered forever.
     max_event_age: float = 2 * 24 * 3600.0
-    labels: LabelSettings = field(default_factory=LabelSettings)
+    labels: LabelSettings = NO_LABELS
     # Whether /original sends the photos themselves, in full size and with their metadata.
     originals: bool = False
 
@@ -201,7 +201,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         ConfigError: a value is not what its variable allows.
     """
     limits, fetch, jobs = Limits(), FetchSettings(), JobSettings()
-    photos, index, labels = PhotoSettings(), IndexSettings(), LabelSettings()
+    photos, index = PhotoSettings(), IndexSettings()
     models: tuple[str, ...] = _read(env, "MODELS", (), parse.names)
     ttl = _read(env, "JOBS_TTL", jobs.ttl, parse.seconds(31 * 24 * 3600))
     deadline = _read(env, "JOBS_DEADLINE", jobs.deadline, parse.seconds(24 * 3600))
@@ -266,8 +266,8 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             plan_url=_read(env, "PLAN_URL", None, parse.bucket_url),
             max_event_age=event_age,
             labels=LabelSettings(
-                _read(env, "PHOTO_LABELS", labels.labels, label_settings.labels),
-                _read(env, "PHOTO_LABEL_TEMPLATES", labels.templates, label_settings.templates),
+                _read(env, "PHOTO_LABELS", (), label_settings.labels),
+                _read(env, "PHOTO_LABEL_TEMPLATES", NO_LABELS.templates, label_settings.templates),
                 _read(env, "PHOTO_LABEL_THRESHOLD", None, label_settings.threshold),
             ),
             originals=_read(env, "SERVE_ORIGINALS", False, parse.switch),

@@ -5,8 +5,8 @@ The parsers raise ValueError, whose message says what is allowed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 # The file of a staged model with the vectors of labels: see photos/label_sets.py.
 LABELS_FILE = "labels.json"
@@ -25,16 +25,18 @@ PATH_STARTS = ("/", "./", "../")
 PATH_END = ".txt"
 
 
-@dataclass(frozen=True)
-class LabelSettings:
-    """What photos are tagged with."""
+class LabelSettings(NamedTuple):
+    """What photos are tagged with. A tuple, because every function makes this class at start."""
 
-    # None: photos are not tagged, unless vectors of labels lie beside the model.
+    # Empty: photos are not tagged, unless vectors of labels lie beside the model.
     labels: tuple[str, ...] = ()
     # A label becomes one text per template; the mean of their vectors is its vector.
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     # A photo gets the labels that have at least this probability. None: the default of the kind of model.
     threshold: float | None = None
+
+
+NO_LABELS = LabelSettings()
 
 
 def is_path(raw: str) -> bool:

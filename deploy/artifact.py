@@ -125,8 +125,8 @@ def make_artifact(function: Function, options: CommandLine) -> Artifact:
         function,
         tuple(dict.fromkeys(models)),
         chosen_backend(options),
-        reads_buckets=bool(options["ALLOWED_BUCKETS"]),
         label_settings=label_settings(options) if function.tags_photos else {},
+        reads_buckets=bool(options["ALLOWED_BUCKETS"]),
         has_swagger_ui=options.settings.get("DOCS_PAGE") == "swagger",
     )
 

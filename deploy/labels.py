@@ -57,6 +57,8 @@ def write_labels(function: str, model: Path, settings: Mapping[str, str], target
     if ended.returncode:
         reason = ended.stderr.strip().rpartition("\n")[2]
         raise DeployError(f"{function}: {reason or 'the labels could not be embedded.'}")
+    # Warnings.
+    sys.stderr.write(ended.stderr)
 
 
 def labels_identity(path: Path) -> str:

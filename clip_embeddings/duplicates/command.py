@@ -78,12 +78,12 @@ def _leave_to_the_first_task() -> int:
 
 def _run(index: Index, bucket: str, options: argparse.Namespace) -> int:
     count = index.count(options.space)
-    with _progress(count, "photo", "read") as advance:
+    with _progress(count, "read") as advance:
         spaces = read_objects(_counted(index.entries(options.space), advance), bucket, count)
     if not spaces:
         print(f"duplicates: the index has no photos of {bucket}.", flush=True)
     for space, objects in spaces.items():
-        with _progress(len(objects), "photo", "compared") as advance:
+        with _progress(len(objects), "compared") as advance:
             groups = find_groups(objects.vectors, objects.order(), options.threshold, advance)
         stored = _stored(groups, objects)
         if not options.dry_run:
@@ -123,13 +123,13 @@ def _counted(items: Iterable[T], advance: Callable[[int], None]) -> Iterator[T]:
 
 
 @contextmanager
-def _progress(total: int, unit: str, verb: str) -> Iterator[Callable[[int], None]]:
+def _progress(total: int, verb: str) -> Iterator[Callable[[int], None]]:
     """Shows how many of `total` are done: a progress bar on a terminal, and lines in the log elsewhere."""
     # Not installed in the cloud.
     if sys.stderr.isatty() and find_spec("tqdm"):
         from tqdm import tqdm
 
-        with tqdm(total=total, unit=unit, desc=verb, dynamic_ncols=True) as bar:
+        with tqdm(total=total, unit="photo", desc=verb, dynamic_ncols=True) as bar:
 
             def show(done: int) -> None:
                 bar.update(done - bar.n)

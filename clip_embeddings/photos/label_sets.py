@@ -7,6 +7,7 @@ Photos are indexed by functions that hold an image tower only. So staging embeds
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from clip_embeddings.engine.model import TextTower
 from clip_embeddings.engine.zero_shot import NEUTRAL_LABELS, label_vectors, prompts
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.label_settings import LABELS_FILE, LabelSettings
+from clip_embeddings.logs import logger
 
 FORMAT = 1
 # Texts that are embedded at once, which bounds the memory.
@@ -155,6 +157,11 @@ def _parse_vectors(content: LabelFile, dimensions: int) -> np.ndarray:
     return vectors
 
 
-def _embed(texts: list[str] | tuple[str, ...], tower: TextTower) -> np.ndarray:
+def _embed(texts: Sequence[str], tower: TextTower) -> np.ndarray:
+    if cut := tower.too_long(texts):
+        logger.warning(
+            "%d texts of labels are longer than the model reads, which cuts them, such as %r.",
+            *(len(cut), texts[cut[0]]),
+        )
     parts = (texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS))
     return np.concatenate([tower.embed(part, background=True).vectors for part in parts])

@@ -49,11 +49,12 @@ def _principal(vectors: np.ndarray, count: int) -> np.ndarray:
 
 def _squared_distances(points: np.ndarray) -> np.ndarray:
     squares = np.einsum("ij,ij->i", points, points)
-    distances = points @ points.T
+    distances: np.ndarray = points @ points.T
     distances *= -2
     distances += squares[:, None]
     distances += squares
-    return np.maximum(distances, 0, out=distances)
+    np.maximum(distances, 0, out=distances)
+    return distances
 
 
 def _affinities(points: np.ndarray) -> np.ndarray:
@@ -75,8 +76,9 @@ def _affinities(points: np.ndarray) -> np.ndarray:
             np.where(is_wide, (low + high) / 2, low),
             np.where(is_wide, high, (low + high) / 2),
         )
-    joint = weights + weights.T
-    return joint / np.float32(joint.sum())
+    joint: np.ndarray = weights + weights.T
+    joint /= joint.sum()
+    return joint
 
 
 def _descend(points: np.ndarray, affinities: np.ndarray) -> np.ndarray:
@@ -107,4 +109,6 @@ def _descend(points: np.ndarray, affinities: np.ndarray) -> np.ndarray:
 def _fitted(points: np.ndarray) -> np.ndarray:
     """The points in -1..1, with their proportions."""
     low, high = points.min(axis=0), points.max(axis=0)
-    return (points - (low + high) / 2) / max(float((high - low).max()) / 2, 1e-12)
+    fitted: np.ndarray = points - (low + high) / 2
+    fitted /= max(float((high - low).max()) / 2, 1e-12)
+    return fitted

@@ -63,9 +63,16 @@ def write_object(entry: Entry) -> Mapping[str, Any]:
         "updated": entry.updated.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "labels": {label: round(float(value), DIGITS) for label, value in entry.labels.items()},
         "metadata": dict(entry.metadata),
-        # Contains the generation, because JavaScript cannot represent the large ones of files exactly.
-        "thumbnail": f"/thumbnail?uri={_quoted_uri(entry)}&generation={entry.generation}",
+        "thumbnail": thumbnail_path(entry),
     }
+
+
+def thumbnail_path(entry: Entry) -> str:
+    """The path of an object's small picture.
+
+    It contains the generation, because JavaScript cannot represent the large ones of files exactly.
+    """
+    return f"/thumbnail?uri={_quoted_uri(entry)}&generation={entry.generation}"
 
 
 def _quoted_uri(entry: Entry) -> str:

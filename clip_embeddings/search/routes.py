@@ -12,6 +12,7 @@ from clip_embeddings.http.routing import Reply, RequestContext, Route
 from clip_embeddings.protocols.base import json_body
 from clip_embeddings.search import queries, schema
 from clip_embeddings.search.collection import answer_collection
+from clip_embeddings.search.collection_map import CollectionMap, answer_map
 from clip_embeddings.search.duplicates import answer_duplicates
 from clip_embeddings.search.handlers import answer_search
 from clip_embeddings.search.objects import answer_original, answer_thumbnail
@@ -23,6 +24,7 @@ BINARY = {"type": "string", "format": "binary"}
 
 def search_routes(searcher: Searcher) -> tuple[Route, ...]:
     """Every route of search."""
+    collection_map = CollectionMap(searcher.index, searcher.bucket)
 
     def search(
         read: Callable[[RequestContext], Any], parse: Callable[[Any, Limits], queries.SearchQuery]
@@ -42,6 +44,9 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
 
     def collection(context: RequestContext) -> Any:
         return answer_collection(context, searcher)
+
+    def map_(context: RequestContext) -> Any:
+        return answer_map(context, searcher, collection_map)
 
     def duplicates(context: RequestContext) -> Any:
         return answer_duplicates(context, searcher)
@@ -101,6 +106,17 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
         ),
         Route(
             "GET",
+            "/map",
+            "map",
+            "A map of the collection: points of a plane, near where objects are alike",
+            map_,
+            schema.MapReply,
+            error_statuses=(400, 503),
+            page=page,
+            tag="search",
+        ),
+        Route(
+            "GET",
             "/duplicates",
             "duplicates",
             "Groups of near-duplicates, as the command `duplicates` found them",
@@ -108,6 +124,7 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             schema.DuplicatesReply,
             query=schema.DuplicatesQuery,
             error_statuses=(400, 503),
+            page=page,
             tag="search",
         ),
         Route(

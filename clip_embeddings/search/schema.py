@@ -194,6 +194,26 @@ class CollectionReply(msgspec.Struct, kw_only=True):
     notice: Annotated[str | None, Meta(description="Why there can be no results, for a person.")]
 
 
+class MapPoint(msgspec.Struct, kw_only=True):
+    """An object of the index, near those that are like it."""
+
+    uri: str
+    generation: int
+    x: Annotated[float, Meta(description="-1 to 1, left to right.")]
+    y: Annotated[float, Meta(description="-1 to 1, top to bottom.")]
+    thumbnail: Annotated[str, Meta(description="Path of a small picture; `&size=` sets its longer side.")]
+    label: Annotated[str | None, Meta(description="What it most probably shows, if it was tagged.")]
+
+
+class MapReply(msgspec.Struct, kw_only=True):
+    """A map of the collection, or of a random sample of it."""
+
+    points: list[MapPoint]
+    count: Annotated[int, Meta(description="Objects of the collection; at most 1,000 are on the map.")]
+    space: str
+    notice: Annotated[str | None, Meta(description="Why there are no points, for a person.")]
+
+
 class DuplicatesQuery(msgspec.Struct, kw_only=True):
     """Which groups of near-duplicates."""
 

@@ -45,6 +45,7 @@ def test_only_functions_that_tag_get_the_vectors_of_labels(model: Path, tmp_path
     assert staged == {"on_upload", "backfill"}
     assert labels_file(tmp_path).read_bytes() == labels_file(tmp_path, "backfill").read_bytes()
     written = json.loads(labels_file(tmp_path).read_bytes())["labels"]
+    assert ended.stderr == ""
     assert (written["labels"], written["threshold"]) == (LABELS.split(","), 0.8)
     model_files = {path.name for path in labels_file(tmp_path).parent.iterdir()}
     assert model_files == {"manifest.json", "labels.json", "image.onnx", "image.data"}
@@ -71,6 +72,20 @@ def test_the_content_hash_changes_with_the_labels_and_with_nothing_else(model: P
     identity = labels_identity(path)
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "vectors": "AAAA"}))
     assert labels_identity(path) == identity
+
+
+def test_labels_that_are_longer_than_the_model_reads_are_staged_with_a_warning(
+    model: Path, tmp_path: Path
+) -> None:
+    template = f"--env=PHOTO_LABEL_TEMPLATES={'very ' * 100}old {{}}|a {{}}"
+
+    ended = stage(tmp_path, f"--photo-labels={LABELS}", template, "on_upload")
+
+    assert ended.returncode == 0
+    assert ended.stderr.startswith(
+        "2 texts of labels are longer than the model reads, which cuts them, such as "
+    )
+    assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from tests.support.entries import direction
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    rows: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return rows.astype(np.float32)
 
 
 def clustered(count: int, dimensions: int, seed: int) -> np.ndarray:

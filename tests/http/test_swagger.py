@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from tests.support.browser import needs_chromium
 from tests.support.serving import KEY, Server, serving
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
     find_spec("flask_swagger_ui") is None, reason="flask-swagger-ui is not installed"
 )
-in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +25,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("swagger") / "log"
     with serving("gateway", log, DOCS_PAGE="swagger") as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # As root, Chromium runs without its sandbox or not at all.
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @contextmanager
@@ -56,7 +45,7 @@ def opened(browser: Browser, url: str) -> Iterator[Page]:
     assert wrong == []
 
 
-@in_chromium
+@needs_chromium
 def test_a_request_is_sent_from_the_page(browser: Browser, server: Server) -> None:
     with opened(browser, server.url) as page:
         operation = page.locator("#operations-embeddings-embed_texts")
@@ -77,7 +66,7 @@ def test_a_request_is_sent_from_the_page(browser: Browser, server: Server) -> No
         assert f"curl -X 'POST' \\\n  '{server.url}/embed/text" in curl
 
 
-@in_chromium
+@needs_chromium
 def test_with_a_key_it_asks_for_it_and_sends_it(browser: Browser, log: Path) -> None:
     with (
         serving("embed_text", log, API_KEY=KEY, DOCS_PAGE="swagger") as closed,

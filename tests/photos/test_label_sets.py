@@ -173,7 +173,7 @@ def test_vectors_of_another_length_or_number_are_refused(tmp_path: Path) -> None
 
 
 def test_the_default_threshold_is_that_of_the_kind_of_model() -> None:
-    settings = replace(SETTINGS, threshold=None)
+    settings = SETTINGS._replace(threshold=None)
 
     assert make_label_set(settings, manifest()).threshold == 0.8
     assert make_label_set(settings, manifest(logit_bias=-16.5)).threshold == 0.2
