@@ -16,6 +16,7 @@ from clip_embeddings.index.types import Hit, QueryResult
 from clip_embeddings.search.cursors import Cursor, decode, encode, hash_uri
 from clip_embeddings.search.paging import find_page
 from clip_embeddings.search.queries import PARTS
+from clip_embeddings.search.replies import write
 from clip_embeddings.search.schema import MAX_CURSOR_CHARS
 from tests.support.albums import Album, emoji, new_album
 from tests.support.entries import entry
@@ -193,6 +194,15 @@ def test_a_last_result_that_is_gone_is_replaced_by_its_place() -> None:
 def test_a_last_result_that_has_moved_is_not_followed() -> None:
     entries = hits(0.9, 0.8, 0.7, 0.6)
     assert page_names(entries, 2, Cursor(2, 0.75, hash_uri(entries[0].entry.uri), {})) == ["n2", "n3"]
+
+
+def test_an_index_that_did_not_see_everything_says_so() -> None:
+    entries = hits(0.9, 0.8)
+    page = find_page(lambda count: QueryResult(entries, is_complete=False), 10, None)
+    body = write(page, cursor=None, noise=None, composition=None, model="m", space="s", notice=None)
+
+    assert not page.is_complete
+    assert (body["complete"], len(body["results"])) == (False, 2)
 
 
 def test_there_are_a_thousand_results_at_most() -> None:

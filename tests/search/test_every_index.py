@@ -166,3 +166,6 @@ def _check_collection(server: Server, album: Album, count: int) -> None:
         {"label": "day", "count": labels.count("day")},
     ]
     assert (reply["originals"], reply["notice"]) == (False, None)
+    original = server.get("/original", params={"uri": album.uri(CAKE)})
+    assert (original.status_code, original.json()["error"]["code"]) == (403, "originals_off")
+    assert "SERVE_ORIGINALS" in original.json()["error"]["message"]

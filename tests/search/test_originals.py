@@ -143,15 +143,6 @@ def test_memory_is_given_back(album: Album, log: Path) -> None:
         assert all(pool.map(get, range(120)))
 
 
-def test_it_is_off_unless_it_is_allowed(album: Album, log: Path) -> None:
-    with serving("search", log, **album.settings) as server:
-        reply = server.get("/original", params={"uri": album.uri(CAKE)})
-        assert server.get("/collection").json()["originals"] is False
-
-    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "originals_off")
-    assert "SERVE_ORIGINALS" in reply.json()["error"]["message"]
-
-
 def test_it_needs_the_key(album: Album, log: Path) -> None:
     with serving("search", log, API_KEY=KEY, SERVE_ORIGINALS="1", **album.settings) as server:
         for path in (f"/original?uri={album.uri(CAKE)}", "/collection"):
