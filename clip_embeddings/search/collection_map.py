@@ -94,9 +94,9 @@ def answer_map(
     """As `schema.MapReply` has it."""
     space = context.runtime.default_model().manifest.space
     with context.timings.measure("search"):
-        found = collection_map.get(space)
-        notice = None if found.points else searcher.empty_notice(space)
-    return {"points": found.points, "count": found.count, "space": space, "notice": notice}
+        current = collection_map.get(space)
+        notice = None if current.points else searcher.empty_notice(space)
+    return {"points": current.points, "count": current.count, "space": space, "notice": notice}
 
 
 def _is_outdated(kept: _Map, count: int, replacements: int) -> bool:

@@ -64,6 +64,7 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             schema.SearchReply,
             body=json_body(schema.SearchBody),
             keys=("text", "image", "uri"),
+            example=schema.SEARCH_EXAMPLE,
             provenance=True,
             error_statuses=(400, 404, 408, 413, 415, 422, 429, 503),
             tag="search",

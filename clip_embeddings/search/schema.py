@@ -52,6 +52,9 @@ Generation = Annotated[
     int, Meta(description="The generation meant: the reply may then be kept for long, if it still is that.")
 ]
 
+# A request that is answered wherever photos are.
+SEARCH_EXAMPLE = {"text": "birthday cake", "k": 1}
+
 
 class Nearest(msgspec.Struct, kw_only=True):
     """Options of every search: how many results, and which."""

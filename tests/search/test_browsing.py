@@ -282,7 +282,7 @@ def test_the_original_in_full_size(show: Pages, page_album: Album, log: Path) ->
 def test_nothing_close_is_said(show: Pages) -> None:
     page = show("/search?q=asdf+qwer+zxcv+uiop")
 
-    expect(page.locator("#status")).to_contain_text("Nothing here is close to what you look for")
+    expect(page.locator("#status")).to_contain_text("Nothing here is close; these are the nearest for")
     parts = cards(page).locator(".bar").evaluate_all("(bars) => bars.map((bar) => bar.style.cssText)")
     widths = [int(re.sub(r"\D", "", part)) for part in parts]
     assert max(widths) < 50

@@ -11,13 +11,17 @@ import base64
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from clip_embeddings.http.endpoints import load_protocols
 from clip_embeddings.http.reply_examples import FILE, SHOWN
 from clip_embeddings.protocols.base import EXAMPLE_IMAGE, Endpoint
+from clip_embeddings.search.schema import SEARCH_EXAMPLE
+from tests.support.albums import emoji, new_album
 from tests.support.serving import Server, serving
 from tests.support.waiting import eventually
 
@@ -45,6 +49,15 @@ def path_of(path: str) -> str:
     return re.sub(r"\{\w+(:\w+)?\}", "demo", path)
 
 
+@contextmanager
+def example_server(folder: Path) -> Iterator[Server]:
+    """A gateway with a few photos; everything that it keeps is below `folder`."""
+    album = new_album(folder)
+    album.add(emoji(40))
+    with serving("gateway", folder / "log", JOBS_URL=(folder / "jobs").as_uri(), **album.settings) as server:
+        yield server
+
+
 def replies(gateway: Server) -> dict[str, Any]:
     """The reply to every example, by operation id, with its vectors cut."""
     found: dict[str, Any] = {}
@@ -56,9 +69,29 @@ def replies(gateway: Server) -> dict[str, Any]:
             found[endpoint.operation_id] = gateway.post(path_of(endpoint.path), **request_of(endpoint)).json()
     for task in TASKS:
         found |= _job_replies(gateway, task)
+    found |= _search_replies(gateway)
     found["health"] = gateway.get("/health").json()
     found["ready"] = gateway.get("/ready").json()
     return {name: cut(reply) for name, reply in found.items()}
+
+
+def _search_replies(gateway: Server) -> dict[str, Any]:
+    found = {
+        "search": gateway.post("/search", json=SEARCH_EXAMPLE).json(),
+        "search_link": gateway.get("/search?q=birthday+cake&k=1").json(),
+        "collection": gateway.get("/collection").json(),
+    }
+    result = found["search"]["results"][0]
+    found["similar"] = gateway.get("/similar", params={"uri": result["uri"], "k": 1}).json()
+    # Where the photos are says nothing.
+    folder = result["uri"].partition("emoji/")[0]
+    text = (
+        json.dumps(found)
+        .replace(quote(folder, safe=""), quote("file:///", safe=""))
+        .replace(folder, "file:///")
+    )
+    replaced: dict[str, Any] = json.loads(text)
+    return replaced
 
 
 def _job_replies(gateway: Server, task: str) -> dict[str, Any]:
@@ -97,7 +130,5 @@ def write(found: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        jobs = {"JOBS_URL": (Path(folder) / "jobs").as_uri()}
-        with serving("gateway", Path(folder) / "log", **jobs) as server:
-            write(replies(server))
+    with tempfile.TemporaryDirectory() as temporary, example_server(Path(temporary)) as running:
+        write(replies(running))

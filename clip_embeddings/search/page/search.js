@@ -102,7 +102,7 @@ function summary(wanted, found, seconds) {
   const count = found.results.length;
   if (count === 0) return found.notice ? "" : `Nothing found ${what}.`;
   const partly = found.complete ? "" : " Only the nearest 1,000 were filtered.";
-  if (found.nothing_close) return `Nothing here is close to what you look for; these are the nearest ${what}.${partly}`;
+  if (found.nothing_close) return `Nothing here is close; these are the nearest ${what}.${partly}`;
   const many = found.cursor ? `The nearest pictures ${what}` : count === 1 ? `One picture ${what}` : `${count} pictures ${what}`;
   return `${many}, in ${seconds.toFixed(2)} s.${partly}`;
 }

@@ -21,8 +21,10 @@ function view(list, index) {
   at("previous").disabled = index === 0;
   at("next").disabled = index === list.length - 1;
   at("copy").textContent = "Copy address";
-  if (!at("viewer").open) at("viewer").showModal();
-  if (document.activeElement?.disabled || document.activeElement === document.body) at("like").focus();
+  const isNew = !at("viewer").open;
+  if (isNew) at("viewer").showModal();
+  // A button at the end of the list loses the focus.
+  if (isNew || document.activeElement?.disabled || document.activeElement === document.body) at("like").focus();
   if (list === results && index > results.length - AHEAD) more();
 }
 
