@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         tasks = open_tasks(indexed_bucket, prefix, runtime.settings, plan=options.plan)
         if options.plan:
             return partial(_plan, tasks)
-        return partial(_backfill, open_indexer(indexed_bucket, runtime), tasks, options)
+        indexer = open_indexer(indexed_bucket, runtime)
+        if indexer.tagger and not options.dry_run:
+            # A text tower that does not work ends the start, and not the work.
+            indexer.tagger.vectors.get()
+        return partial(_backfill, indexer, tasks, options)
 
     with starting("backfill") as runtime:
         run = build(runtime)

@@ -29,7 +29,7 @@ from tests.support.backfills import Deployment, fill
 from tests.support.buckets import write_object
 from tests.support.deploy_script import deploy_sh
 from tests.support.indexes import EMPTY_INDEX_URLS, opened_index
-from tests.support.models import copy_model, edit_manifest
+from tests.support.models import copy_model, edit_manifest, flip_a_byte
 from tests.support.serving import Server, refusal, serving
 from tests.support.waiting import eventually
 
@@ -228,6 +228,21 @@ def test_labels_that_cannot_be_embedded_here_stop_the_start(staged: Path, folder
     assert "gets its labels when it is staged, by ./deploy.sh --photo-labels.\n" in other
     # These are the ones that were staged.
     assert (same.returncode, same.stdout) == (0, "would embed 4, remove 0, skip 0\n")
+
+
+def test_a_text_tower_that_is_damaged_ends_a_backfill_before_it_begins(
+    folder: Deployment, model: Path
+) -> None:
+    fill(folder.bucket, pictures())
+    flip_a_byte(model / "text.data")
+
+    ended = folder.run(MODEL=str(model), PHOTO_LABELS="cat")
+
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(
+        f"backfill cannot start: {model / 'text.data'} is damaged"
+    )
+    assert "Traceback" not in ended.stderr
 
 
 # In this process, on every kind of index.
