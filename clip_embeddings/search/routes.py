@@ -11,10 +11,7 @@ from clip_embeddings.config import Limits
 from clip_embeddings.http.routing import Reply, RequestContext, Route
 from clip_embeddings.protocols.base import json_body
 from clip_embeddings.search import queries, schema
-from clip_embeddings.search.collection import answer_collection
-from clip_embeddings.search.duplicates import answer_duplicates
 from clip_embeddings.search.handlers import answer_search
-from clip_embeddings.search.objects import answer_original, answer_thumbnail
 from clip_embeddings.search.page import search_page
 from clip_embeddings.search.searcher import Searcher
 
@@ -34,16 +31,26 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
 
         return handler
 
+    # What a first search does not need is imported by the first request that does.
+
     def thumbnail(context: RequestContext) -> Response:
+        from clip_embeddings.search.objects import answer_thumbnail
+
         return answer_thumbnail(context, searcher)
 
     def original(context: RequestContext) -> Response:
+        from clip_embeddings.search.objects import answer_original
+
         return answer_original(context, searcher)
 
     def collection(context: RequestContext) -> Any:
+        from clip_embeddings.search.collection import answer_collection
+
         return answer_collection(context, searcher)
 
     def duplicates(context: RequestContext) -> Any:
+        from clip_embeddings.search.duplicates import answer_duplicates
+
         return answer_duplicates(context, searcher)
 
     def page(request: Request) -> Response:
