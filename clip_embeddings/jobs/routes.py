@@ -20,8 +20,8 @@ from clip_embeddings.jobs.tasks import TASKS, Task
 
 Handler = Callable[[RequestContext], Any]
 
-# How results of the other kind begin, by whether a route is for batched jobs.
-OTHER_KIND = {False: b'{"status":"complete","result":[', True: b'{"status":"complete","result":{'}
+# How the reply for a job that is complete begins.
+COMPLETE = b'{"status":"complete","result":'
 
 
 def job_routes(jobs: Jobs) -> tuple[Route, ...]:
@@ -91,7 +91,7 @@ def _task_routes(name: str, task: Task, jobs: Jobs) -> tuple[Route, ...]:
     def get(path: str, operation_id: str, summary: str, batched: bool) -> Route:
         reply = task.replies[batched]
         return _get(
-            path, operation_id, summary, _read_handler(jobs, batched), reply, tag=name, provenance=True
+            path, operation_id, summary, _read_handler(jobs, task, batched), reply, tag=name, provenance=True
         )
 
     return (
@@ -157,11 +157,14 @@ def _submit_handler(jobs: Jobs, name: str, *, batched: bool) -> Handler:
     return handler
 
 
-def _read_handler(jobs: Jobs, batched: bool) -> Handler:
+def _read_handler(jobs: Jobs, task: Task, batched: bool) -> Handler:
+    # How a result of this kind begins: its first key is the output's field.
+    own = COMPLETE + (b"[" if batched else b"") + b'{"' + task.output_field.encode() + b'"'
+
     def handler(context: RequestContext) -> Any:
         reply = jobs.store.reply(context.path_params["job"])
         # Sent as it was stored: a result of many vectors is not parsed.
-        if reply is None or reply.body.startswith(OTHER_KIND[batched]):
+        if reply is None or (reply.body.startswith(COMPLETE) and not reply.body.startswith(own)):
             raise ApiError(404, "job_unknown", "There is no such job, or it has expired.")
         return Response(reply.body, headers=reply.headers, mimetype="application/json")
 

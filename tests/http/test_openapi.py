@@ -308,15 +308,19 @@ def _with_pictures(references: st.SearchStrategy[str]) -> Any:
 
 @pytest.mark.parametrize("examples", [16, pytest.param(48, marks=pytest.mark.full)])
 def test_the_server_keeps_to_it(server: Server, document: Any, album: Album, examples: int) -> None:
-    jobs = [
-        server.post(f"/api/tasks/text-embedding/{path}", json={"text": text}).json()["id"]
-        for path, text in (("demo/jobs", "a"), ("batched/demo/jobs", ["a", "b"]))
-    ]
+    image, classes = data_uri(picture()), ["a", "b"]
+    submitted = {
+        "text-embedding/demo/jobs": {"text": "a"},
+        "text-embedding/batched/demo/jobs": {"text": ["a", "b"]},
+        "zero-shot-image-classification/demo/jobs": {"image": image, "classes": classes},
+        "zero-shot-image-classification/batched/demo/jobs": {"image": [image], "classes": classes},
+    }
+    jobs = [server.post(f"/api/tasks/{path}", json=body).json()["id"] for path, body in submitted.items()]
     known = {
         "uri": [album.uri("cat.jpg")],
         "model": ["demo"],
         "id": ["demo"],
-        "task": ["image-embedding", "text-embedding"],
+        "task": ["image-embedding", "text-embedding", "zero-shot-image-classification"],
         "job": jobs,
     }
 

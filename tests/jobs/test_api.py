@@ -230,6 +230,9 @@ def test_pictures_are_classified_by_the_function_that_runs_jobs(
     assert abs(sum(seen["probabilities"]) - 1) < 1e-5
     assert (failed["probabilities"], failed["error"]["code"]) == ([], "image_unsupported")
     assert provenance(jobs.get(path))["fingerprint"].startswith("text=")
+    # Under the path of another kind of result there is no such job.
+    for other in (f"{IMAGES}/batched/jobs/{job}", f"{ZERO_SHOT}/jobs/{job}"):
+        assert jobs.get(other).status_code == 404
 
 
 def test_models_that_do_not_classify(tmp_path: Path) -> None:

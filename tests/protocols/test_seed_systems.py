@@ -207,10 +207,11 @@ def test_legacy_jobs_answer_at_once(gateway: Server, task: str, body: dict[str, 
 
 
 def test_listings(gateway: Server) -> None:
-    assert gateway.get("/api/tasks").json() == ["image-embedding", "text-embedding"]
+    tasks = ["image-embedding", "text-embedding", "zero-shot-image-classification"]
+    assert gateway.get("/api/tasks").json() == tasks
     assert gateway.get("/api/tasks/image-embedding/models").json() == ["demo"]
     assert gateway.get("/api/models").json() == ["demo"]
-    assert gateway.get("/api/models/demo/tasks").json() == ["image-embedding", "text-embedding"]
+    assert gateway.get("/api/models/demo/tasks").json() == tasks
 
 
 def test_models_start_and_stop(gateway: Server) -> None:
