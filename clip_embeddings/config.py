@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 # What gs:// URLs need.
 CLOUD_STORAGE = Package("google.cloud.storage", "requirements/cloud-storage.txt")
+# What DOCS_PAGE=swagger needs.
+SWAGGER_UI = Package("flask_swagger_ui", "requirements/docs.txt")
 
 
 def missing_package(subject: str, package: Package) -> str:
@@ -114,6 +116,8 @@ class PhotoSettings:
     # Age in seconds above which an event is dropped. An event that crashes its process would otherwise be
     # delivered forever.
     max_event_age: float = 2 * 24 * 3600.0
+    # Whether /original sends the photos themselves, in full size and with their metadata.
+    originals: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,8 @@ class Settings:
     # Paths that Vertex AI gives a custom container, for predictions and for health checks.
     aip_predict_route: str | None = None
     aip_health_route: str | None = None
+    # The page at /docs for browsers: `light`, or `swagger`, from which requests can be sent.
+    docs_page: str = "light"
     log_level: str = "INFO"
     # Whether the process runs on Cloud Run: logs are then JSON and carry the trace.
     in_cloud: bool = False
@@ -218,6 +224,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
         hosts=_read(env, "ALLOWED_HOSTS", frozenset(), parse.hosts),
         api_key=_read(env, "API_KEY", None, parse.secret),
         buckets=_read(env, "ALLOWED_BUCKETS", frozenset(), parse.bucket_names),
+        docs_page=_read(env, "DOCS_PAGE", "light", parse.docs_page),
         log_level=_read(env, "LOG_LEVEL", "INFO", parse.log_level),
         in_cloud=bool(env.get("K_SERVICE")),
         threads=_read(env, "MODEL_THREADS", None, parse.integer(1, 256)),
@@ -255,6 +262,7 @@ def load_settings(env: Mapping[str, str] = os.environ) -> Settings:
             prefix=_read(env, "BUCKET_PREFIX", "", parse.object_prefix),
             plan_url=_read(env, "PLAN_URL", None, parse.bucket_url),
             max_event_age=event_age,
+            originals=_read(env, "SERVE_ORIGINALS", False, parse.switch),
         ),
         index=IndexSettings(url=_read(env, "INDEX_URL", None, parse.index_url), tombstone_ttl=tombstones),
         task=TaskSettings(

@@ -128,6 +128,7 @@ FUNCTIONS: tuple[Function, ...] = (
         needs=("photos", "index"),
     ),
     Function("backfill", trigger="job", towers=IMAGE, needs=("photos", "index")),
+    Function("duplicates", trigger="job", needs=("photos", "index"), included_in_all=False),
     # Every route of the other functions in one process.
     Function(
         "gateway",

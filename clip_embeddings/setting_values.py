@@ -162,6 +162,13 @@ def switch(raw: str) -> bool:
     raise ValueError("use true or false")
 
 
+def docs_page(raw: str) -> str:
+    """The page at /docs: `light` or `swagger`."""
+    if raw not in ("light", "swagger"):
+        raise ValueError("use light or swagger")
+    return raw
+
+
 def log_level(raw: str) -> str:
     """The name of a log level."""
     if raw.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):

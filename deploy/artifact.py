@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_embeddings.config import CLOUD_STORAGE
+from clip_embeddings.config import CLOUD_STORAGE, SWAGGER_UI
 from clip_embeddings.engine.manifest import (
     LIBRARY_TOKENIZER,
     TOWERS,
@@ -49,6 +49,8 @@ class Artifact:
     backend: IndexBackend
     # Whether requests may name images by gs:// references.
     reads_buckets: bool = False
+    # Whether a browser gets Swagger UI at /docs.
+    has_swagger_ui: bool = False
 
     def manifest(self, model: str) -> Manifest:
         """The manifest of one of its models. Raises ModelError if it is not baked, or lacks a tower."""
@@ -107,6 +109,8 @@ class Artifact:
             yield CLOUD_STORAGE.requirements
         if "index" in needs and self.backend.package:
             yield self.backend.package.requirements
+        if self.has_swagger_ui and self.function.is_http:
+            yield SWAGGER_UI.requirements
 
 
 def make_artifact(function: Function, options: CommandLine) -> Artifact:
@@ -115,7 +119,11 @@ def make_artifact(function: Function, options: CommandLine) -> Artifact:
     if function.serves_several_models and options["MODELS"]:
         models += options["MODELS"].split(",")
     return Artifact(
-        function, tuple(dict.fromkeys(models)), chosen_backend(options), bool(options["ALLOWED_BUCKETS"])
+        function,
+        tuple(dict.fromkeys(models)),
+        chosen_backend(options),
+        reads_buckets=bool(options["ALLOWED_BUCKETS"]),
+        has_swagger_ui=options.settings.get("DOCS_PAGE") == "swagger",
     )
 
 

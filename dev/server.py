@@ -21,10 +21,11 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from clip_embeddings.config import load_settings
+from clip_embeddings.config import SWAGGER_UI, load_settings
 from clip_embeddings.engine.manifest import Manifest, ModelError, find_model_folder, load_manifest
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.paths import DEMO, MODEL_CACHE, ROOT
@@ -62,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command += ["--host", host, "--port", port]
     # Naming the demo model avoids the warning about it: the greeting describes it.
     os.environ |= {"MODEL": os.environ.get("MODEL") or manifest.name, "BUCKET_URL": bucket_url}
+    if find_spec(SWAGGER_UI.module):
+        os.environ["DOCS_PAGE"] = os.environ.get("DOCS_PAGE") or "swagger"
     if _is_loopback(host):
+        # Nobody else can see the photos.
+        os.environ["SERVE_ORIGINALS"] = os.environ.get("SERVE_ORIGINALS") or "true"
         os.environ["ALLOWED_HOSTS"] = os.environ.get("ALLOWED_HOSTS") or ",".join(
             dict.fromkeys((*LOCAL_HOSTS, host))
         )

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.support import firestore_emulator, postgres_server
+from tests.support.browser import chromium
 from tests.support.serving import Server, serving
 
 
@@ -15,6 +17,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("gateway") / "log"
     with serving("gateway", log, FETCH_PRIVATE_HOSTS="127.0.0.1") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, for tests that are skipped where there is none."""
+    with chromium() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from clip_embeddings.config import (
     load_settings,
 )
 from clip_embeddings.errors import ConfigError
+from clip_embeddings.http.swagger import swagger_routes
 from clip_embeddings.index.factory import open_configured_index
 from clip_embeddings.paths import ROOT
 from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
@@ -197,6 +198,12 @@ def test_urls_for_the_index(url: str) -> None:
             "requirements/cloud-storage.txt",
             {"BUCKET_URL": "gs://photos"},
             open_indexed_bucket,
+        ),
+        (
+            "flask_swagger_ui",
+            "requirements/docs.txt",
+            {"DOCS_PAGE": "swagger"},
+            lambda settings: swagger_routes(),
         ),
     ],
 )

@@ -98,7 +98,9 @@ def indexed_frames(frames: Iterable[pd.DataFrame], url: str) -> Iterator[pd.Data
     for frame in frames:
         for bucket in frame["bucket"]:
             for entries in batches(index.generations(bucket), 20 * FRAME_ROWS):
-                lines = [(object_uri(bucket, name), *rest) for name, *rest in entries]
+                lines = [
+                    (object_uri(bucket, entry.name), entry.generation, entry.fingerprint) for entry in entries
+                ]
                 yield pd.DataFrame(lines, columns=list(INDEXED_COLUMNS))
 
 

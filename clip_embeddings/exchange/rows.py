@@ -28,7 +28,11 @@ ROW_TYPES: Mapping[str, type] = {
     "space": str,
     "fingerprint": str,
     "metadata": str,
+    "labels": str,
+    "label_set": str,
 }
+# Missing in files that were written before there were labels.
+OPTIONAL: Mapping[str, str] = {"labels": "{}", "label_set": ""}
 VECTOR = "vector"
 
 # How far from 1 the length of a vector may be: any vector of an index is that of a 32-bit float.
@@ -40,7 +44,7 @@ class FileError(ConfigError):
 
 
 def to_row(entry: Entry) -> dict[str, Any]:
-    """The columns of an entry but its vector. Times are ISO 8601, metadata JSON."""
+    """The columns of an entry but its vector. Times are ISO 8601, metadata and labels JSON."""
     return {
         "uri": entry.uri,
         "bucket": entry.bucket,
@@ -52,11 +56,14 @@ def to_row(entry: Entry) -> dict[str, Any]:
         "space": entry.space,
         "fingerprint": entry.fingerprint,
         "metadata": json.dumps(dict(entry.metadata)),
+        "labels": json.dumps(dict(entry.labels)),
+        "label_set": entry.label_set,
     }
 
 
 def to_entry(row: Mapping[str, Any], vector: np.ndarray, number: int) -> Entry:
     """The entry of row `number` of a file, counted from 1. Raises FileError if it is not one."""
+    row = {**row, **{name: value for name, value in OPTIONAL.items() if row.get(name) is None}}
     for name, kind in ROW_TYPES.items():
         if name != "uri" and type(row.get(name)) is not kind:
             raise FileError(f"Row {number} has no {name}, or not as {kind.__name__}.")
@@ -70,8 +77,14 @@ def to_entry(row: Mapping[str, Any], vector: np.ndarray, number: int) -> Entry:
         updated, metadata = datetime.fromisoformat(row["updated"]), json.loads(row["metadata"])
     except ValueError:
         raise FileError(f"Row {number} has a time or metadata that cannot be read.") from None
-    if updated.tzinfo is None or not _is_text_map(metadata):
+    if updated.tzinfo is None or not _is_map(metadata, (str,)):
         raise FileError(f"Row {number} has a time without a zone, or metadata that are not texts.")
+    try:
+        labels = json.loads(row["labels"])
+    except ValueError:
+        labels = None
+    if not _is_map(labels, (int, float)):
+        raise FileError(f"Row {number} has labels without probabilities, or labels that cannot be read.")
     return Entry(
         bucket=row["bucket"],
         name=row["name"],
@@ -83,8 +96,10 @@ def to_entry(row: Mapping[str, Any], vector: np.ndarray, number: int) -> Entry:
         fingerprint=row["fingerprint"],
         vector=values,
         metadata=metadata,
+        labels=labels,
+        label_set=row["label_set"],
     )
 
 
-def _is_text_map(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+def _is_map(value: object, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, dict) and all(type(item) in kinds for item in value.values())

@@ -75,7 +75,7 @@ def make_app(runtime: Runtime, routes: Sequence[Route] = (), workers: Sequence[W
         # The function's own routes come first: where a protocol shares their path, they explain best what is
         # wrong.
         described = [*own, *protocol_routes(name, load_protocols(protocols), root, runtime.settings)]
-        described += status_routes(lambda: app.complete.get().routes, own)
+        described += status_routes(lambda: app.complete.get().routes, own, runtime.settings.docs_page)
         return Router(replace_routes(described, health_routes(runtime.settings)))
 
     app = App(runtime, router(EAGER), Lazy(lambda: router(PROTOCOLS)), tuple(workers))

@@ -12,6 +12,7 @@ import orjson
 from clip_embeddings import __version__
 from clip_embeddings.http import provenance
 from clip_embeddings.http.openapi_merge import merge_operations
+from clip_embeddings.http.reply_examples import NOTE, reply_example
 from clip_embeddings.http.routing import Route
 from clip_embeddings.runtime import Runtime
 
@@ -66,7 +67,7 @@ def document(routes: Sequence[Route], runtime: Runtime) -> dict[str, Any]:
         "info": {
             "title": "CLIP embedding functions",
             "version": __version__,
-            "description": f"Text and images to vectors. Models: {', '.join(runtime.models)}.",
+            "description": f"Text and images to vectors. Models: {', '.join(runtime.models)}. {NOTE}",
         },
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in routes)],
         "paths": paths,
@@ -136,7 +137,9 @@ def _operation(route: Route, schemas: Mapping[int, Any], *, secured: bool) -> di
     if route.provenance:
         success["headers"] = _header_references(provenance.HEADERS)
     if route.reply is not None and route.status != 204:
-        success["content"] = {route.reply_media: {"schema": schema(route.reply)}}
+        content = success["content"] = {route.reply_media: {"schema": schema(route.reply)}}
+        if (example := reply_example(route.operation_id)) is not None:
+            content[route.reply_media]["example"] = example
     if route.page:
         success["content"]["text/html"] = {"schema": {"type": "string"}}
     for status, kind in _error_types(route).items():

@@ -41,12 +41,18 @@ class ReadyReply(msgspec.Struct):
     model: str
 
 
-def status_routes(all_routes: Callable[[], Sequence[Route]], own: Sequence[Route]) -> tuple[Route, ...]:
+def status_routes(
+    all_routes: Callable[[], Sequence[Route]], own: Sequence[Route], docs_page: str
+) -> tuple[Route, ...]:
     """The routes that every function has.
 
     Args:
         all_routes: gives every route of the function, these included.
         own: the function's routes beside its protocols'. The first page among them is the page at `/`.
+        docs_page: `light` or `swagger`.
+
+    Raises:
+        ConfigError: Swagger UI is asked for, and its package is missing.
     """
 
     def status(context: RequestContext) -> Any:
@@ -74,6 +80,13 @@ def status_routes(all_routes: Callable[[], Sequence[Route]], own: Sequence[Route
     def get(path: str, operation_id: str, summary: str, handler: Any, reply: Any, **options: Any) -> Route:
         return Route("GET", path, operation_id, summary, handler, reply, tag="status", **options)
 
+    docs_options: dict[str, Any] = {"reply_media": "text/html"}
+    docs_files: tuple[Route, ...] = ()
+    if docs_page == "swagger":
+        from clip_embeddings.http.swagger import swagger_page, swagger_routes
+
+        docs_options["page"] = swagger_page
+        docs_files = swagger_routes()
     page = next((route.page for route in own if route.page), None)
     return (
         get("/", "status", "What runs here", status, StatusReply, page=page),
@@ -87,7 +100,8 @@ def status_routes(all_routes: Callable[[], Sequence[Route]], own: Sequence[Route
             public=True,
         ),
         get("/openapi.json", "openapi", "This document", openapi, {"type": "object"}),
-        get("/docs", "docs", "This document as a page", docs, {"type": "string"}, reply_media="text/html"),
+        get("/docs", "docs", "This document as a page", docs, {"type": "string"}, **docs_options),
+        *docs_files,
     )
 
 

@@ -29,6 +29,17 @@ _PARSERS = {
     "HEIC": ("pillow_heif", "HeifImageFile"),
 }
 
+# The content type of each format: https://www.iana.org/assignments/media-types
+MEDIA_TYPES = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WebP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "AVIF": "image/avif",
+    "HEIC": "image/heic",
+}
+
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from PIL import Image
 
 # JPEG quality on Pillow's scale of 0 to 95.
 QUALITY = 82
+# Pixels of the longer side of a small picture, such as an emoji, and its quality.
+SMALL, SMALL_QUALITY = 128, 95
 # Largest color profile, in bytes, that is copied. Display P3, which phones write, takes about 550.
 MAX_PROFILE_BYTES = 4096
 
@@ -25,8 +28,11 @@ def thumbnail(image: Image.Image, size: int) -> bytes:
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(image.convert("RGB"), mask=image.getchannel("A") if image.mode in ("LA", "RGBA") else None)
     file = io.BytesIO()
-    options = {"icc_profile": profile} if 0 < len(profile) <= MAX_PROFILE_BYTES else {}
-    canvas.save(file, "JPEG", quality=QUALITY, **options)
+    options: dict[str, Any] = {"icc_profile": profile} if 0 < len(profile) <= MAX_PROFILE_BYTES else {}
+    if max(image.size) <= SMALL:
+        # Shown pixel by pixel: it would be seen that colors have half the resolution.
+        options |= {"quality": SMALL_QUALITY, "subsampling": 0}
+    canvas.save(file, "JPEG", **{"quality": QUALITY, **options})
     return file.getvalue()
 
 

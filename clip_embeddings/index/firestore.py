@@ -7,59 +7,63 @@ and the emulator needs none.
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from clip_embeddings.config import IndexSettings
+from clip_embeddings.index.checks import (
+    check_dimensions,
+    check_entry,
+    check_generation,
+    check_labels,
+    is_text,
+    normalize,
+)
+from clip_embeddings.index.firestore_changes import Documents, change
 from clip_embeddings.index.firestore_client import connect, retry_options, translate_errors
 from clip_embeddings.index.firestore_documents import (
     FIELDS,
+    LABEL_FIELDS,
     entry_document,
     in_range,
     is_expired,
+    label_fields,
     may_replace,
     object_id,
+    report_id,
     space_id,
     to_entry,
     tombstone_document,
     where,
 )
+from clip_embeddings.index.firestore_search import nearest, sample
 from clip_embeddings.index.types import (
+    EVERYTHING,
+    MAX_RESULTS,
     Entry,
-    Hit,
-    check_dimensions,
-    check_entry,
-    check_generation,
-    is_text,
+    Filter,
+    IndexedVersion,
+    LabelChange,
+    QueryResult,
     names_with_prefix,
-    normalize,
     object_uri,
 )
 from clip_embeddings.lazy import Lazy
-from clip_embeddings.storage.types import ALL_NAMES, NameRange, TransientError
+from clip_embeddings.storage.types import ALL_NAMES, NameRange
 
 T = TypeVar("T")
-
-# Fields of documents, by the documents' ids.
-Documents = dict[str, dict[str, Any]]
-
-# Seconds for which a change is tried again while other writers change the same documents.
-CONFLICT_TIMEOUT = 30.0
 
 # Documents of one change: few, so that other writers seldom change the same ones.
 BATCH_SIZE = 50
 
-# Firestore returns no more documents for one query.
+# Documents of one listing; a search yields no more, either.
 PAGE_SIZE = 1000
 
-# The field that a query adds to its results: 1 - cosine similarity.
-DISTANCE = "distance"
+VERSION_FIELDS = ("uri", "bucket", "name", "generation", "fingerprint", "label_set", "deleted")
 
 
 def open_index(url: str, tombstone_ttl: float) -> FirestoreIndex:
@@ -110,34 +114,45 @@ class FirestoreIndex:
         vector: np.ndarray,
         space: str,
         k: int,
+        where: Filter = EVERYTHING,
         *,
-        bucket: str | None = None,
-        prefix: str = "",
         min_score: float | None = None,
-    ) -> list[Hit]:
+        with_vectors: bool = False,
+    ) -> QueryResult:
         query_vector = normalize(vector)
-        if not is_text(space, bucket or "", prefix) or (dimensions := self._space_dimensions(space)) is None:
-            return []
+        if not is_text(space, *where.texts) or (dimensions := self._space_dimensions(space)) is None:
+            return QueryResult([])
         check_dimensions(space, dimensions, len(query_vector))
-        from google.cloud.firestore_v1.base_vector_query import DistanceMeasure
-        from google.cloud.firestore_v1.vector import Vector
+        # Firestore has no index of vectors for every combination of filters, so it gets those of names only.
+        limit = MAX_RESULTS if where.has_attributes else k
+        hits = nearest(self._documents, query_vector, space, limit, where, min_score, with_vectors)
+        matching = [hit for hit in hits if where.matches(hit.entry)][:k]
+        return QueryResult(matching, is_complete=len(matching) == k or len(hits) < limit)
 
+    def set_labels(self, changes: Sequence[LabelChange]) -> list[bool]:
+        checked = [item._replace(labels=check_labels(item.labels, item.label_set)) for item in changes]
+        written = []
+        for start in range(0, len(checked), BATCH_SIZE):
+            written += self._set_labels_batch(checked[start : start + BATCH_SIZE])
+        return written
+
+    def sample(self, space: str, count: int, *, bucket: str | None = None) -> list[Entry]:
+        return sample(self._documents, space, count, bucket) if is_text(space, bucket or "") else []
+
+    def write_report(self, name: str, parts: Sequence[bytes]) -> None:
+        # Part 0 is written when all others are there: see Index.
         with translate_errors():
-            query = self._documents().where(filter=where("space", "==", space))
-            if bucket is not None:
-                query = query.where(filter=where("bucket", "==", bucket))
-            if prefix:
-                query = in_range(query, "name", names_with_prefix(prefix))
-            nearest = query.select([*FIELDS, DISTANCE]).find_nearest(
-                "vector",
-                Vector(query_vector.tolist()),
-                limit=k,
-                distance_measure=DistanceMeasure.COSINE,
-                distance_result_field=DISTANCE,
-                distance_threshold=None if min_score is None else 1 - min_score,
-            )
-            documents = [snapshot.to_dict() for snapshot in nearest.get(**retry_options())]
-        return [Hit(to_entry(document), 1 - document[DISTANCE]) for document in documents]
+            documents = self._documents()
+            for part, data in reversed(list(enumerate(parts))):
+                documents.document(report_id(name, part)).set({"data": data}, **retry_options())
+            surplus = len(parts)
+            while documents.document(report_id(name, surplus)).get(**retry_options()).exists:
+                documents.document(report_id(name, surplus)).delete(**retry_options())
+                surplus += 1
+
+    def read_report(self, name: str, part: int) -> bytes | None:
+        document = self._read(report_id(name, part))
+        return document["data"] if document else None
 
     def get(self, bucket: str, name: str) -> Entry | None:
         if not is_text(bucket, name):
@@ -145,9 +160,20 @@ class FirestoreIndex:
         document = self._read(object_id(bucket, name))
         return to_entry(document) if document and not document["deleted"] else None
 
+    def get_many(self, bucket: str, names: Sequence[str]) -> list[Entry | None]:
+        ids = [object_id(bucket, name) if is_text(bucket, name) else "" for name in names]
+        with translate_errors():
+            collection = self._documents()
+            references = [collection.document(id_) for id_ in dict.fromkeys(ids) if id_]
+            fields = [*FIELDS, *LABEL_FIELDS, "deleted"]
+            read = self._client.get().get_all(references, field_paths=fields, **retry_options())
+            documents = {snapshot.id: snapshot.to_dict() for snapshot in read if snapshot.exists}
+        present = {id_: to_entry(fields) for id_, fields in documents.items() if not fields["deleted"]}
+        return [present.get(id_) for id_ in ids]
+
     def generations(
         self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
-    ) -> Iterator[tuple[str, int, str]]:
+    ) -> Iterator[IndexedVersion]:
         if not is_text(bucket, prefix):
             return
         names = names_with_prefix(prefix, within)
@@ -161,7 +187,7 @@ class FirestoreIndex:
         )
         with translate_errors():
             query = in_range(self._documents(), "uri", uris).order_by("uri").limit(PAGE_SIZE)
-            query = query.select(["uri", "bucket", "name", "generation", "fingerprint", "deleted"])
+            query = query.select(VERSION_FIELDS)
         page: list[Any] = []
         while True:
             with translate_errors():
@@ -169,7 +195,12 @@ class FirestoreIndex:
             for snapshot in page:
                 document = snapshot.to_dict()
                 if document["bucket"] == bucket and not document["deleted"]:
-                    yield document["name"], document["generation"], document["fingerprint"]
+                    yield IndexedVersion(
+                        document["name"],
+                        document["generation"],
+                        document["fingerprint"],
+                        document.get("label_set", ""),
+                    )
             if len(page) < PAGE_SIZE:
                 return
 
@@ -223,35 +254,28 @@ class FirestoreIndex:
 
         return self._change(list(dict.fromkeys(ids)), decide)
 
+    def _set_labels_batch(self, changes: Sequence[LabelChange]) -> list[bool]:
+        ids = [
+            object_id(item.bucket, item.name) if is_text(item.bucket, item.name) else "" for item in changes
+        ]
+
+        def decide(present: Documents, now: datetime) -> tuple[list[bool], Documents]:
+            written: list[bool] = []
+            documents: Documents = {}
+            for id_, item in zip(ids, changes, strict=True):
+                document = present.get(id_)
+                is_present = bool(
+                    document and not document["deleted"] and document["generation"] == item.generation
+                )
+                if document and is_present:
+                    documents[id_] = document | label_fields(item.labels, item.label_set)
+                written.append(is_present)
+            return written, documents
+
+        return self._change([id_ for id_ in dict.fromkeys(ids) if id_], decide)
+
     def _change(self, ids: Sequence[str], decide: Callable[[Documents, datetime], tuple[T, Documents]]) -> T:
-        """Write the documents that `decide` returns, all or none, and return its result.
-
-        They are written only if the documents `ids` are still those that `decide` was given; otherwise it is
-        called again. Transactions are not used, because their locks make other writers wait, even for each
-        other.
-        """
-        client, collection = self._client.get(), self._documents()
-        from google.api_core.exceptions import Aborted, AlreadyExists, FailedPrecondition, NotFound
-
-        deadline = time.monotonic() + CONFLICT_TIMEOUT
-        while True:
-            with translate_errors():
-                read = client.get_all([collection.document(id_) for id_ in ids], **retry_options())
-                snapshots = {snapshot.id: snapshot for snapshot in read if snapshot.exists}
-                present = {id_: snapshot.to_dict() for id_, snapshot in snapshots.items()}
-                result, changes = decide(present, datetime.now(UTC))
-                batch = client.batch()
-                for id_, fields in changes.items():
-                    _replace(client, batch, collection.document(id_), snapshots.get(id_), fields)
-                try:
-                    batch.commit(**retry_options())
-                    return result
-                except (Aborted, AlreadyExists, FailedPrecondition, NotFound):
-                    if time.monotonic() > deadline:
-                        raise TransientError(
-                            "Others write the same entries of the index; try again later."
-                        ) from None
-            time.sleep(random.uniform(0.005, 0.1))
+        return change(self._client.get(), self._documents(), ids, decide)
 
     def _space_dimensions(self, space: str) -> int | None:
         if space not in self._dimensions:
@@ -273,19 +297,3 @@ class FirestoreIndex:
             except AlreadyExists:
                 pass
         return self._claim_dimensions(entry)
-
-
-def _replace(client: Any, batch: Any, reference: Any, snapshot: Any, fields: Mapping[str, Any]) -> None:
-    """Add to `batch` the replacement of a document by `fields`.
-
-    The batch fails if the document has changed since `snapshot` was read, or, where that is None, if the
-    document exists by then.
-    """
-    from google.cloud.firestore import DELETE_FIELD
-
-    if snapshot is None:
-        batch.create(reference, fields)
-        return
-    removed = {field: DELETE_FIELD for field in snapshot.to_dict() if field not in fields}
-    options = client.write_option(last_update_time=snapshot.update_time)
-    batch.update(reference, {**removed, **fields}, options)

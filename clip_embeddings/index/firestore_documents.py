@@ -1,8 +1,10 @@
 """The documents of an index in Firestore: their ids and fields, and the conditions of queries on them.
 
 An object's document is named by a hash and holds the fields of Entry and `uri`. `metadata` is JSON, because
-its keys are the uploader's. A tombstone has neither `space` nor `vector`, but `expires`, for a TTL policy on
-that field. One more document for each space holds the number of dimensions of its vectors.
+its keys are the uploader's, and so is `labels`. Documents that were written before there were labels have
+neither these nor `label_set`. A tombstone has neither `space` nor `vector`, but `expires`, for a TTL policy
+on that field. One more document for each space holds the number of dimensions of its vectors, and one for
+each part of a report its bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from clip_embeddings.index.types import Entry, object_uri
 from clip_embeddings.storage.types import NameRange
 
-# The fields of Entry, without the vector.
+# The fields of Entry, without the vector, that every document has; then those that it may have.
 FIELDS = (
     "bucket",
     "name",
@@ -30,6 +32,7 @@ FIELDS = (
     "fingerprint",
     "metadata",
 )
+LABEL_FIELDS = ("labels", "label_set")
 
 
 def object_id(bucket: str, name: str) -> str:
@@ -42,6 +45,11 @@ def space_id(space: str) -> str:
     return f"space-{hashlib.sha256(space.encode()).hexdigest()}"
 
 
+def report_id(name: str, part: int) -> str:
+    """The id of the document of one part of a report."""
+    return f"report-{hashlib.sha256(name.encode()).hexdigest()}-{part}"
+
+
 def entry_document(entry: Entry) -> dict[str, Any]:
     """The fields of an entry's document."""
     from google.cloud.firestore_v1.vector import Vector
@@ -50,16 +58,30 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         "uri": entry.uri,
         "updated": entry.updated.astimezone(UTC),
         "metadata": json.dumps(dict(entry.metadata)),
+        **label_fields(entry.labels, entry.label_set),
         "vector": Vector(entry.vector.tolist()),
         "deleted": False,
     }
+
+
+def label_fields(labels: Mapping[str, float], label_set: str) -> dict[str, Any]:
+    """The fields of a document that say what an object shows."""
+    return {"labels": json.dumps(dict(labels)), "label_set": label_set}
 
 
 def to_entry(document: Mapping[str, Any]) -> Entry:
     """The entry of a document's fields. Its vector is (0,) if a query left it out."""
     values = {field: document[field] for field in FIELDS}
     vector = np.array(list(document.get("vector", ())), np.float32)
-    return Entry(**values | {"metadata": json.loads(document["metadata"]), "vector": vector})
+    return Entry(
+        **values
+        | {
+            "metadata": json.loads(document["metadata"]),
+            "labels": json.loads(document.get("labels", "{}")),
+            "label_set": document.get("label_set", ""),
+            "vector": vector,
+        }
+    )
 
 
 def tombstone_document(bucket: str, name: str, generation: int, expires: datetime) -> dict[str, Any]:

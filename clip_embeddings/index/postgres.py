@@ -7,17 +7,21 @@ compares generations itself, so it does not matter which isolation level the ser
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from psycopg import IsolationLevel, sql
 
 from clip_embeddings.config import IndexSettings
 from clip_embeddings.index import postgres_rows as rows
+from clip_embeddings.index.checks import check_dimensions, check_entry, check_generation, is_text, normalize
+from clip_embeddings.index.postgres_changes import limit_waiting, write_rows
 from clip_embeddings.index.postgres_pool import PostgresPool
+from clip_embeddings.index.postgres_reports import read_report, write_report
+from clip_embeddings.index.postgres_sample import sample_rows
 from clip_embeddings.index.postgres_schema import (
     Connection,
     Extension,
@@ -26,19 +30,20 @@ from clip_embeddings.index.postgres_schema import (
     prepare,
     space_dimensions,
 )
-from clip_embeddings.index.postgres_search import make_search, run_search
+from clip_embeddings.index.postgres_search import NO_VECTOR, make_search, run_search
 from clip_embeddings.index.types import (
+    EVERYTHING,
     Entry,
-    Hit,
-    check_dimensions,
-    check_entry,
-    check_generation,
-    is_text,
+    Filter,
+    IndexedVersion,
+    LabelChange,
+    QueryResult,
     names_with_prefix,
-    normalize,
 )
 from clip_embeddings.postgres_url import PostgresUrl, parse_postgres_url
-from clip_embeddings.storage.types import ALL_NAMES, RETRY_TIMEOUT, NameRange
+from clip_embeddings.storage.types import ALL_NAMES, NameRange
+
+T = TypeVar("T", Entry, LabelChange)
 
 # Rows of one listing.
 PAGE_SIZE = 1000
@@ -74,24 +79,12 @@ class PostgresIndex:
         for entry in checked:
             rows.check_key(entry)
             check_dimensions(entry.space, self._claim_dimensions(entry), len(entry.vector))
-        # In one order everywhere, so that writers wait for each other but never in a circle.
-        order = sorted(range(len(checked)), key=lambda position: _key(checked[position]))
+        return self._write(rows.upsert(self._url.table), checked, rows.entry_row)
 
-        def write(connection: Connection) -> list[bool]:
-            written = [False] * len(checked)
-            with connection.pipeline(), connection.cursor() as cursor:
-                _limit_waiting(connection)
-                cursor.executemany(
-                    rows.upsert(self._url.table),
-                    [rows.entry_row(checked[position]) for position in order],
-                    returning=True,
-                )
-                for position in order:
-                    written[position] = cursor.fetchone() is not None
-                    cursor.nextset()
-            return written
-
-        return self._pool.run(write) if checked else []
+    def set_labels(self, changes: Sequence[LabelChange]) -> list[bool]:
+        checked = [change for change in changes if is_text(change.bucket, change.name)]
+        written = iter(self._write(rows.set_labels(self._url.table), checked, rows.label_row))
+        return [is_text(change.bucket, change.name) and next(written) for change in changes]
 
     def delete(self, bucket: str, name: str, generation: int, *, forget: bool = False) -> bool:
         check_generation(generation)
@@ -107,7 +100,7 @@ class PostgresIndex:
 
         def write(connection: Connection) -> bool:
             with connection.pipeline():
-                _limit_waiting(connection)
+                limit_waiting(connection)
                 return connection.execute(rows.delete(self._url.table), parameters).fetchone() is not None
 
         deleted = self._pool.run(write)
@@ -121,19 +114,33 @@ class PostgresIndex:
         vector: np.ndarray,
         space: str,
         k: int,
+        where: Filter = EVERYTHING,
         *,
-        bucket: str | None = None,
-        prefix: str = "",
         min_score: float | None = None,
-    ) -> list[Hit]:
+        with_vectors: bool = False,
+    ) -> QueryResult:
         query_vector = normalize(vector)
-        if not is_text(space, bucket or "", prefix) or (dimensions := self._space_dimensions(space)) is None:
-            return []
+        if not is_text(space, *where.texts) or (dimensions := self._space_dimensions(space)) is None:
+            return QueryResult([])
         check_dimensions(space, dimensions, len(query_vector))
         assert self._extension is not None
-        search = make_search(self._url, self._extension, query_vector, space, k, bucket, prefix)
+        search = make_search(
+            self._url, self._extension, query_vector, space, k, where, with_vectors=with_vectors
+        )
         hits = self._pool.run(partial(run_search, search=search))
-        return [hit for hit in hits if min_score is None or hit.score >= min_score]
+        return QueryResult([hit for hit in hits if min_score is None or hit.score >= min_score])
+
+    def sample(self, space: str, count: int, *, bucket: str | None = None) -> list[Entry]:
+        if not is_text(space, bucket or ""):
+            return []
+        run = partial(sample_rows, table=self._url.table, space=space, count=count, bucket=bucket)
+        return [rows.to_entry(row, rows.parse_vector(row[-1])) for row in self._pool.run(run)]
+
+    def write_report(self, name: str, parts: Sequence[bytes]) -> None:
+        self._pool.run(partial(write_report, table=self._url.table, name=name, parts=parts))
+
+    def read_report(self, name: str, part: int) -> bytes | None:
+        return self._pool.run(partial(read_report, table=self._url.table, name=name, part=part))
 
     def get(self, bucket: str, name: str) -> Entry | None:
         if not is_text(bucket, name):
@@ -144,9 +151,20 @@ class PostgresIndex:
         row = self._fetch(select, [rows.escape(bucket), rows.escape(name)])
         return rows.to_entry(row[0], rows.parse_vector(row[0][-1])) if row else None
 
+    def get_many(self, bucket: str, names: Sequence[str]) -> list[Entry | None]:
+        if not is_text(bucket):
+            return [None] * len(names)
+        select = self._compose(
+            "SELECT {columns} FROM {table} WHERE bucket = %s AND name = ANY(%s) AND expires IS NULL"
+        )
+        wanted = [rows.escape(name) for name in names if is_text(name)]
+        page = self._fetch(select, [rows.escape(bucket), wanted])
+        entries = {entry.name: entry for entry in (rows.to_entry(row, NO_VECTOR) for row in page)}
+        return [entries.get(name) for name in names]
+
     def generations(
         self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
-    ) -> Iterator[tuple[str, int, str]]:
+    ) -> Iterator[IndexedVersion]:
         if not is_text(bucket, prefix):
             return
         # Escaped names have the order of the names.
@@ -160,13 +178,18 @@ class PostgresIndex:
         conditions, comparison = "AND name < %(end)s" if parameters["end"] is not None else "", ">="
         while True:
             select = self._compose(
-                f"SELECT name, generation, fingerprint FROM {{table}} WHERE bucket = %(bucket)s"
+                f"SELECT name, generation, fingerprint, label_set FROM {{table}} WHERE bucket = %(bucket)s"
                 f" AND name {comparison} %(start)s {conditions} AND expires IS NULL"
                 " ORDER BY name LIMIT %(limit)s"
             )
             page = self._fetch(select, parameters)
-            for name, generation, fingerprint in page:
-                yield rows.unescape(name), generation, rows.unescape(fingerprint)
+            for name, generation, fingerprint, label_set in page:
+                yield IndexedVersion(
+                    rows.unescape(name),
+                    generation,
+                    rows.unescape(fingerprint),
+                    rows.unescape(label_set or ""),
+                )
             if len(page) < PAGE_SIZE:
                 return
             parameters["start"], comparison = page[-1][0], ">"
@@ -218,6 +241,13 @@ class PostgresIndex:
         """Close the connections. The next call makes new ones."""
         self._pool.close()
 
+    def _write(
+        self, statement: sql.Composed, changes: Sequence[T], row: Callable[[T], tuple[object, ...]]
+    ) -> list[bool]:
+        parameters = [((change.bucket, change.name), row(change)) for change in changes]
+        run = partial(write_rows, statement=statement, parameters=parameters)
+        return self._pool.run(run) if changes else []
+
     def _fetch(self, select: sql.Composed, parameters: Any) -> list[tuple[Any, ...]]:
         return self._pool.run(
             lambda connection: connection.execute(select, parameters, binary=True).fetchall()
@@ -252,12 +282,3 @@ class PostgresIndex:
             )
         )
         return self._dimensions[entry.space]
-
-
-def _key(entry: Entry) -> tuple[bytes, bytes]:
-    return entry.bucket.encode(), entry.name.encode()
-
-
-def _limit_waiting(connection: Connection) -> None:
-    """Have this transaction give up after a while if others keep its rows locked."""
-    connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{int(RETRY_TIMEOUT)}s"])

@@ -63,10 +63,13 @@ def _advice(error: psycopg.Error, url: PostgresUrl) -> str | None:
     if "for schema" in message:
         return f"The role may not create tables: run GRANT USAGE, CREATE ON SCHEMA public TO {role};"
     if "must be owner" in message:
-        return f"The role may not index a new space: run ALTER TABLE {url.table} OWNER TO {role};"
+        return (
+            f"The role may not index a new space or migrate the tables: run ALTER TABLE {url.table} OWNER TO "
+            f"{role};"
+        )
     return f"The role may not use the index: run GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {role};"
 
 
-def table_names(table: str) -> tuple[str, str, str]:
-    """The tables of an index: of its entries, of its spaces, of the version of its schema."""
-    return table, f"{table}_spaces", f"{table}_schema"
+def table_names(table: str) -> tuple[str, str, str, str]:
+    """The tables of an index: of its entries, of its spaces, of the version of its schema, of its reports."""
+    return table, f"{table}_spaces", f"{table}_schema", f"{table}_reports"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,8 @@ from psycopg import Connection, sql
 from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 
-from clip_embeddings.index.types import Entry, EntryError
+from clip_embeddings.index.checks import check_labels
+from clip_embeddings.index.types import Entry, EntryError, LabelChange
 
 # Bytes that an entry's bucket and name may have together: a key has at most a third of a page of 8 KiB.
 # https://www.postgresql.org/docs/current/btree.html
@@ -21,19 +22,21 @@ MAX_KEY_BYTES = 2600
 
 # `updated` without its zone, which is UTC: the zone of a session would depend on the server's configuration.
 COLUMNS = sql.SQL(
-    "bucket, name, generation, content_type, size, updated AT TIME ZONE 'UTC', space, fingerprint, metadata"
+    "bucket, name, generation, content_type, size, updated AT TIME ZONE 'UTC', space, fingerprint, metadata,"
+    " labels, probabilities, label_set"
 )
 
 # A row of a newer generation, or the tombstone of one that was removed, stays. The row is locked while it is
 # compared, so no isolation level loses an update; the stricter ones raise a serialization failure instead.
 _UPSERT = """
 INSERT INTO {table} AS present (bucket, name, generation, content_type, size, updated, space, fingerprint,
-    metadata, vector)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    metadata, labels, probabilities, label_set, vector)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (bucket, name) DO UPDATE SET
     generation = excluded.generation, expires = NULL, content_type = excluded.content_type,
     size = excluded.size, updated = excluded.updated, space = excluded.space,
-    fingerprint = excluded.fingerprint, metadata = excluded.metadata, vector = excluded.vector
+    fingerprint = excluded.fingerprint, metadata = excluded.metadata, labels = excluded.labels,
+    probabilities = excluded.probabilities, label_set = excluded.label_set, vector = excluded.vector
 WHERE present.generation < excluded.generation
     OR present.generation = excluded.generation AND present.expires IS NULL
     OR present.expires <= clock_timestamp()
@@ -45,8 +48,14 @@ INSERT INTO {table} AS present (bucket, name, generation, expires)
 VALUES (%(bucket)s, %(name)s, %(tombstone)s, clock_timestamp() + make_interval(secs => %(ttl)s))
 ON CONFLICT (bucket, name) DO UPDATE SET
     generation = excluded.generation, expires = excluded.expires, content_type = NULL, size = NULL,
-    updated = NULL, space = NULL, fingerprint = NULL, metadata = NULL, vector = NULL
+    updated = NULL, space = NULL, fingerprint = NULL, metadata = NULL, labels = NULL,
+    probabilities = NULL, label_set = NULL, vector = NULL
 WHERE present.generation <= %(generation)s OR present.expires <= clock_timestamp()
+RETURNING true
+"""
+_SET_LABELS = """
+UPDATE {table} SET labels = %s, probabilities = %s, label_set = %s
+WHERE bucket = %s AND name = %s AND generation = %s AND expires IS NULL
 RETURNING true
 """
 # Skips what others are changing, so that it waits for nobody.
@@ -107,6 +116,11 @@ def sweep(table: str) -> sql.Composed:
     return statement(_SWEEP, table)
 
 
+def set_labels(table: str) -> sql.Composed:
+    """Writes the labels of `label_row` if that generation is there; returns a row if it did."""
+    return statement(_SET_LABELS, table)
+
+
 def entry_row(entry: Entry) -> tuple[object, ...]:
     """The parameters of `upsert`."""
     return (
@@ -120,13 +134,27 @@ def entry_row(entry: Entry) -> tuple[object, ...]:
         escape(entry.fingerprint),
         # Only ASCII, so that even a NUL is text to PostgreSQL.
         json.dumps(dict(entry.metadata)),
+        *_label_columns(entry.labels, entry.label_set),
         Vector(entry.vector),
     )
 
 
+def label_row(change: LabelChange) -> tuple[object, ...]:
+    """The parameters of `set_labels`."""
+    labels = check_labels(change.labels, change.label_set)
+    key = (escape(change.bucket), escape(change.name), change.generation)
+    return (*_label_columns(labels, change.label_set), *key)
+
+
+def _label_columns(labels: Mapping[str, float], label_set: str) -> tuple[object, ...]:
+    return [escape(label) for label in labels], list(labels.values()), escape(label_set)
+
+
 def to_entry(row: Sequence[Any], vector: np.ndarray) -> Entry:
     """The entry of a row that begins with COLUMNS."""
-    bucket, name, generation, content_type, size, updated, space, fingerprint, metadata, *_ = row
+    bucket, name, generation, content_type, size, updated, space, fingerprint, metadata, *rest = row
+    # Missing in rows that were written before there were labels.
+    labels, probabilities, label_set = rest[:3]
     return Entry(
         bucket=unescape(bucket),
         name=unescape(name),
@@ -138,6 +166,8 @@ def to_entry(row: Sequence[Any], vector: np.ndarray) -> Entry:
         fingerprint=unescape(fingerprint),
         vector=vector,
         metadata=metadata,
+        labels=dict(zip(map(unescape, labels or ()), probabilities or (), strict=True)),
+        label_set=unescape(label_set or ""),
     )
 
 

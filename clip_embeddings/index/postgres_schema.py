@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from clip_embeddings.index.checks import check_dimensions
 from clip_embeddings.index.postgres_errors import table_names
 from clip_embeddings.index.postgres_rows import escape, unescape
-from clip_embeddings.index.types import check_dimensions
 from clip_embeddings.postgres_url import PostgresUrl
 from clip_embeddings.storage.types import REQUEST_TIMEOUT, StorageError
 
@@ -25,7 +25,8 @@ LOCK = 0x636C6970
 #
 # A tombstone is a row without a vector that has `expires`. Vectors are stored in the row, uncompressed, as
 # long as it fits into a page: by default PostgreSQL would move those above 2 KB elsewhere, and a search would
-# read both places. Texts are compared by their bytes.
+# read both places. Texts are compared by their bytes. `labels` and `probabilities` belong together; the
+# indexes of the second version are for filters that few rows match.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE {table} (
@@ -49,6 +50,21 @@ MIGRATIONS: tuple[str, ...] = (
         space text COLLATE "C" PRIMARY KEY,
         id int GENERATED ALWAYS AS IDENTITY,
         dimensions int NOT NULL
+    );
+    """,
+    """
+    ALTER TABLE {table}
+        ADD COLUMN labels text[] COLLATE "C",
+        ADD COLUMN probabilities double precision[],
+        ADD COLUMN label_set text;
+    CREATE INDEX {by_updated} ON {table} (space, updated) WHERE space IS NOT NULL;
+    CREATE INDEX {by_type} ON {table} (space, lower(content_type COLLATE "C")) WHERE space IS NOT NULL;
+    CREATE INDEX {by_label} ON {table} USING gin (labels) WHERE labels IS NOT NULL;
+    CREATE TABLE IF NOT EXISTS {reports} (
+        name text COLLATE "C",
+        part int,
+        data bytea NOT NULL,
+        PRIMARY KEY (name, part)
     );
     """,
 )
@@ -223,11 +239,12 @@ def _extension(connection: Connection) -> Extension:
 
 def _compose(template: str, table: str) -> sql.Composed:
     """A statement with the names of the index's tables."""
-    entries, spaces, schema = map(sql.Identifier, table_names(table))
+    entries, spaces, schema, reports = map(sql.Identifier, table_names(table))
+    indexes = ("by_name", "by_expiry", "by_updated", "by_type", "by_label")
     return sql.SQL(template).format(
         table=entries,
         spaces=spaces,
         schema=schema,
-        by_name=sql.Identifier(f"{table}_by_name"),
-        by_expiry=sql.Identifier(f"{table}_by_expiry"),
+        reports=reports,
+        **{index: sql.Identifier(f"{table}_{index}") for index in indexes},
     )

@@ -7,20 +7,20 @@ few rows match is searched exactly from the start, and so is everything for whic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from psycopg import sql
 
-from clip_embeddings.index.postgres_rows import COLUMNS, Vector, escape, to_entry
+from clip_embeddings.index.postgres_rows import COLUMNS, Vector, escape, parse_vector, to_entry
 from clip_embeddings.index.postgres_schema import (
     MAX_GRAPH_DIMENSIONS,
     Connection,
     Extension,
     cast_vector,
 )
-from clip_embeddings.index.types import Hit, prefix_end
+from clip_embeddings.index.types import EVERYTHING, Filter, Hit, ascii_lower, prefix_end, type_prefix
 from clip_embeddings.postgres_url import PostgresUrl
 
 # Rows that a graph collects: at least, at least for a filter, and for each row that is asked for. Recall and
@@ -50,20 +50,15 @@ class Search:
     vector: np.ndarray
     space: str
     k: int
-    bucket: str | None = None
-    prefix: str = ""
-
-    @property
-    def has_filter(self) -> bool:
-        """Whether only some of the space's rows match."""
-        return self.bucket is not None or bool(self.prefix)
+    where: Filter = EVERYTHING
+    with_vectors: bool = False
 
 
 def run_search(connection: Connection, search: Search) -> list[Hit]:
     """The `k` nearest rows, or all that match if these are fewer, best first."""
     if len(search.vector) > MAX_GRAPH_DIMENSIONS[search.url.vector_type]:
         return _exact(connection, search, EXACT_SETTINGS)
-    if search.has_filter and _matching_rows(connection, search) <= EXACT_ROWS:
+    if search.where != EVERYTHING and _matching_rows(connection, search) <= EXACT_ROWS:
         return _exact(connection, search, FEW_ROWS_SETTINGS)
     hits = _by_graph(connection, search)
     return hits if len(hits) == search.k else _exact(connection, search, EXACT_SETTINGS)
@@ -79,7 +74,7 @@ def _matching_rows(connection: Connection, search: Search) -> int:
 
 def _by_graph(connection: Connection, search: Search) -> list[Hit]:
     dimensions, vector_type = len(search.vector), search.url.vector_type
-    ef_search = max(EF_FILTERED if search.has_filter else EF_SEARCH, EF_PER_HIT * search.k)
+    ef_search = max(EF_FILTERED if search.where != EVERYTHING else EF_SEARCH, EF_PER_HIT * search.k)
     fetched = search.k if vector_type == "vector" else min(MAX_EF, HALF_OVERFETCH * search.k)
     settings = {**GRAPH_SETTINGS, "hnsw.ef_search": str(min(MAX_EF, max(ef_search, fetched)))}
     if search.extension.has_iterative_scans:
@@ -93,11 +88,12 @@ def _by_graph(connection: Connection, search: Search) -> list[Hit]:
         return _hits(connection, search, _select(search, distance, search.k), settings)
     # The few that are nearest by 16 bits, sorted once more.
     rank = sql.SQL(
-        "SELECT {columns}, vector <=> %(vector)s AS distance FROM ("
+        "SELECT {columns}, {vector}, vector <=> %(vector)s AS distance FROM ("
         "SELECT * FROM {table} WHERE {condition} ORDER BY {half_distance} LIMIT {fetched}"
         ") AS nearest ORDER BY distance LIMIT {k}"
     ).format(
         columns=COLUMNS,
+        vector=_returned_vector(search),
         table=sql.Identifier(search.url.table),
         condition=_condition(search),
         half_distance=distance,
@@ -114,12 +110,13 @@ def _exact(connection: Connection, search: Search, settings: Mapping[str, str]) 
 
 
 def _select(search: Search, distance: sql.Composable, limit: int) -> sql.Composed:
-    """The nearest matching rows: COLUMNS and the distance."""
+    """The nearest matching rows: COLUMNS, the vector or NULL, and the distance."""
     return sql.SQL(
-        "SELECT {columns}, {distance} AS distance FROM {table} WHERE {condition}"
+        "SELECT {columns}, {vector}, {distance} AS distance FROM {table} WHERE {condition}"
         " ORDER BY distance LIMIT {limit}"
     ).format(
         columns=COLUMNS,
+        vector=_returned_vector(search),
         distance=distance,
         table=sql.Identifier(search.url.table),
         condition=_condition(search),
@@ -127,32 +124,63 @@ def _select(search: Search, distance: sql.Composable, limit: int) -> sql.Compose
     )
 
 
+def _returned_vector(search: Search) -> sql.SQL:
+    return sql.SQL("vector" if search.with_vectors else "NULL")
+
+
 def _condition(search: Search) -> sql.Composed:
     # The space is a literal, because a graph is used only if the planner sees that it holds all rows.
     # Percent signs are doubled, because the statement has parameters.
     conditions = [sql.SQL("space = {}").format(sql.Literal(search.space.replace("%", "%%")))]
-    if search.bucket is not None:
-        conditions.append(sql.SQL("bucket = %(bucket)s").format())
-    if search.prefix:
-        conditions.append(sql.SQL("name >= %(prefix)s").format())
-        if prefix_end(search.prefix) is not None:
-            conditions.append(sql.SQL("name < %(end)s").format())
+    where, type_ = search.where, 'lower(content_type COLLATE "C")'
+    by_type, type_end = _types(where)
+    filters = {
+        "bucket = %(bucket)s": where.bucket is not None,
+        "name >= %(prefix)s": bool(where.prefix),
+        "name < %(end)s": prefix_end(where.prefix) is not None,
+        "updated >= %(updated_from)s": where.updated_from is not None,
+        "updated < %(updated_before)s": where.updated_before is not None,
+        # The form that an index of arrays serves.
+        "labels @> ARRAY[%(label)s::text]": where.label is not None,
+        f"{type_} = %(type)s": by_type is not None and type_end is None,
+        f"{type_} >= %(type)s AND {type_} < %(type_end)s": type_end is not None,
+    }
+    conditions += [sql.SQL(condition).format() for condition, used in filters.items() if used]
     return sql.SQL(" AND ").join(conditions)
 
 
+def _types(where: Filter) -> tuple[str | None, str | None]:
+    """The declared type of the rows; or, with the end of the range, the first one of it."""
+    if where.content_type is None:
+        return None, None
+    prefix = type_prefix(where.content_type)
+    if prefix is None:
+        return ascii_lower(where.content_type), None
+    return ascii_lower(prefix), prefix_end(ascii_lower(prefix))
+
+
 def _parameters(search: Search) -> dict[str, Any]:
+    where, (type_, type_end) = search.where, _types(search.where)
     return {
         "vector": Vector(search.vector),
-        "bucket": search.bucket,
-        "prefix": search.prefix,
-        "end": prefix_end(search.prefix),
+        "bucket": where.bucket,
+        "prefix": where.prefix,
+        "end": prefix_end(where.prefix),
+        "updated_from": where.updated_from,
+        "updated_before": where.updated_before,
+        "label": where.label,
+        "type": type_,
+        "type_end": type_end,
     }
 
 
 def _hits(
     connection: Connection, search: Search, statement: sql.Composed, settings: Mapping[str, str]
 ) -> list[Hit]:
-    """The hits of a statement that returns COLUMNS and the distance, run with settings of its own."""
+    """The hits of a statement that returns COLUMNS, a vector or NULL, and the distance.
+
+    It is run with settings of its own.
+    """
     configure = sql.SQL("SELECT {}").format(
         sql.SQL(", ").join(
             sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
@@ -162,8 +190,12 @@ def _hits(
     # Both are sent at once: one round trip.
     with connection.pipeline():
         connection.execute(configure)
-        rows = connection.execute(statement, _parameters(search)).fetchall()
-    return [Hit(to_entry(row, NO_VECTOR), 1 - row[-1]) for row in rows]
+        # In binary form, because that is the one in which vectors are read.
+        rows = connection.execute(statement, _parameters(search), binary=True).fetchall()
+    return [
+        Hit(to_entry(row, NO_VECTOR if row[-2] is None else parse_vector(row[-2])), 1 - row[-1])
+        for row in rows
+    ]
 
 
 def make_search(
@@ -172,9 +204,20 @@ def make_search(
     vector: np.ndarray,
     space: str,
     k: int,
-    bucket: str | None,
-    prefix: str,
+    where: Filter,
+    *,
+    with_vectors: bool,
 ) -> Search:
     """A search for texts as callers give them."""
-    bucket = None if bucket is None else escape(bucket)
-    return Search(url, extension, vector, escape(space), k, bucket, escape(prefix))
+
+    def escaped(text: str | None) -> str | None:
+        return None if text is None else escape(text)
+
+    where = replace(
+        where,
+        bucket=escaped(where.bucket),
+        prefix=escape(where.prefix),
+        label=escaped(where.label),
+        content_type=escaped(where.content_type),
+    )
+    return Search(url, extension, vector, escape(space), k, where, with_vectors)

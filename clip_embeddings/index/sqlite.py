@@ -6,46 +6,51 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from clip_embeddings.config import IndexSettings
+from clip_embeddings.index.checks import (
+    check_dimensions,
+    check_entry,
+    check_generation,
+    check_labels,
+    is_text,
+    normalize,
+)
 from clip_embeddings.index.matrix import Matrix
 from clip_embeddings.index.sqlite_connections import connection_pool
 from clip_embeddings.index.sqlite_rows import (
     COLUMNS,
     DELETE,
+    SET_LABELS,
     UPSERT,
     claim_dimensions,
     entry_row,
+    labels_json,
     name_range,
     next_version,
     remove_expired,
     space_dimensions,
     to_entry,
 )
+from clip_embeddings.index.sqlite_search import Search, nearest, refresh, sample
 from clip_embeddings.index.types import (
+    EVERYTHING,
     Entry,
+    Filter,
     Hit,
-    check_dimensions,
-    check_entry,
-    check_generation,
-    is_text,
+    IndexedVersion,
+    LabelChange,
+    QueryResult,
     names_with_prefix,
-    normalize,
-    prefix_end,
 )
 from clip_embeddings.storage.types import ALL_NAMES, NameRange
 
-# Rows that one transaction lists, few enough that it does not delay a checkpoint for long, and rows that are
-# copied into a matrix at once.
+# Rows that one transaction lists, few enough that it does not delay a checkpoint for long.
 PAGE_SIZE = 1000
-
-# A filtered query first scores all entries and filters this many times k of the best.
-OVERFETCH = 10
 
 
 def open_index(url: str, tombstone_ttl: float) -> SqliteIndex:
@@ -96,14 +101,14 @@ class SqliteIndex:
         vector: np.ndarray,
         space: str,
         k: int,
+        where: Filter = EVERYTHING,
         *,
-        bucket: str | None = None,
-        prefix: str = "",
         min_score: float | None = None,
-    ) -> list[Hit]:
+        with_vectors: bool = False,
+    ) -> QueryResult:
         query_vector = normalize(vector)
-        if not is_text(space, bucket or "", prefix):
-            return []
+        if not is_text(space, *where.texts):
+            return QueryResult([])
 
         def read(connection: sqlite3.Connection) -> list[Hit]:
             with self._lock:
@@ -115,20 +120,11 @@ class SqliteIndex:
                     return []
                 check_dimensions(space, dimensions, len(query_vector))
                 matrix = self._matrices.setdefault(space, Matrix(dimensions))
-                _refresh(matrix, connection, space)
+                refresh(matrix, connection, space)
                 scores = matrix.scores(query_vector)
-                if bucket is None and not prefix:
-                    return [_hit(connection, *scored) for scored in matrix.best(scores, k, min_score)]
-                # Filters the top 10 k first; lists all matching ids only if that yields fewer than k.
-                candidates = matrix.best(scores, OVERFETCH * k, min_score)
-                hits = (_hit(connection, *scored) for scored in candidates)
-                matching = list(islice((hit for hit in hits if _matches(hit.entry, bucket, prefix)), k))
-                if len(matching) == k or len(candidates) < OVERFETCH * k:
-                    return matching
-                ids = _matching_ids(connection, space, bucket, prefix)
-                return [_hit(connection, *scored) for scored in matrix.best(scores, k, min_score, ids)]
+                return nearest(connection, matrix, scores, Search(space, k, where, min_score, with_vectors))
 
-        return self._connections.run(read)
+        return QueryResult(self._connections.run(read))
 
     def get(self, bucket: str, name: str) -> Entry | None:
         if not is_text(bucket, name):
@@ -137,9 +133,21 @@ class SqliteIndex:
         row = self._connections.run(lambda connection: connection.execute(select, (bucket, name)).fetchone())
         return to_entry(*row) if row else None
 
+    def get_many(self, bucket: str, names: Sequence[str]) -> list[Entry | None]:
+        select = f"SELECT {COLUMNS}, x'' FROM entries WHERE bucket = ? AND name = ? AND expires IS NULL"
+
+        def read(connection: sqlite3.Connection) -> list[Entry | None]:
+            rows = (
+                connection.execute(select, (bucket, name)).fetchone() if is_text(bucket, name) else None
+                for name in names
+            )
+            return [to_entry(*row) if row else None for row in rows]
+
+        return self._connections.run(read)
+
     def generations(
         self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
-    ) -> Iterator[tuple[str, int, str]]:
+    ) -> Iterator[IndexedVersion]:
         if not is_text(bucket, prefix):
             return
         names = names_with_prefix(prefix, within)
@@ -147,13 +155,13 @@ class SqliteIndex:
         while True:
             condition, parameters = name_range(bucket, comparison, start, names.end)
             select = (
-                f"SELECT name, generation, fingerprint FROM entries WHERE {condition} AND expires IS NULL"
-                f" ORDER BY name LIMIT {PAGE_SIZE}"
+                f"SELECT name, generation, fingerprint, coalesce(label_set, '') FROM entries"
+                f" WHERE {condition} AND expires IS NULL ORDER BY name LIMIT {PAGE_SIZE}"
             )
             rows = self._connections.run(
                 lambda connection: connection.execute(select, parameters).fetchall()  # noqa: B023
             )
-            yield from rows
+            yield from map(IndexedVersion._make, rows)
             if len(rows) < PAGE_SIZE:
                 return
             start, comparison = rows[-1][0], ">"
@@ -184,44 +192,40 @@ class SqliteIndex:
         row = self._connections.run(lambda connection: connection.execute(select, parameters).fetchone())
         return int(row[0])
 
+    def set_labels(self, changes: Sequence[LabelChange]) -> list[bool]:
+        rows = [
+            (
+                labels_json(check_labels(change.labels, change.label_set)),
+                change.label_set,
+                *change[:3],
+            )
+            for change in changes
+        ]
+        return self._connections.run(
+            lambda connection: [
+                is_text(*row[2:4]) and connection.execute(SET_LABELS, row).rowcount > 0 for row in rows
+            ],
+            writes=True,
+        )
+
+    def sample(self, space: str, count: int, *, bucket: str | None = None) -> list[Entry]:
+        if not is_text(space, bucket or ""):
+            return []
+        return self._connections.run(lambda connection: sample(connection, space, count, bucket))
+
+    def write_report(self, name: str, parts: Sequence[bytes]) -> None:
+        rows = [(name, number, part) for number, part in enumerate(parts)]
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM reports WHERE name = ?", (name,))
+            connection.executemany("INSERT INTO reports VALUES (?, ?, ?)", rows)
+
+        self._connections.run(write, writes=True)
+
+    def read_report(self, name: str, part: int) -> bytes | None:
+        select = "SELECT data FROM reports WHERE name = ? AND part = ?"
+        row = self._connections.run(lambda connection: connection.execute(select, (name, part)).fetchone())
+        return row[0] if row else None
+
     def replacements(self) -> int:
         return self._connections.check()
-
-
-def _refresh(matrix: Matrix, connection: sqlite3.Connection, space: str) -> None:
-    """Read into the matrix the changes since its last refresh, or all rows if removals may be missing."""
-    version, swept = connection.execute("SELECT version, swept FROM state").fetchone()
-    if matrix.version < swept or not matrix.version:
-        matrix.clear()
-    if matrix.version == version:
-        return
-    if matrix.version:
-        removed = connection.execute(
-            "SELECT id FROM entries WHERE version > ? AND space IS NOT ?", (matrix.version, space)
-        )
-        matrix.remove(id_ for (id_,) in removed)
-    else:
-        (count,) = connection.execute("SELECT count(*) FROM entries WHERE space = ?", (space,)).fetchone()
-        matrix.reserve(count)
-    rows = connection.execute(
-        "SELECT id, vector FROM entries WHERE space = ? AND version > ? ORDER BY version, id",
-        (space, matrix.version),
-    )
-    while page := rows.fetchmany(PAGE_SIZE):
-        matrix.put([id_ for id_, _ in page], b"".join(vector for _, vector in page))
-    matrix.version = version
-
-
-def _matching_ids(connection: sqlite3.Connection, space: str, bucket: str | None, prefix: str) -> list[int]:
-    condition, parameters = name_range(bucket, ">=", prefix, prefix_end(prefix))
-    select = f"SELECT id FROM entries INDEXED BY by_name WHERE space = ? AND {condition}"
-    return [id_ for (id_,) in connection.execute(select, (space, *parameters))]
-
-
-def _matches(entry: Entry, bucket: str | None, prefix: str) -> bool:
-    return entry.name.startswith(prefix) and bucket in (None, entry.bucket)
-
-
-def _hit(connection: sqlite3.Connection, id_: int, score: float) -> Hit:
-    row = connection.execute(f"SELECT {COLUMNS}, x'' FROM entries WHERE id = ?", (id_,)).fetchone()
-    return Hit(to_entry(*row), score)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from clip_embeddings.index.sqlite_rows import SCHEMA
+from clip_embeddings.index.sqlite_schema import migrate
 from clip_embeddings.storage.types import StorageError
 
 # What a file is, whatever its name: its device and its inode.
@@ -77,8 +77,7 @@ def _open(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
             mode_row.fetchall()
         # An event is acknowledged once its change is committed, so a commit must survive a power failure.
         connection.execute("PRAGMA synchronous = FULL")
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone():
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        migrate(connection)
     except BaseException:
         connection.close()
         raise

@@ -1,55 +1,31 @@
-"""The tables of an index in SQLite, and how entries become rows and rows entries."""
+"""The rows of an index in SQLite: the statements that change them, and how entries become rows."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
-from clip_embeddings.index.types import Entry, check_dimensions
-
-# `version` grows with every change, and each row holds that of its last change, so a matrix reads only the
-# rows that are newer than itself. A tombstone is a row without a vector that has `expires`. Removing an
-# expired one raises `swept` to its version: a matrix older than `swept` may have missed a removal, and reads
-# all rows again.
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    id INTEGER PRIMARY KEY,
-    bucket TEXT NOT NULL,
-    name TEXT NOT NULL,
-    generation INTEGER NOT NULL,
-    version INTEGER NOT NULL,
-    expires REAL,
-    space TEXT,
-    fingerprint TEXT,
-    content_type TEXT,
-    size INTEGER,
-    updated TEXT,
-    metadata TEXT,
-    vector BLOB,
-    UNIQUE (bucket, name)
-);
-CREATE INDEX IF NOT EXISTS by_version ON entries (version);
-CREATE INDEX IF NOT EXISTS by_space ON entries (space, version) WHERE space IS NOT NULL;
-CREATE INDEX IF NOT EXISTS by_name ON entries (space, name, bucket) WHERE space IS NOT NULL;
-CREATE INDEX IF NOT EXISTS by_expiry ON entries (expires) WHERE expires IS NOT NULL;
-CREATE TABLE IF NOT EXISTS spaces (space TEXT PRIMARY KEY, dimensions INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS state (version INTEGER NOT NULL, swept INTEGER NOT NULL);
-INSERT INTO state SELECT 0, 0 WHERE NOT EXISTS (SELECT * FROM state);
-"""
+from clip_embeddings.index.checks import check_dimensions
+from clip_embeddings.index.types import Entry, Filter, ascii_lower, prefix_end, type_prefix
 
 # The columns of `entry_row` and `to_entry`, in their order, without the vector that follows them.
-COLUMNS = "bucket, name, generation, content_type, size, updated, space, fingerprint, metadata"
+COLUMNS = (
+    "bucket, name, generation, content_type, size, updated, space, fingerprint, metadata, labels, label_set"
+)
 
 # Parameters: those of `entry_row`, the version, the present time.
 UPSERT = f"""
-INSERT INTO entries ({COLUMNS}, vector, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO entries ({COLUMNS}, vector, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (bucket, name) DO UPDATE SET
     generation = excluded.generation, version = excluded.version, expires = NULL,
     space = excluded.space, fingerprint = excluded.fingerprint, content_type = excluded.content_type,
-    size = excluded.size, updated = excluded.updated, metadata = excluded.metadata, vector = excluded.vector
+    size = excluded.size, updated = excluded.updated, metadata = excluded.metadata, labels = excluded.labels,
+    label_set = excluded.label_set, vector = excluded.vector
 WHERE generation < excluded.generation
     OR generation = excluded.generation AND expires IS NULL
     OR expires <= ?
@@ -62,8 +38,14 @@ INSERT INTO entries (bucket, name, generation, version, expires) VALUES (?, ?, ?
 ON CONFLICT (bucket, name) DO UPDATE SET
     generation = excluded.generation, version = excluded.version, expires = excluded.expires,
     space = NULL, fingerprint = NULL, content_type = NULL,
-    size = NULL, updated = NULL, metadata = NULL, vector = NULL
+    size = NULL, updated = NULL, metadata = NULL, labels = NULL, label_set = NULL, vector = NULL
 WHERE generation <= ? OR expires <= ?
+"""
+
+# Parameters: labels, label set, bucket, name, generation. The version stays, because no vector changes.
+SET_LABELS = """
+UPDATE entries SET labels = ?, label_set = ?
+WHERE bucket = ? AND name = ? AND generation = ? AND expires IS NULL
 """
 
 
@@ -123,8 +105,16 @@ def entry_row(entry: Entry) -> tuple[object, ...]:
         entry.space,
         entry.fingerprint,
         json.dumps(dict(entry.metadata)),
+        labels_json(entry.labels),
+        entry.label_set,
         entry.vector.astype("<f4", copy=False).tobytes(),
     )
+
+
+def _read_json(text: str) -> Mapping[str, Any]:
+    # Most entries have none, and a search reads two of these for each of its results.
+    value: Mapping[str, Any] = {} if text == "{}" else json.loads(text)
+    return value
 
 
 def to_entry(
@@ -137,6 +127,8 @@ def to_entry(
     space: str,
     fingerprint: str,
     metadata: str,
+    labels: str | None,
+    label_set: str | None,
     vector: bytes,
 ) -> Entry:
     """The entry of a row: the inverse of `entry_row`."""
@@ -150,5 +142,41 @@ def to_entry(
         space,
         fingerprint,
         np.frombuffer(vector, "<f4"),
-        json.loads(metadata),
+        _read_json(metadata),
+        # Files that were made before there were labels have none here.
+        _read_json(labels or "{}"),
+        label_set or "",
     )
+
+
+def labels_json(labels: Mapping[str, float]) -> str:
+    """Labels as the rows hold them, in the form that `filter_condition` searches."""
+    return json.dumps(dict(labels))
+
+
+def filter_condition(where: Filter) -> tuple[str, tuple[object, ...]]:
+    """An SQL condition for the entries that match, and its parameters.
+
+    All its columns are in the index `by_name`, so the large rows of the table are not read.
+    """
+    condition, names = name_range(where.bucket, ">=", where.prefix, prefix_end(where.prefix))
+    conditions, parameters = [condition], list[object](names)
+    # Times are texts of one form in one zone, so their order is that of time.
+    for comparison, time in ((">=", where.updated_from), ("<", where.updated_before)):
+        if time is not None:
+            conditions.append(f"updated {comparison} ?")
+            parameters.append(time.astimezone(UTC).isoformat())
+    if where.label is not None:
+        # A key of a JSON object, in which quotation marks are escaped, so nothing else has these characters.
+        key = json.dumps(where.label)
+        conditions.append("(instr(labels, ?) = 1 OR instr(labels, ?) > 0)")
+        parameters += [f"{{{key}: ", f", {key}: "]
+    if where.content_type is not None:
+        prefix = type_prefix(where.content_type)
+        if prefix is None:
+            conditions.append("lower(content_type) = ?")
+            parameters.append(ascii_lower(where.content_type))
+        else:
+            conditions.append("substr(lower(content_type), 1, ?) = ?")
+            parameters += [len(prefix), ascii_lower(prefix)]
+    return " AND ".join(conditions), tuple(parameters)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
-from clip_embeddings.index.types import MAX_GENERATION, is_text
+from clip_embeddings.index.checks import MAX_GENERATION, is_text
 from clip_embeddings.logs import logger
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.indexer import Indexer

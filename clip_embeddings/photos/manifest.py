@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from clip_embeddings.config import TaskSettings
-from clip_embeddings.index.types import Entry
+from clip_embeddings.index.types import Entry, IndexedVersion
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.manifest_file import read_names
 from clip_embeddings.photos.reconcile import compare
@@ -89,5 +89,9 @@ class Manifest:
         if looked_up.failed or looked_up.stat is None:
             report.count_rejected(looked_up.name, looked_up.failed or "object_gone")
             return
-        indexed = (looked_up.name, entry.generation, entry.fingerprint) if entry else None
+        indexed = (
+            IndexedVersion(looked_up.name, entry.generation, entry.fingerprint, entry.label_set)
+            if entry
+            else None
+        )
         yield from compare(looked_up.name, looked_up.stat, indexed, self.indexed_bucket, fingerprint, report)

@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Iterable, Iterator
 
 from clip_embeddings.config import TaskSettings
+from clip_embeddings.index.types import IndexedVersion
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.types import UP_TO_DATE, Change, Deletion, ObjectVersion, Report
 from clip_embeddings.storage.types import ALL_NAMES, NameRange, Stat
 
 # Name and properties of an object of the bucket.
 Listed = tuple[str, Stat]
-# Name, generation and fingerprint of an entry of the index.
-Indexed = tuple[str, int, str]
 
 
 def differences(
@@ -41,15 +40,15 @@ def differences(
         return
     bucket, index = indexed_bucket.bucket, indexed_bucket.index
     listed: Iterable[Listed] = bucket.stats(prefix, within)
-    indexed: Iterable[Indexed] = index.generations(indexed_bucket.name, prefix, within)
+    indexed: Iterable[IndexedVersion] = index.generations(indexed_bucket.name, prefix, within)
     if task:
         listed = (item for item in listed if in_shard(item[0], task))
-        indexed = (item for item in indexed if in_shard(item[0], task))
+        indexed = (item for item in indexed if in_shard(item.name, task))
     for name, stat, entry in _merge_join(listed, indexed):
         if stat is None:
             # The object may have been written after the bucket was listed, so it is looked up again.
             if entry and bucket.stat(name) is None:
-                yield Deletion(name, entry[1])
+                yield Deletion(name, entry.generation)
         else:
             yield from compare(name, stat, entry, indexed_bucket, fingerprint, report)
 
@@ -57,7 +56,7 @@ def differences(
 def compare(
     name: str,
     stat: Stat,
-    entry: Indexed | None,
+    entry: IndexedVersion | None,
     indexed_bucket: IndexedBucket,
     fingerprint: str,
     report: Report,
@@ -68,13 +67,13 @@ def compare(
         entry: what the index holds of it now.
         report: the object is counted in it if it needs no change.
     """
-    if entry and entry[1:] == (stat.generation, fingerprint):
+    if entry and (entry.generation, entry.fingerprint) == (stat.generation, fingerprint):
         report.skipped[UP_TO_DATE] += 1
-    elif not entry or entry[1] <= stat.generation:
+    elif not entry or entry.generation <= stat.generation:
         yield ObjectVersion(name, stat)
     elif indexed_bucket.generations_recur:
         # The index keeps the higher of two generations, unless that one is deleted with `forget` first.
-        yield Deletion(name, entry[1])
+        yield Deletion(name, entry.generation)
         yield ObjectVersion(name, stat)
     else:
         # The object was written again, and indexed, after the bucket was listed.
@@ -88,8 +87,8 @@ def in_shard(name: str, task: TaskSettings) -> bool:
 
 
 def _merge_join(
-    listed: Iterable[Listed], indexed: Iterable[Indexed]
-) -> Iterator[tuple[str, Stat | None, Indexed | None]]:
+    listed: Iterable[Listed], indexed: Iterable[IndexedVersion]
+) -> Iterator[tuple[str, Stat | None, IndexedVersion | None]]:
     """Join two lists that are ordered by name: each name once, with its item of either list or None.
 
     If a list has another order, a name may come once for each list, which costs work but loses nothing.
@@ -97,12 +96,12 @@ def _merge_join(
     listed_items, indexed_items = iter(listed), iter(indexed)
     stored, entry = next(listed_items, None), next(indexed_items, None)
     while stored or entry:
-        if entry is None or (stored and stored[0] < entry[0]):
+        if entry is None or (stored and stored[0] < entry.name):
             assert stored is not None
             yield stored[0], stored[1], None
             stored = next(listed_items, None)
-        elif stored is None or entry[0] < stored[0]:
-            yield entry[0], None, entry
+        elif stored is None or entry.name < stored[0]:
+            yield entry.name, None, entry
             entry = next(indexed_items, None)
         else:
             yield stored[0], stored[1], entry

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from clip_embeddings.errors import ApiError
 from clip_embeddings.index.factory import open_configured_index
-from clip_embeddings.index.types import Entry, Hit, Index
+from clip_embeddings.index.types import Entry, Index
 from clip_embeddings.runtime import Runtime
-from clip_embeddings.search.schema import Nearest
+from clip_embeddings.search.samples import Samples
 from clip_embeddings.storage.factory import open_bucket, open_cloud_bucket
 from clip_embeddings.storage.types import Bucket, NotFoundError, TooLargeError
 
@@ -22,6 +20,7 @@ class Searcher:
     """An index and its objects. If `folder` is set, only its objects are returned."""
 
     index: Index
+    samples: Samples
     # The local folder of the indexed objects. None: they are in Cloud Storage.
     folder: Bucket | None
     # A sentence for people where the model lacks a tower: which searches there are.
@@ -29,12 +28,10 @@ class Searcher:
     # Why this process indexes no photos, if it would otherwise.
     photos_off: str | None = None
 
-    def nearest(self, vector: np.ndarray, space: str, options: Nearest, k: int) -> list[Hit]:
-        """The `k` entries of `space` nearest to `vector` (d,), among those that match `options`."""
-        bucket = self.folder.url if self.folder else None
-        return self.index.query(
-            vector, space, k, bucket=bucket, prefix=options.prefix, min_score=options.min_score
-        )
+    @property
+    def bucket(self) -> str | None:
+        """The bucket whose objects are returned; None for every bucket of the index."""
+        return self.folder.url if self.folder else None
 
     def entry(self, uri: str) -> Entry:
         """The entry of an object. Raises ApiError 404 if the index has none."""
@@ -92,4 +89,6 @@ def open_searcher(runtime: Runtime) -> Searcher:
         photos_off = None if url.startswith("gs:") else f"{notice} There is nothing to search."
     elif "text" not in manifest.towers:
         notice = f"Search with a picture: the model {manifest.name} has no text tower."
-    return Searcher(open_configured_index(settings), folder, notice, photos_off)
+    index = open_configured_index(settings)
+    samples = Samples(index, folder.url if folder else None)
+    return Searcher(index, samples, folder, notice, photos_off)

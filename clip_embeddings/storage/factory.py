@@ -35,6 +35,12 @@ def open_bucket(url: str, *, externally_written: bool = False) -> Bucket:
     raise ValueError(f"use {BUCKET_URL_FORMS}")
 
 
+def bucket_name(url: str) -> str:
+    """The value of `Entry.bucket` for the bucket that BUCKET_URL names. Imports no client of a cloud."""
+    parts = urlsplit(url)
+    return parts.netloc if parts.scheme == "gs" else open_bucket(url).url
+
+
 def open_stream(source: str) -> BinaryIO:
     """A file at a path or at `file:///file`, or an object at `gs://bucket/name`, to read any part of it.
 

@@ -3,7 +3,7 @@
 #   ./deploy.sh --model demo stage all
 #   cd examples/terraform && terraform init && terraform apply -var project=MY-PROJECT
 #
-# deploy.sh moves traffic to a version only when /ready answers 200, and deploys the job `backfill`; this does not.
+# deploy.sh moves traffic to a version only when /ready answers 200, and deploys Cloud Run jobs; this does not.
 
 terraform {
   required_version = ">= 1.5"

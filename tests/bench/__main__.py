@@ -27,12 +27,12 @@ def main() -> None:
 
 
 def _vectors(options: argparse.Namespace) -> str:
-    """The report that is asked for of an index, a backfill or a Spark job, or an empty text."""
+    """The report that is asked for of an index, near-duplicates, a backfill or Spark, or an empty text."""
     if options.spark:
         from tests.bench import spark
 
         return spark.report(_progress, quick=options.quick)
-    if not (options.index or options.backfill):
+    if not (options.index or options.backfill or options.duplicates):
         return ""
     from tests.bench import machine
 
@@ -41,6 +41,10 @@ def _vectors(options: argparse.Namespace) -> str:
         from tests.bench import index
 
         report = index.report(options.rows, quick=options.quick)
+    elif options.duplicates:
+        from tests.bench import duplicates
+
+        report = f"{machine.describe()}\n\n{duplicates.report(options.rows, quick=options.quick)}"
     else:
         from tests.bench import backfill
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_embeddings.config import Settings
-from clip_embeddings.index.types import Entry
+from clip_embeddings.index.types import Entry, IndexedVersion
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.indexer import Indexer, open_indexer
 from clip_embeddings.photos.pipeline import apply_changes
@@ -103,5 +103,5 @@ class NullIndex:
 
     def generations(
         self, bucket: str, prefix: str = "", within: NameRange = ALL_NAMES
-    ) -> Iterator[tuple[str, int, str]]:
+    ) -> Iterator[IndexedVersion]:
         return iter(())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_embeddings.index.types import Hit, Index
+from clip_embeddings.index.types import Filter, Hit, Index
 from tests.bench.services import kilobytes
 from tests.support import postgres_server
 from tests.support.entries import entry
@@ -65,7 +65,7 @@ def report(rows: int | None = None, *, quick: bool) -> str:
     """Fill an index of each kind with the same vectors, `rows` or 100,000, query both alike: one table."""
     rows = rows or (10_000 if quick else 100_000)
     queries = 50 if quick else 300
-    query_vectors = next(_batches(queries, queries, seed=1))[1]
+    query_vectors = next(clustered_batches(queries, queries, seed=1))[1]
     expected = _exact(rows, query_vectors), _exact(rows, query_vectors, every=10)
     measured = {"SQLite": _sqlite(rows, query_vectors, expected)}
     if postgres_server.programs() is not None:
@@ -119,7 +119,7 @@ def _measure(
 ) -> Measured:
     started = time.perf_counter()
     with getattr(writer, "bulk_loading", nullcontext)():
-        for first_row, vectors in _batches(rows, BATCH):
+        for first_row, vectors in clustered_batches(rows, BATCH):
             writer.upsert(
                 [entry(_name(first_row + row), vector=vector) for row, vector in enumerate(vectors)]
             )
@@ -134,15 +134,15 @@ def _measure(
     for query, best, best_of_tenth in zip(queries, *expected, strict=True):
         cpu_seconds -= cpu()
         started = time.perf_counter()
-        hits = index.query(query, "s", BEST)
+        hits = index.query(query, "s", BEST).hits
         plain.append(time.perf_counter() - started)
         cpu_seconds += cpu()
         matches += _matches(hits, best)
         started = time.perf_counter()
-        hits = index.query(query, "s", BEST, prefix="0/")
+        hits = index.query(query, "s", BEST, Filter(prefix="0/")).hits
         tenth.append(time.perf_counter() - started)
         matches_of_tenth += _matches(hits, best_of_tenth)
-        hundredth.append(_seconds(partial(index.query, query, "s", BEST, prefix="0/7/")))
+        hundredth.append(_seconds(partial(index.query, query, "s", BEST, Filter(prefix="0/7/"))))
     return Measured(
         fill=fill,
         first=first,
@@ -194,7 +194,7 @@ def _verdict(name: str, measured: Measured) -> str:
     )
 
 
-def _batches(rows: int, size: int, seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+def clustered_batches(rows: int, size: int, seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """Number of the first row, and (size, DIMENSIONS) float32 unit vectors, the same for every call.
 
     They are clustered as those of photos are: all have a direction in common, those of a cluster have more,
@@ -222,7 +222,7 @@ def _exact(rows: int, queries: np.ndarray, every: int = 1) -> np.ndarray:
     """
     best_scores = np.empty((len(queries), 0), np.float32)
     best_rows = np.empty((len(queries), 0), np.int64)
-    for start, vectors in _batches(rows, BATCH):
+    for start, vectors in clustered_batches(rows, BATCH):
         chosen = np.arange(start, start + len(vectors))
         vectors, chosen = vectors[chosen % every == 0], chosen[chosen % every == 0]
         scores = np.hstack([best_scores, queries @ vectors.T])

@@ -82,7 +82,12 @@ def parse_options() -> argparse.Namespace:
         help="only: the first answered request, by the platform's startup probe",
     )
     parser.add_argument("--index", action="store_true", help="only: search over many vectors, in each index")
-    parser.add_argument("--rows", type=int, metavar="N", help="with --index: how many vectors (100,000)")
+    parser.add_argument(
+        "--duplicates", action="store_true", help="only: the search for near-duplicates among many vectors"
+    )
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help="with --index or --duplicates: how many vectors (100,000)"
+    )
     parser.add_argument("--backfill", action="store_true", help="only: photos indexed per second")
     parser.add_argument(
         "--spark",

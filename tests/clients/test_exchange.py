@@ -25,7 +25,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     folder = tmp_path_factory.mktemp("exported")
     with opened_index(f"sqlite://{folder}/index.sqlite") as index:
         index.upsert([entry(f"{number:03}.jpg") for number in range(300)])
-        nearest = [hit.entry.name for hit in index.query(direction("q"), "s", 5)]
+        nearest = [hit.entry.name for hit in index.query(direction("q"), "s", 5).hits]
         FORMATS["npy"].write(folder / "photos.npy", index.entries())
     return folder, nearest
 

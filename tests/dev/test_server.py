@@ -52,7 +52,7 @@ class Folder:
 
     def names(self) -> set[str]:
         """The names in the index."""
-        return {name for name, _, _ in self.index.generations(f"{self.path.as_uri()}/")}
+        return {name for name, *_ in self.index.generations(f"{self.path.as_uri()}/")}
 
     def has(self, pictures: Mapping[str, bytes]) -> bool:
         """Whether the index has exactly these names, and the vectors of these bytes."""
@@ -418,6 +418,8 @@ def test_a_page_cannot_rebind_its_name_to_the_local_server(
         head = "GET /search?q=cat HTTP/1.1\nHost: tunnel.example"
         assert exchange(_address(log), head).status == status
         assert get("/ready")["status"] == "ready"
+        # Photos in full size are for those who sit at this machine.
+        assert get("/collection")["originals"] == ("HOST" not in settings)
 
 
 JSON_HEADERS = "Host: localhost\nContent-Type: application/json\nContent-Length: LENGTH"

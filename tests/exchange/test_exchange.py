@@ -82,7 +82,7 @@ def test_an_index_moves_out_of_sqlite_and_back(source_url: str, other_url: str, 
     with opened_index(source_url) as first, opened_index(other_url) as second, opened_index(back) as third:
         assert contents(first) == contents(second) == contents(third)
         for number in range(5):
-            hits = [index.query(direction(f"{number}"), "s", 10) for index in (first, second, third)]
+            hits = [index.query(direction(f"{number}"), "s", 10).hits for index in (first, second, third)]
             assert [hit.entry for hit in hits[0]] == [hit.entry for hit in hits[1]]
             assert [hit.entry for hit in hits[0]] == [hit.entry for hit in hits[2]]
 
@@ -229,7 +229,7 @@ def test_a_graph_is_built_once_its_space_is_loaded(
 
     monkeypatch.setattr(postgres_search, "_by_graph", recorded)
     with opened_index(url) as index:
-        assert len(index.query(direction("q"), "s", 10)) == 10
+        assert len(index.query(direction("q"), "s", 10).hits) == 10
         definitions = request.getfixturevalue("postgres").run(
             f"SELECT indexdef FROM pg_indexes WHERE tablename = '{url.rpartition('=')[2]}'"
         )

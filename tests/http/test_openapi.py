@@ -91,6 +91,7 @@ def server(album: Album, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """A gateway with jobs and photos of its own."""
     log, jobs = tmp_path_factory.mktemp("openapi") / "log", tmp_path_factory.mktemp("jobs")
     settings = {**album.settings, "JOBS_URL": jobs.as_uri(), "FETCH_PRIVATE_HOSTS": "127.0.0.1"}
+    settings["SERVE_ORIGINALS"] = "true"
     with serving("gateway", log, **settings) as running:
         yield running
 

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from google.cloud.firestore import DELETE_FIELD
 
-from clip_embeddings.index import firestore, firestore_client
+from clip_embeddings.index import firestore_changes, firestore_client
 from clip_embeddings.index.factory import open_index
 from clip_embeddings.index.firestore import FirestoreIndex
+from clip_embeddings.index.firestore_documents import object_id
+from clip_embeddings.index.types import Filter, LabelChange
 from clip_embeddings.storage.types import StorageError, TransientError
 from tests.support.entries import UPDATED, direction, entry
 from tests.support.indexes import close_index
@@ -53,6 +56,18 @@ def test_a_document_has_the_fields_that_indexes_and_policies_name(index: Firesto
     assert "expires" not in fields
 
 
+def test_a_document_that_was_written_before_there_were_labels(index: FirestoreIndex) -> None:
+    index.upsert([entry("a")])
+    id_ = object_id("photos", "a")
+    index._documents().document(id_).update({"labels": DELETE_FIELD, "label_set": DELETE_FIELD})
+
+    assert index.get("photos", "a") == entry("a")
+    assert list(index.generations("photos")) == [("a", 1, "f", "")]
+    assert index.query(direction("q"), "s", 5, Filter(label="cat")).hits == []
+    assert index.set_labels([LabelChange("photos", "a", 1, {"cat": 0.5}, "x")]) == [True]
+    assert index.get("photos", "a") == entry("a", labels={"cat": 0.5}, label_set="x")
+
+
 def test_a_tombstone_has_no_vector_and_an_expiry(index: FirestoreIndex) -> None:
     index.upsert([entry("a", 7)])
     index.delete("photos", "a", 8)
@@ -73,7 +88,7 @@ def test_a_tombstone_that_expires_between_read_and_write(
     index: FirestoreIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.delete("photos", "a", 5)
-    replace = firestore._replace
+    replace = firestore_changes.replace
     snapshots: list[Any] = []
 
     def replace_after_removal(client: Any, batch: Any, reference: Any, snapshot: Any, fields: Any) -> None:
@@ -82,7 +97,7 @@ def test_a_tombstone_that_expires_between_read_and_write(
         snapshots.append(snapshot)
         replace(client, batch, reference, snapshot, fields)
 
-    monkeypatch.setattr(firestore, "_replace", replace_after_removal)
+    monkeypatch.setattr(firestore_changes, "replace", replace_after_removal)
     assert index.upsert([entry("a", 6)]) == [True]
 
     assert [snapshot is None for snapshot in snapshots] == [False, True]
@@ -93,7 +108,7 @@ def test_a_change_between_read_and_write_is_not_lost(
     index: FirestoreIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.upsert([entry("a", 5), entry("b", 5)])
-    replace = firestore._replace
+    replace = firestore_changes.replace
     references: list[Any] = []
 
     def replace_after_change(client: Any, batch: Any, reference: Any, snapshot: Any, fields: Any) -> None:
@@ -102,28 +117,28 @@ def test_a_change_between_read_and_write_is_not_lost(
             index.upsert([entry("a", 9)])
         replace(client, batch, reference, snapshot, fields)
 
-    monkeypatch.setattr(firestore, "_replace", replace_after_change)
+    monkeypatch.setattr(firestore_changes, "replace", replace_after_change)
 
     assert index.upsert([entry("a", 6), entry("b", 6)]) == [False, True]
-    assert list(index.generations("photos")) == [("a", 9, "f"), ("b", 6, "f")]
+    assert [version[:3] for version in index.generations("photos")] == [("a", 9, "f"), ("b", 6, "f")]
 
 
 def test_constant_conflicts_are_a_transient_error(
     index: FirestoreIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.upsert([entry("a")])
-    monkeypatch.setattr(firestore, "CONFLICT_TIMEOUT", 0.2)
-    replace = firestore._replace
+    monkeypatch.setattr(firestore_changes, "CONFLICT_TIMEOUT", 0.2)
+    replace = firestore_changes.replace
 
     def replace_after_change(client: Any, batch: Any, reference: Any, snapshot: Any, fields: Any) -> None:
         reference.update({"size": time.monotonic_ns()})
         replace(client, batch, reference, snapshot, fields)
 
-    monkeypatch.setattr(firestore, "_replace", replace_after_change)
+    monkeypatch.setattr(firestore_changes, "replace", replace_after_change)
 
     with pytest.raises(TransientError, match="Others write the same entries"):
         index.upsert([entry("a", 2)])
-    assert list(index.generations("photos")) == [("a", 1, "f")]
+    assert [version[:3] for version in index.generations("photos")] == [("a", 1, "f")]
 
 
 def test_a_database_that_does_not_answer_is_a_transient_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from psycopg import IsolationLevel
+from psycopg import IsolationLevel, sql
 
 from clip_embeddings.index import postgres as postgres_module
-from clip_embeddings.index import postgres_schema, postgres_search
+from clip_embeddings.index import postgres_sample, postgres_schema, postgres_search
 from clip_embeddings.index.postgres import PostgresIndex
+from clip_embeddings.index.types import Filter, LabelChange
 from clip_embeddings.postgres_url import parse_postgres_url
 from clip_embeddings.storage.types import StorageError, TransientError
 from tests.support import postgres_server
-from tests.support.entries import DIMENSIONS, direction, entry
+from tests.support.entries import DIMENSIONS, UPDATED, direction, entry
 from tests.support.histories import History, check_history, histories
 from tests.support.index_process import row_name
 from tests.support.indexes import close_index, opened_index
@@ -61,11 +62,11 @@ def index_definitions(postgres: PostgresServer, url: str) -> list[str]:
 
 
 def names(index: PostgresIndex, prefix: str = "") -> list[str]:
-    return [name for name, _, _ in index.generations("photos", prefix)]
+    return [name for name, *_ in index.generations("photos", prefix)]
 
 
 def query_names(index: PostgresIndex, k: int = 1000, **filters: Any) -> list[str]:
-    return [hit.entry.name for hit in index.query(direction("q"), "s", k, **filters)]
+    return [hit.entry.name for hit in index.query(direction("q"), "s", k, Filter(**filters)).hits]
 
 
 LEVELS = list(IsolationLevel)
@@ -143,7 +144,7 @@ def test_four_writing_processes_and_one_that_searches(url: str, index: PostgresI
         found_entry = index.get("photos", name)
         assert found_entry is not None
         assert np.array_equal(found_entry.vector, direction(name, dimensions))
-        assert index.query(direction(name, dimensions), "s", 1)[0].entry.name == name
+        assert index.query(direction(name, dimensions), "s", 1).hits[0].entry.name == name
 
 
 def test_lost_connections_are_replaced(postgres: PostgresServer, url: str, index: PostgresIndex) -> None:
@@ -200,7 +201,7 @@ def test_a_server_that_is_killed_under_load_loses_nothing(tmp_path: Path) -> Non
 
         for writer, acknowledged in written.items():
             assert len(acknowledged) > 8
-            assert acknowledged <= {name for name, _, _ in index.generations("photos", f"{writer}/")}
+            assert acknowledged <= {name for name, *_ in index.generations("photos", f"{writer}/")}
 
 
 def test_a_server_that_is_down_is_a_transient_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +235,7 @@ for thread in threads:
 for number in range(4):
     if not os.fork():
         index.upsert([entry(f"child {number}")])
-        names = {hit.entry.name for hit in index.query(direction("q"), "s", 100)}
+        names = {hit.entry.name for hit in index.query(direction("q"), "s", 100).hits}
         sys.exit(0 if {"before", f"child {number}"} <= names else 1)
     _, status = os.wait()
     assert status == 0, status
@@ -402,7 +403,7 @@ def test_missing_rights_are_told_with_what_to_run(postgres: PostgresServer, role
 
     with opened_index(postgres.index_url(database)) as index:
         index.upsert([entry("a")])
-    tables = "photos, photos_spaces, photos_schema"
+    tables = "photos, photos_spaces, photos_schema, photos_reports"
     grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {name};"
     refused(url, f"The role may not use the index: run {grant}")
 
@@ -418,12 +419,12 @@ def test_a_role_that_only_reads_can_search(postgres: PostgresServer, role: tuple
     database = postgres.new_database()
     with opened_index(postgres.index_url(database)) as index:
         index.upsert([entry("a")])
-    postgres.run(f"GRANT SELECT ON photos, photos_spaces, photos_schema TO {name}", database)
+    postgres.run(f"GRANT SELECT ON photos, photos_spaces, photos_schema, photos_reports TO {name}", database)
     url = f"postgresql://{name}:{ESCAPED}@127.0.0.1:{postgres.port}/{database}?table=photos"
 
     with opened_index(url) as index:
-        assert [hit.entry.name for hit in index.query(direction("q"), "s", 3, prefix="a")] == ["a"]
-        assert [hit.entry.name for hit in index.query(direction("q"), "s", 1)] == ["a"]
+        for where in (Filter(), Filter(prefix="a")):
+            assert [hit.entry.name for hit in index.query(direction("q"), "s", 3, where).hits] == ["a"]
 
 
 def refused(url: str, sentence: str) -> None:
@@ -463,9 +464,83 @@ def test_an_older_schema_is_migrated_and_a_newer_one_refused(
             each.close()
 
     assert run(postgres, url, "SELECT note FROM {table}") == [("migrated",)]
-    assert run(postgres, url, "SELECT version FROM {table}_schema") == [(2,)]
-    with opened_index(url) as older, pytest.raises(StorageError, match=r"made by a newer version .*schema 2"):
+    assert run(postgres, url, "SELECT version FROM {table}_schema") == [(3,)]
+    with opened_index(url) as older, pytest.raises(StorageError, match=r"made by a newer version .*schema 3"):
         older.count()
+
+
+def test_tables_of_the_first_version_are_migrated(
+    postgres: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(postgres_schema, "MIGRATIONS", postgres_schema.MIGRATIONS[:1])
+        with opened_index(url) as index:
+            assert index.count() == 0
+    run(postgres, url, "INSERT INTO {table}_spaces (space, dimensions) VALUES ('s', 3)")
+    columns = "bucket, name, generation, space, fingerprint, content_type, size, updated, metadata, vector"
+    values = "'photos', 'a', 1, 's', 'f', 'image/png', 5, '2026-05-04T03:02:01.123456Z', '{{}}', '[1, 0, 0]'"
+    run(postgres, url, f"INSERT INTO {{table}} ({columns}) VALUES ({values})")
+
+    with opened_index(url) as index:
+        old = entry("a", vector=np.array([1, 0, 0], np.float32))
+        assert index.get("photos", "a") == old
+        (hit,) = index.query(old.vector, "s", 5, Filter(content_type="image/*")).hits
+        assert (hit.entry, list(index.generations("photos"))) == (old, [("a", 1, "f", "")])
+        assert index.set_labels([LabelChange("photos", "a", 1, {"cat": 0.5}, "x")]) == [True]
+        assert len(index.query(old.vector, "s", 5, Filter(label="cat")).hits) == 1
+        index.write_report("r", [b"x"])
+    assert run(postgres, url, "SELECT version FROM {table}_schema") == [(2,)]
+
+
+def test_a_large_table_is_sampled_by_pages(
+    postgres: PostgresServer, url: str, index: PostgresIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.upsert([entry(f"{number:04}") for number in range(3000)])
+    run(postgres, url, "ANALYZE {table}")
+    monkeypatch.setattr(postgres_sample, "_OF_KEYS", "SELECT 1/0")
+    # A page holds so many of these small rows that only a few pages would be read.
+    monkeypatch.setattr(postgres_sample, "READ_MORE", 20.0)
+
+    samples = [index.sample("s", 50) for _ in range(5)]
+
+    assert [len({each.name for each in sample}) for sample in samples] == [50] * 5
+    assert len({each.name for sample in samples for each in sample}) > 150
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        Filter(label="rare"),
+        Filter(content_type="image/rare"),
+        Filter(updated_from=UPDATED.replace(year=2027)),
+        Filter(prefix="x/", label="rare", content_type="image/*"),
+    ],
+    ids=["label", "type", "time", "several"],
+)
+def test_filters_that_few_rows_match_read_no_others(
+    postgres: PostgresServer, url: str, index: PostgresIndex, where: Filter
+) -> None:
+    index.upsert([entry(f"{number:04}") for number in range(2500)])
+    rare: dict[str, Any] = {
+        "labels": {"rare": 0.5},
+        "content_type": "image/rare",
+        "updated": UPDATED.replace(year=2027),
+    }
+    index.upsert([entry(f"x/{number}", **rare) for number in range(3)])
+    run(postgres, url, "ANALYZE {table}")
+    assert index._extension is not None
+    search = postgres_search.make_search(
+        index._url, index._extension, direction("q"), "s", 10, where, with_vectors=False
+    )
+    count = sql.SQL("EXPLAIN SELECT 1 FROM {table} WHERE {condition} LIMIT 2001").format(
+        table=sql.Identifier(index._url.table), condition=postgres_search._condition(search)
+    )
+    lines = index._pool.run(
+        lambda connection: connection.execute(count, postgres_search._parameters(search)).fetchall()
+    )
+
+    assert "Seq Scan" not in str(lines)
+    assert len(index.query(direction("q"), "s", 10, where).hits) == 3
 
 
 def test_tables_that_are_dropped_are_made_again(
@@ -509,7 +584,7 @@ def test_each_space_has_a_graph_of_its_own_up_to_2000_dimensions(
     assert f"(vector)::vector({DIMENSIONS})) vector_cosine_ops)" in second
     assert "WHERE (space = 's'::text)" in second
     for space, dimensions in spaces.items():
-        (hit,) = index.query(direction("q", dimensions), space, 5)
+        (hit,) = index.query(direction("q", dimensions), space, 5).hits
         assert hit.entry.name == space
 
 
@@ -523,14 +598,14 @@ def test_a_narrow_filter_yields_as_many_as_there_are(
     entries += [entry(f"far/{n:02}", vector=-near + 0.1 * direction(f"{n}")) for n in range(30)]
     index.upsert(entries)
 
-    hits = index.query(near, "s", 20, prefix="far/")
+    hits = index.query(near, "s", 20, Filter(prefix="far/")).hits
 
     scores = {each.name: float(each.vector @ near / np.linalg.norm(each.vector)) for each in entries}
     best = sorted((name for name in scores if name.startswith("far/")), key=lambda name: -scores[name])
     assert [hit.entry.name for hit in hits] == best[:20]
-    assert len(index.query(near, "s", 1000, prefix="far/")) == 30
-    assert len(index.query(near, "s", 1000)) == 1000
-    assert len(index.query(near, "s", 5, prefix="far/0")) == 5
+    assert len(index.query(near, "s", 1000, Filter(prefix="far/")).hits) == 30
+    assert len(index.query(near, "s", 1000).hits) == 1000
+    assert len(index.query(near, "s", 5, Filter(prefix="far/0")).hits) == 5
 
 
 def test_removed_neighbors_do_not_hide_others(index: PostgresIndex) -> None:
@@ -540,7 +615,7 @@ def test_removed_neighbors_do_not_hide_others(index: PostgresIndex) -> None:
     for number in range(300):
         index.delete("photos", f"near/{number:03}", 1)
 
-    assert len(index.query(near, "s", 5)) == 5
+    assert len(index.query(near, "s", 5).hits) == 5
 
 
 def test_names_that_are_too_long_for_a_key_are_refused_by_name(index: PostgresIndex) -> None:
@@ -558,7 +633,7 @@ def test_half_vectors_where_the_extension_has_them(postgres: PostgresServer, url
     with opened_index(f"{url}&vectors=halfvec") as index:
         entries = [entry(f"{number}", vector=direction(f"{number}", 2500)) for number in range(300)]
         index.upsert(entries)
-        hits = index.query(direction("q", 2500), "s", 10)
+        hits = index.query(direction("q", 2500), "s", 10).hits
 
         scores = np.array([each.vector for each in entries]) @ direction("q", 2500)
         best = np.argsort(-scores)[:10]
@@ -614,8 +689,9 @@ def test_an_index_is_reached_through_a_pooler_of_transactions(
             for number in range(5):
                 name = f"{thread}/{number}"
                 assert index.upsert([entry(name), entry(f"{name}/other")]) == [True, True]
-                assert index.query(direction(f"{name} 1"), "s", 1)[0].entry.name == name
-                assert index.query(direction("q"), "s", 1, prefix=name)[0].entry.name.startswith(name)
+                assert index.query(direction(f"{name} 1"), "s", 1).hits[0].entry.name == name
+                (hit,) = index.query(direction("q"), "s", 1, Filter(prefix=name)).hits
+                assert hit.entry.name.startswith(name)
                 assert index.delete("photos", name, 1)
 
         run_threads([partial(work, number) for number in range(6)])

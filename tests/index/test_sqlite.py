@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -21,9 +22,10 @@ import pytest
 from clip_embeddings.index import sqlite_connections
 from clip_embeddings.index.factory import default_url, open_index
 from clip_embeddings.index.sqlite import SqliteIndex
-from clip_embeddings.index.types import Index
+from clip_embeddings.index.sqlite_rows import filter_condition
+from clip_embeddings.index.types import Filter, Index, LabelChange
 from clip_embeddings.storage.types import StorageError, TransientError
-from tests.support.entries import direction, entry
+from tests.support.entries import UPDATED, direction, entry
 from tests.support.index_process import BATCH, row_name
 from tests.support.indexes import close_index, opened_index
 from tests.support.logs import propagated
@@ -44,7 +46,7 @@ def index(path: Path) -> Iterator[SqliteIndex]:
 
 
 def query_all(index: Index, query: str = "q", k: int = 1000) -> list[tuple[str, float]]:
-    hits = index.query(direction(query), "s", k)
+    hits = index.query(direction(query), "s", k).hits
     return [(hit.entry.name, round(hit.score, 4)) for hit in hits]
 
 
@@ -58,6 +60,96 @@ def test_urls_and_the_default_url(tmp_path: Path) -> None:
     assert f"/clip-index-{os.getuid()}/" in url
     assert len({url, default_url("gs://photos"), default_url(None)}) == 3
     open_index(url)
+
+
+# The tables of files that were made before there were labels and versions of the schema.
+FIRST_SCHEMA = """
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY,
+    bucket TEXT NOT NULL,
+    name TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    expires REAL,
+    space TEXT,
+    fingerprint TEXT,
+    content_type TEXT,
+    size INTEGER,
+    updated TEXT,
+    metadata TEXT,
+    vector BLOB,
+    UNIQUE (bucket, name)
+);
+CREATE INDEX by_version ON entries (version);
+CREATE INDEX by_space ON entries (space, version) WHERE space IS NOT NULL;
+CREATE INDEX by_name ON entries (space, name, bucket) WHERE space IS NOT NULL;
+CREATE INDEX by_expiry ON entries (expires) WHERE expires IS NOT NULL;
+CREATE TABLE spaces (space TEXT PRIMARY KEY, dimensions INTEGER NOT NULL);
+CREATE TABLE state (version INTEGER NOT NULL, swept INTEGER NOT NULL);
+INSERT INTO state VALUES (2, 0);
+INSERT INTO spaces VALUES ('s', 16);
+INSERT INTO entries (bucket, name, generation, version, expires) VALUES ('photos', 'gone', 7, 2, 9e9);
+"""
+
+
+def test_a_file_of_the_first_schema_is_migrated(path: Path) -> None:
+    path.parent.mkdir()
+    old = [entry(name, metadata={"who": "me"}) for name in "ab"]
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.executescript("PRAGMA journal_mode = WAL;" + FIRST_SCHEMA)
+        for each in old:
+            file.execute(
+                "INSERT INTO entries (bucket, name, generation, space, fingerprint, content_type, size,"
+                " updated, metadata, vector, version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+                [
+                    *(each.bucket, each.name, each.generation, each.space, each.fingerprint),
+                    *(each.content_type, each.size, each.updated.isoformat()),
+                    *(json.dumps(each.metadata), each.vector.tobytes()),
+                ],
+            )
+
+    indexes = [SqliteIndex(path) for _ in range(4)]
+    run_threads([each.count for each in indexes])
+
+    index = indexes[0]
+    assert [index.get("photos", name) for name in "ab"] == old
+    assert list(index.generations("photos")) == [("a", 1, "f", ""), ("b", 1, "f", "")]
+    assert len(query_all(index)) == 2
+    assert index.query(direction("q"), "s", 5, Filter(label="cat")).hits == []
+    assert len(index.query(direction("q"), "s", 5, Filter(content_type="image/*")).hits) == 2
+    assert index.set_labels([LabelChange("photos", "a", 1, {"cat": 0.5}, "x")]) == [True]
+    assert index.upsert([entry("gone", 7), entry("b", 2, labels={"cat": 1.0})]) == [False, True]
+    assert len(index.query(direction("q"), "s", 5, Filter(label="cat")).hits) == 2
+    index.write_report("r", [b"x"])
+    close_index(index)
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA user_version").fetchone() == (2,)
+        assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_file_of_a_newer_version_is_refused(path: Path, index: SqliteIndex) -> None:
+    index.upsert([entry("a")])
+    close_index(index)
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.execute("PRAGMA user_version = 3")
+
+    with (
+        opened_index(f"sqlite://{path}") as older,
+        pytest.raises(StorageError, match=r"newer .*schema 3, here 2"),
+    ):
+        older.count()
+
+
+def test_filters_read_an_index_without_vectors(path: Path, index: SqliteIndex) -> None:
+    index.upsert([entry("a", labels={"cat": 0.5})])
+    where = Filter("photos", "a", UPDATED, UPDATED, "cat", "image/*")
+    condition, parameters = filter_condition(where)
+    with closing(sqlite3.connect(path)) as file:
+        select = f"SELECT id FROM entries INDEXED BY by_name WHERE space = ? AND {condition}"
+        (*_, plan), *others = file.execute(f"EXPLAIN QUERY PLAN {select}", ("s", *parameters)).fetchall()
+
+    assert "USING COVERING INDEX by_name" in plan
+    assert others == []
 
 
 def start_process(action: str, path: Path, *arguments: object) -> subprocess.Popen[bytes]:
@@ -87,7 +179,7 @@ def test_four_writing_processes_and_one_that_searches(path: Path, index: SqliteI
     assert int(queries) > 0
 
     names = [row_name(writer, number) for writer in "abcd" for number in range(rows_of_each)]
-    assert [name for name, _, _ in index.generations("photos")] == names
+    assert [name for name, *_ in index.generations("photos")] == names
     assert index.count("s") == rows
     # Every vector in the matrix.
     index.query(direction("q", dimensions), "s", 1)
@@ -109,7 +201,7 @@ def test_a_killed_writer_leaves_whole_batches(path: Path, index: SqliteIndex) ->
             time.sleep(rng.uniform(0, 0.05))
             writer.send_signal(signal.SIGKILL)
 
-        names = [name for name, _, _ in index.generations("photos", f"{number}/")]
+        names = [name for name, *_ in index.generations("photos", f"{number}/")]
         assert names == [row_name(str(number), position) for position in range(len(names))]
         assert 0 < len(names) < 100_000
         assert len(names) % BATCH == 0
@@ -152,7 +244,7 @@ def test_equal_scores_are_ordered_by_first_write(index: SqliteIndex) -> None:
     index.upsert([entry(f"{number}", vector=same) for number in range(50)])
     index.delete("photos", "3", 1)
 
-    hits = index.query(same, "s", 5)
+    hits = index.query(same, "s", 5).hits
 
     assert [hit.entry.name for hit in hits] == ["0", "1", "2", "4", "5"]
 
@@ -162,7 +254,7 @@ def test_threads_share_an_index(index: SqliteIndex) -> None:
         for number in range(30):
             name = f"{thread}/{number}"
             index.upsert([entry(name)])
-            assert index.query(direction(f"{name} 1"), "s", 1)[0].entry.name == name
+            assert index.query(direction(f"{name} 1"), "s", 1).hits[0].entry.name == name
             if number % 3 == 0:
                 index.delete("photos", name, 1)
 
@@ -174,7 +266,7 @@ def test_threads_share_an_index(index: SqliteIndex) -> None:
 FORKING = """
 import os, sys, threading
 from clip_embeddings.index.factory import open_index
-from tests.support.entries import direction, entry
+from tests.support.entries import UPDATED, direction, entry
 from tests.support.indexes import close_index
 
 index = open_index(sys.argv[1])
@@ -194,7 +286,7 @@ for number in range(20):
     if not os.fork():
         # The parent's connections are closed here, and its matrix is still used.
         index.upsert([entry(f"child {number}")])
-        names = {hit.entry.name for hit in index.query(direction("q"), "s", 100)}
+        names = {hit.entry.name for hit in index.query(direction("q"), "s", 100).hits}
         os._exit(0 if {"before", f"child {number}"} <= names else 1)
     _, status = os.wait()
     assert status == 0, status
@@ -223,7 +315,7 @@ def test_a_writer_waits_for_another(path: Path, index: SqliteIndex) -> None:
         timer = threading.Timer(0.3, other.execute, ["COMMIT"])
         timer.start()
 
-        assert index.query(direction("q"), "s", 1) != []
+        assert index.query(direction("q"), "s", 1).hits != []
         assert index.upsert([entry("b")]) == [True]
         timer.join()
 

@@ -31,6 +31,7 @@ def test_all_but_pictures_as_such_is_understood(client: GeneratedClient) -> None
         "WARNING parsing POST /embed/image within embeddings.",
         "Unsupported content type image/*",
         "WARNING parsing GET /thumbnail within search.",
+        "WARNING parsing GET /original within search.",
     ]
 
 

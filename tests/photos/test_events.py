@@ -88,7 +88,7 @@ def generations(indexer: Indexer) -> dict[str, int]:
     """The generations in the index, by name."""
     indexed_bucket = indexer.indexed_bucket
     listed = indexed_bucket.index.generations(indexed_bucket.name)
-    return {name: generation for name, generation, _ in listed}
+    return {name: generation for name, generation, *_ in listed}
 
 
 def entry(indexer: Indexer, name: str) -> Entry:

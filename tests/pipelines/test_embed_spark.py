@@ -263,5 +263,5 @@ def test_vectors_go_to_an_index_in_postgresql(postgres: PostgresServer, tmp_path
         assert entry is not None
         assert (entry.fingerprint, entry.size) == (image_fingerprint(), len(data))
         assert entry.generation == (photos / name).stat().st_ctime_ns
-        (hit,) = index.query(raw_images(data)[0], model().manifest.space, 1)
+        (hit,) = index.query(raw_images(data)[0], model().manifest.space, 1).hits
     assert hit.entry.name == name

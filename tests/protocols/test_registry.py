@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from typing import Any
 
@@ -11,32 +10,17 @@ import pytest
 
 from clip_embeddings.functions import FUNCTIONS
 from clip_embeddings.http.endpoints import load_protocols
-from clip_embeddings.protocols.base import EXAMPLE_IMAGE, Endpoint, Protocol
+from clip_embeddings.protocols.base import Endpoint, Protocol
 from clip_embeddings.protocols.registry import PROTOCOLS
+from tests.support.examples import path_of, request_of
 from tests.support.serving import Server, error_code, provenance
 from tests.support.vectors import model
 
 ENDPOINTS = [(protocol, endpoint) for protocol in load_protocols() for endpoint in protocol.endpoints]
-IMAGE = base64.b64decode(EXAMPLE_IMAGE.partition(",")[2])
 
 every_endpoint = pytest.mark.parametrize(
     ("protocol", "endpoint"), ENDPOINTS, ids=[endpoint.operation_id for _, endpoint in ENDPOINTS]
 )
-
-
-def _example(endpoint: Endpoint) -> dict[str, Any]:
-    """The example as arguments of requests.post."""
-    match endpoint.body.kind:
-        case "json":
-            return {"json": endpoint.example}
-        case "form":
-            return {"data": endpoint.example}
-        case "file":
-            return {"files": {endpoint.body.file_fields[0]: IMAGE}}
-        case "multipart":
-            return {"files": {name: (None, value) for name, value in endpoint.example.items()}}
-        case "bytes":
-            return {"data": IMAGE, "headers": {"Content-Type": "image/png"}}
 
 
 def _matches(value: Any, schema: Any) -> None:
@@ -50,11 +34,6 @@ def _matches(value: Any, schema: Any) -> None:
         assert set(value) <= {field.encode_name for field in fields}
 
 
-def _path(endpoint: Endpoint) -> str:
-    """The path with the served model for every `{name}`."""
-    return re.sub(r"\{\w+(:\w+)?\}", "demo", endpoint.path)
-
-
 def test_the_registry_names_each_protocol_as_it_names_itself() -> None:
     assert [protocol.name for protocol in load_protocols()] == list(PROTOCOLS)
 
@@ -63,7 +42,7 @@ def test_the_registry_names_each_protocol_as_it_names_itself() -> None:
 def test_an_example_request_is_answered_as_documented(
     gateway: Server, protocol: Protocol, endpoint: Endpoint
 ) -> None:
-    reply = gateway.post(_path(endpoint), **_example(endpoint))
+    reply = gateway.post(path_of(endpoint.path), **request_of(endpoint))
 
     assert reply.status_code == 200, reply.text
     _matches(reply.json(), endpoint.reply)
@@ -90,7 +69,7 @@ def test_an_endpoint_is_in_the_openapi_document(
 def test_an_error_has_the_protocols_form_and_a_code(
     gateway: Server, protocol: Protocol, endpoint: Endpoint
 ) -> None:
-    reply = gateway.post(_path(endpoint) + "?normalize=perhaps", **_example(endpoint))
+    reply = gateway.post(path_of(endpoint.path) + "?normalize=perhaps", **request_of(endpoint))
 
     assert (reply.status_code, error_code(reply)) == (400, "normalize_invalid")
     _matches(reply.json(), (endpoint.errors or protocol.errors).schema(400))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -67,12 +68,14 @@ class Album:
         assert self.index.upsert([replace(entry, **changes)]) == [True]  # type: ignore[arg-type]
 
 
-def new_album(folder: Path) -> Album:
-    """An empty album below `folder`."""
+def new_album(folder: Path, index_url: str | None = None) -> Album:
+    """An empty album below `folder`, with its index there too or at `index_url`."""
     settings = {
         "BUCKET_URL": (folder / "photos").as_uri(),
-        "INDEX_URL": f"sqlite://{folder}/index.sqlite",
+        "INDEX_URL": index_url or f"sqlite://{folder}/index.sqlite",
     }
+    if emulator := os.environ.get("FIRESTORE_EMULATOR_HOST"):
+        settings["FIRESTORE_EMULATOR_HOST"] = emulator
     bucket = open_bucket(settings["BUCKET_URL"], externally_written=True)
     return Album(bucket, open_index(settings["INDEX_URL"]), settings)
 

@@ -52,7 +52,7 @@ class Deployment:
 
     def generations(self) -> dict[str, int]:
         """The generations in the index, by name."""
-        return {name: generation for name, generation, _ in self.index.generations(self.name)}
+        return {name: generation for name, generation, *_ in self.index.generations(self.name)}
 
     def check(self, pictures: Mapping[str, bytes]) -> None:
         """The index has exactly these pictures, in their present generations, with their vectors."""

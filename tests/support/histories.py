@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from hypothesis import strategies as st
 
-from clip_embeddings.index.types import Index
+from clip_embeddings.index.types import Filter, Index
 from tests.support.entries import direction, entry
 from tests.support.threads import run_threads
 
@@ -61,8 +61,8 @@ def check_history(index: Index, history: History, threads: int = 1) -> None:
         run_threads([partial(deliver, history.deliveries[number::threads]) for number in range(threads)])
 
     expected = {folder + name: generation for name, generation in history.remaining.items()}
-    assert {name: generation for name, generation, _ in index.generations("photos", folder)} == expected
-    hits = index.query(direction("q"), "s", 10, prefix=folder)
+    assert {name: generation for name, generation, *_ in index.generations("photos", folder)} == expected
+    hits = index.query(direction("q"), "s", 10, Filter(prefix=folder)).hits
     assert {hit.entry.name: hit.entry.generation for hit in hits} == expected
     for hit in hits:
         vector = direction(f"{hit.entry.name} {hit.entry.generation}")

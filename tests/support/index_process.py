@@ -51,7 +51,7 @@ def search(url: str, dimensions: int) -> None:
     queries = rows = 0
     while not stopped.is_set():
         query = direction(f"query {queries}", dimensions)
-        hits = index.query(query, "s", 5)
+        hits = index.query(query, "s", 5).hits
         scores = [hit.score for hit in hits]
         assert scores == sorted(scores, reverse=True), scores
         expected = [float(direction(hit.entry.name, dimensions) @ query) for hit in hits]

@@ -18,6 +18,9 @@ from tests.support.postgres_server import PostgresServer
 if TYPE_CHECKING:
     import pytest
 
+# Opens the index of a test, each time as another process would.
+Open = Callable[..., Index]
+
 
 def _sqlite_url(request: pytest.FixtureRequest) -> str:
     folder: Path = request.getfixturevalue("tmp_path")

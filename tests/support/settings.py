@@ -3,6 +3,7 @@
 # Name of the setting, invalid values, and a part of the sentence that says what is allowed.
 INVALID_VALUES = [
     ("LOG_LEVEL", ["LOUD", "10"], "DEBUG, INFO, WARNING or ERROR"),
+    ("DOCS_PAGE", ["redoc", "true", "Swagger"], "light or swagger"),
     ("MEMORY_LIMIT", ["0", "1Mi", "512 Mi", "-1Gi", "1.5Gi", "lots"], "at least 128Mi"),
     ("MODEL_THREADS", ["0", "257", "two", "-1", "1.5", "²"], "a whole number from 1 to 256"),
     ("MAX_WAITING", ["-1", "10001", "9" * 5000], "a whole number from 0 to 10000"),

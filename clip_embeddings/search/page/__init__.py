@@ -11,6 +11,11 @@ from pathlib import Path
 from flask import Request, Response
 
 FOLDER = Path(__file__).parent
+# The parts of the script, in their order; together they are one function.
+SCRIPTS = (
+    *("core", "server", "address", "images", "collection", "filters"),
+    *("grid", "search", "viewer", "pictures", "map", "duplicates", "keys", "main"),
+)
 
 
 def search_page(request: Request, notice: str | None = None) -> Response:
@@ -33,7 +38,9 @@ def search_page(request: Request, notice: str | None = None) -> Response:
 @cache
 def _document(notice: str | None) -> tuple[bytes, str]:
     """The document, and the Content-Security-Policy that names its parts by their hashes."""
-    style, script = ((FOLDER / name).read_bytes() for name in ("search.css", "search.js"))
+    style = (FOLDER / "search.css").read_bytes()
+    parts = b"\n".join((FOLDER / f"{name}.js").read_bytes() for name in SCRIPTS)
+    script = b'"use strict";\n(() => {\n%b})();\n' % parts
     document = (FOLDER / "search.html").read_bytes()
     document = document.replace(b"<style></style>", b"<style>%b</style>" % style)
     if notice:
