@@ -133,7 +133,7 @@ def _condition(search: Search) -> sql.Composed:
     # Percent signs are doubled, because the statement has parameters.
     conditions = [sql.SQL("space = {}").format(sql.Literal(search.space.replace("%", "%%")))]
     where, type_ = search.where, 'lower(content_type COLLATE "C")'
-    by_type, type_end = _types(where)
+    is_exact = where.content_type is not None and type_prefix(where.content_type) is None
     filters = {
         "bucket = %(bucket)s": where.bucket is not None,
         "name >= %(prefix)s": bool(where.prefix),
@@ -142,25 +142,16 @@ def _condition(search: Search) -> sql.Composed:
         "updated < %(updated_before)s": where.updated_before is not None,
         # The form that an index of arrays serves.
         "labels @> ARRAY[%(label)s::text]": where.label is not None,
-        f"{type_} = %(type)s": by_type is not None and type_end is None,
-        f"{type_} >= %(type)s AND {type_} < %(type_end)s": type_end is not None,
+        f"{type_} = %(type)s": is_exact,
+        # In a form that no index serves: most rows match, whatever the planner believes.
+        f"left({type_}, length(%(type)s::text)) = %(type)s": where.content_type is not None and not is_exact,
     }
     conditions += [sql.SQL(condition).format() for condition, used in filters.items() if used]
     return sql.SQL(" AND ").join(conditions)
 
 
-def _types(where: Filter) -> tuple[str | None, str | None]:
-    """The declared type of the rows; or, with the end of the range, the first one of it."""
-    if where.content_type is None:
-        return None, None
-    prefix = type_prefix(where.content_type)
-    if prefix is None:
-        return ascii_lower(where.content_type), None
-    return ascii_lower(prefix), prefix_end(ascii_lower(prefix))
-
-
 def _parameters(search: Search) -> dict[str, Any]:
-    where, (type_, type_end) = search.where, _types(search.where)
+    where, type_ = search.where, search.where.content_type
     return {
         "vector": Vector(search.vector),
         "bucket": where.bucket,
@@ -169,8 +160,7 @@ def _parameters(search: Search) -> dict[str, Any]:
         "updated_from": where.updated_from,
         "updated_before": where.updated_before,
         "label": where.label,
-        "type": type_,
-        "type_end": type_end,
+        "type": None if type_ is None else ascii_lower(type_prefix(type_) or type_),
     }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clip_embeddings.duplicates.report import Part, StoredGroup, read_part
+from clip_embeddings.duplicates.report import StoredGroup, read_part
 from clip_embeddings.errors import ApiError
 from clip_embeddings.http.routing import RequestContext
 from clip_embeddings.search.replies import DIGITS, write_object
@@ -47,8 +47,12 @@ def answer_duplicates(context: RequestContext, searcher: Searcher) -> Mapping[st
                 groups += _present(searcher, bucket, space, batch)
                 position += len(batch)
             elif number + 1 < part.parts:
-                number, position = number + 1, 0
-                part = _next_part(searcher, part, number)
+                following = read_part(searcher.index, bucket, space, number + 1)
+                if following is None or following.summary.version != summary.version:
+                    # Replaced meanwhile: the cursor is refused, and the client begins again.
+                    has_more = True
+                    break
+                number, position, part = number + 1, 0, following
             has_more = position < len(part.groups) or number + 1 < part.parts
             if not has_more or len(groups) == query.k or looked_up >= MAX_LOOKED_UP:
                 break
@@ -60,14 +64,6 @@ def answer_duplicates(context: RequestContext, searcher: Searcher) -> Mapping[st
         "space": space,
         "notice": None,
     }
-
-
-def _next_part(searcher: Searcher, part: Part, number: int) -> Part:
-    summary = part.summary
-    following = read_part(searcher.index, summary.bucket, summary.space, number)
-    if following is None or following.summary.version != summary.version:
-        raise _changed()
-    return following
 
 
 def _present(

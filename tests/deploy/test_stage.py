@@ -511,8 +511,8 @@ def test_every_function_runs_from_its_folder_alone(
         folder, tmp_path_factory.getbasetemp() / f"venv-{hashlib.sha256(expected).hexdigest()[:8]}"
     )
     compiles(folder, python)
-    if name == "backfill":
-        subprocess.run([python, "-m", "functions.backfill", "--help"], cwd=folder, check=True)
+    if name in ("backfill", "duplicates"):
+        subprocess.run([python, "-m", f"functions.{name}", "--help"], cwd=folder, check=True)
         return
     (tmp_path / "photos").mkdir()
     settings = {

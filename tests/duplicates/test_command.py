@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from clip_embeddings.duplicates import report
+from clip_embeddings.duplicates.report import Member, StoredGroup
 from tests.support.albums import Album, emoji, new_album
 from tests.support.serving import ROOT, Server, environment, serving
 from tests.support.vectors import model
@@ -163,6 +165,28 @@ def test_pages_have_every_group_once(album: Album, server: Server) -> None:
     ):
         refused = server.get("/duplicates", params={"cursor": sent})
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, code)
+
+
+def test_pages_go_on_from_part_to_part(album: Album, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(album, "--threshold", "0.5")
+    every = groups(server, k=100)
+    stored = report.read_part(album.index, album.bucket.url, model().manifest.space, 0)
+    assert stored is not None
+    gone = StoredGroup(2, [Member("gone", 1, 1.0), Member("gone too", 1, 0.9)])
+    mixed = [each for group in stored.groups for each in (group, gone)]
+    # A group for each part.
+    monkeypatch.setattr(report, "PART_BYTES", 1)
+    report.write_report(album.index, stored.summary, mixed)
+
+    assert groups(server, k=100)["groups"] == every["groups"]
+    paged, cursor = [], None
+    for _ in range(len(mixed)):
+        reply = groups(server, k=1, **({"cursor": cursor} if cursor else {}))
+        paged += reply["groups"]
+        cursor = reply["cursor"]
+        if cursor is None:
+            break
+    assert (paged, cursor) == (every["groups"], None)
 
 
 def test_what_has_changed_since_is_left_out(tmp_path: Path) -> None:
