@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Request, Response
 
 from clip_embeddings.config import Limits
 from clip_embeddings.http.routing import Reply, RequestContext, Route
+from clip_embeddings.lazy import Lazy
 from clip_embeddings.protocols.base import json_body
 from clip_embeddings.search import queries, schema
-from clip_embeddings.search.collection import answer_collection
-from clip_embeddings.search.collection_map import CollectionMap, answer_map
-from clip_embeddings.search.duplicates import answer_duplicates
 from clip_embeddings.search.handlers import answer_search
-from clip_embeddings.search.objects import answer_original, answer_thumbnail
 from clip_embeddings.search.page import search_page
 from clip_embeddings.search.searcher import Searcher
+
+if TYPE_CHECKING:
+    from clip_embeddings.search.collection_map import CollectionMap
 
 BINARY = {"type": "string", "format": "binary"}
 
 
 def search_routes(searcher: Searcher) -> tuple[Route, ...]:
     """Every route of search."""
-    collection_map = CollectionMap(searcher.index, searcher.bucket)
 
     def search(
         read: Callable[[RequestContext], Any], parse: Callable[[Any, Limits], queries.SearchQuery]
@@ -36,19 +35,38 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
 
         return handler
 
+    # What a first search does not need is imported by the first request that does.
+
     def thumbnail(context: RequestContext) -> Response:
+        from clip_embeddings.search.objects import answer_thumbnail
+
         return answer_thumbnail(context, searcher)
 
     def original(context: RequestContext) -> Response:
+        from clip_embeddings.search.objects import answer_original
+
         return answer_original(context, searcher)
 
     def collection(context: RequestContext) -> Any:
+        from clip_embeddings.search.collection import answer_collection
+
         return answer_collection(context, searcher)
 
+    def make_map() -> CollectionMap:
+        from clip_embeddings.search.collection_map import CollectionMap
+
+        return CollectionMap(searcher.index, searcher.bucket)
+
+    collection_map = Lazy(make_map)
+
     def map_(context: RequestContext) -> Any:
-        return answer_map(context, searcher, collection_map)
+        from clip_embeddings.search.collection_map import answer_map
+
+        return answer_map(context, searcher, collection_map.get())
 
     def duplicates(context: RequestContext) -> Any:
+        from clip_embeddings.search.duplicates import answer_duplicates
+
         return answer_duplicates(context, searcher)
 
     def page(request: Request) -> Response:
