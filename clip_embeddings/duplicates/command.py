@@ -81,7 +81,8 @@ def _run(index: Index, bucket: str, options: argparse.Namespace) -> int:
     with _progress(count, "read") as advance:
         spaces = read_objects(_counted(index.entries(options.space), advance), bucket, count)
     if not spaces:
-        print(f"duplicates: the index has no photos of {bucket}.", flush=True)
+        where = f" in the space {options.space}" if options.space else ""
+        print(f"duplicates: the index has no photos of {bucket}{where}.", flush=True)
     for space, objects in spaces.items():
         with _progress(len(objects), "compared") as advance:
             groups = find_groups(objects.vectors, objects.order(), options.threshold, advance)
@@ -92,7 +93,8 @@ def _run(index: Index, bucket: str, options: argparse.Namespace) -> int:
             write_report(index, summary, stored)
         surplus = sum(group.count - 1 for group in stored)
         print(
-            f"{'would store' if options.dry_run else 'stored'} {len(stored):,} groups of near-duplicates: "
+            f"{'would store' if options.dry_run else 'stored'} {len(stored):,} "
+            f"group{'' if len(stored) == 1 else 's'} of near-duplicates: "
             f"{surplus:,} of {len(objects):,} photos resemble another one ({space})",
             flush=True,
         )
@@ -166,7 +168,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _threshold(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0.5 <= value <= 1:
-        raise argparse.ArgumentTypeError("it is a cosine from 0.5 to 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: use a cosine from 0.5 to 1")
     return value

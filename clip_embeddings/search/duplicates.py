@@ -18,7 +18,10 @@ MAX_LOOKED_UP = 2000
 # Groups that are looked up at once: each has up to MAX_MEMBERS.
 BATCH = 20
 
-NOTHING_YET = "Nobody has looked for near-duplicates yet: run `python -m functions.duplicates`."
+NOTHING_YET = (
+    "Nobody has looked for near-duplicates yet: run `python -m functions.duplicates` with this server's "
+    "BUCKET_URL and INDEX_URL."
+)
 
 # The report's version, the number of a part, and that of its next group.
 CURSOR = re.compile(r"([0-9a-f]{12})\.(\d{1,6})\.(\d{1,6})")

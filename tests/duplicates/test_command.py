@@ -20,6 +20,7 @@ from PIL import Image
 
 from clip_embeddings.duplicates import report
 from clip_embeddings.duplicates.report import Member, StoredGroup
+from clip_embeddings.search.duplicates import NOTHING_YET
 from tests.support.albums import Album, emoji, new_album
 from tests.support.serving import ROOT, Server, environment, serving
 from tests.support.vectors import model
@@ -100,7 +101,7 @@ def test_before_the_command_ran_there_is_a_notice(tmp_path: Path) -> None:
         "made": None,
         "threshold": None,
         "space": model().manifest.space,
-        "notice": "Nobody has looked for near-duplicates yet: run `python -m functions.duplicates`.",
+        "notice": NOTHING_YET,
     }
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == f"duplicates: the index has no photos of {empty.bucket.url}.\n"
@@ -238,8 +239,8 @@ def test_only_one_of_several_tasks_works(album: Album) -> None:
 @pytest.mark.parametrize(
     ("options", "settings", "status", "sentence"),
     [
-        (["--threshold", "2"], {}, 2, "it is a cosine from 0.5 to 1"),
-        (["--threshold", "x"], {}, 2, "invalid"),
+        (["--threshold", "2"], {}, 2, "'2' is not valid: use a cosine from 0.5 to 1"),
+        (["--threshold", "97%"], {}, 2, "'97%' is not valid: use a cosine from 0.5 to 1"),
         ([], {"BUCKET_URL": ""}, 1, "BUCKET_URL is not set"),
         ([], {"INDEX_URL": "sqlite:///dev/null/x"}, 1, "duplicates: The folder of the index cannot be made"),
     ],
