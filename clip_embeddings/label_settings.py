@@ -12,7 +12,9 @@ from typing import NamedTuple
 LABELS_FILE = "labels.json"
 # A label takes this place in a template.
 PLACE = "{}"
-# The prompt that CLIP's authors use where they name a single one: https://arxiv.org/abs/2103.00020, 3.1.4.
+# The prompt that CLIP's authors use where they name a single one (https://arxiv.org/abs/2103.00020, 3.1.4),
+# without the full stop that DEFAULT_TEMPLATE of engine/zero_shot.py has: the bundled model was trained on
+# texts without one, and would find a sixth of the tags with it.
 DEFAULT_TEMPLATES = ("a photo of a {}",)
 
 MAX_LABELS = 1000

@@ -23,9 +23,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from clip_embeddings.engine.model import normalize_rows
+from clip_embeddings.label_settings import PLACE
 
-# What a template has in the place of the label.
-PLACE = "{}"
 # The template where none is chosen, CLIP's own: https://arxiv.org/abs/2103.00020, section 3.1.4.
 DEFAULT_TEMPLATE = "a photo of a {}."
 # The canonical phrases of LERF, see above.

@@ -24,9 +24,9 @@ FORMAT = 1
 # Texts that are embedded at once, which bounds the memory.
 TEXTS = 256
 
-# Default thresholds: of a model whose labels share one probability (CLIP), measured likewise, and of one that
-# gives each label its own (SigLIP). There a label that fits has about 0.3 in the example of Hugging Face's
-# documentation: https://huggingface.co/docs/transformers/model_doc/siglip
+# Default thresholds: of a model whose labels share one probability (CLIP), measured on the emoji of the demo
+# model, and of one that gives each label its own (SigLIP). There a label that fits has about 0.3 in the
+# example of Hugging Face's documentation: https://huggingface.co/docs/transformers/model_doc/siglip
 SHARED_THRESHOLD, OWN_THRESHOLD = 0.8, 0.2
 
 # Texts that fit every picture equally well. A softmax gives some label a high probability even if the picture

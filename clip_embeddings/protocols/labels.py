@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from clip_embeddings.config import Limits
-from clip_embeddings.engine.zero_shot import PLACE
 from clip_embeddings.errors import ApiError
+from clip_embeddings.label_settings import PLACE
 from clip_embeddings.protocols.items import parse_text
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_embeddings.engine.zero_shot import PLACE
+from clip_embeddings.label_settings import PLACE
 from clip_embeddings.paths import ROOT
 from model_cache.evaluating.templates import TEMPLATES
 
