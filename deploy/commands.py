@@ -159,8 +159,9 @@ def _find_functions(names: Sequence[str], *, jobs: bool) -> tuple[Function, ...]
         try:
             functions.append(find_function(name))
         except KeyError:
+            kind = "job" if jobs else "function"
             raise DeployError(
-                f"there is no function {quote_for_message(name)}; see ./deploy.sh --help."
+                f"there is no {kind} {quote_for_message(name)}; see ./deploy.sh --help."
             ) from None
     if not functions:
         raise DeployError('name a function, or "all"; see ./deploy.sh --help.')

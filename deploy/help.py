@@ -12,7 +12,7 @@ Usage: ./deploy.sh [options] COMMAND [FUNCTION...]
 
   stage FUNCTION...          assemble build/FUNCTION/, what that function is deployed from
   deploy FUNCTION...|all     stage, then deploy to Cloud Run; "all" is every function but {excluded}
-  jobs deploy [JOB...]       stage and deploy the Cloud Run jobs ({jobs})
+  jobs deploy [JOB...]       stage and deploy Cloud Run jobs ({jobs}); without a name, {jobs_in_all}
   jobs run JOB [-- ARG...]   run one and wait for its end
   bigquery [FUNCTION...]     let BigQuery call deployed functions ({bigquery}), and print queries
   spark stage                assemble build/spark/, what a Spark job runs from
@@ -21,7 +21,7 @@ Usage: ./deploy.sh [options] COMMAND [FUNCTION...]
   logs FUNCTION              its newest log lines
   delete FUNCTION...|all     remove functions and their triggers; asks first
 
-Functions: {functions}; job: {jobs}
+Functions: {functions}; jobs: {jobs}
 
 Options, each with the environment variable that sets it too:
 {options}
@@ -40,6 +40,9 @@ def help_text() -> str:
     return USAGE.format(
         functions=" ".join(function.name for function in FUNCTIONS if not function.is_job),
         jobs=" ".join(function.name for function in FUNCTIONS if function.is_job),
+        jobs_in_all=" ".join(
+            function.name for function in FUNCTIONS if function.is_job and function.included_in_all
+        ),
         excluded=" and ".join(function.name for function in FUNCTIONS if not function.included_in_all),
         options="\n".join(_option_lines()),
         bigquery=" and ".join(BIGQUERY_FUNCTIONS),
