@@ -184,6 +184,10 @@ def test_filters_are_in_the_address(show: Pages) -> None:
     expect(page).to_have_url(re.compile(r"/search\?q=cup$"))
     expect(card(page, 10)).to_be_visible()
 
+    page.goto(page.url + "&label=no+photo")
+    expect(page.locator("#status")).to_have_text("Nothing found for “cup” with these filters.")
+    expect(page.get_by_label("Shows")).to_have_value("no photo")
+
 
 def test_a_picture_dropped_beside_words_is_looked_for_with_them(show: Pages) -> None:
     page = show()
@@ -197,7 +201,7 @@ def test_a_picture_dropped_beside_words_is_looked_for_with_them(show: Pages) -> 
     page.locator("#query").fill("rocket")
     page.evaluate(DROP, file_of("mine.jpg", photos()["coffee"]))
 
-    expect(page.locator("#status")).to_contain_text("for “rocket” like yours")
+    expect(page.locator("#status")).to_contain_text("for “rocket” and like yours")
     expect(page.locator("#query")).to_have_value("rocket")
     assert set(sent[-1]) - {"cursor"} == {"text", "image", "k"}
     card(page, 0).locator(".photo").click()
@@ -205,7 +209,7 @@ def test_a_picture_dropped_beside_words_is_looked_for_with_them(show: Pages) -> 
     page.keyboard.press("Escape")
     page.locator("#query").fill("a cat")
     page.keyboard.press("Enter")
-    expect(page.locator("#status")).to_contain_text("for “a cat” like yours")
+    expect(page.locator("#status")).to_contain_text("for “a cat” and like yours")
     page.get_by_role("button", name="Remove the picture").click()
     expect(page.locator("#status")).to_contain_text("for “a cat”")
     assert set(sent[-1]) - {"cursor"} == {"text", "k"}

@@ -176,6 +176,17 @@ def test_one_picture_large(show: Pages, page_album: Album) -> None:
     expect(viewer).to_be_hidden()
 
 
+def test_a_narrow_window_cuts_nothing_off(show: Pages) -> None:
+    page = show("/search?q=cat", viewport={"width": 390, "height": 700})
+    card(page, 0).locator(".photo").click()
+    expect(page.locator("#viewer")).to_be_visible()
+    for name_of_one in ("Close", "Next", "More like this", "Copy address"):
+        box = page.get_by_role("button", name=name_of_one, exact=True).bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= page.evaluate("document.documentElement.clientWidth")
+
+
 def test_names_are_only_text(show: Pages) -> None:
     page = show("/search?q=cat&prefix=odd/")
     expect(cards(page)).to_have_count(len(ODD))
@@ -214,7 +225,7 @@ def test_what_goes_wrong_is_said_in_words(show: Pages, page_album: Album) -> Non
     expect(page.get_by_role("alert")).to_be_hidden()
 
     page.goto(page.url.partition("/search")[0] + "/search?q=a&prefix=none")
-    expect(page.locator("#status")).to_have_text("Nothing found for “a”.")
+    expect(page.locator("#status")).to_have_text("Nothing found for “a” with these filters.")
 
 
 def test_a_picture_that_is_gone_has_a_tile_of_words(show: Pages, page_album: Album) -> None:

@@ -52,6 +52,13 @@ function twin(members, member, index) {
   load(image, sized(member, TILE));
   const size = member.size ? `${number(Math.ceil(member.size / 1024))} KiB` : "";
   const day = member.updated ? new Date(member.updated).toLocaleDateString() : "";
-  item.append(button, element("span", name, { class: "name", dir: "auto" }), element("small", [size, day].filter(Boolean).join(", ")));
+  // Copies often have the same name.
+  const folder = nameOf(member.uri.slice(0, -name.length - 1));
+  item.append(
+    button,
+    element("span", name, { class: "name", dir: "auto" }),
+    element("small", [size, day].filter(Boolean).join(", ")),
+    element("small", folder && `in ${folder}`, { dir: "auto" }),
+  );
   return item;
 }

@@ -97,9 +97,10 @@ function summary(wanted, found, seconds) {
   if (wanted.uri) parts.push(`like ${nameOf(wanted.uri)}`);
   if (wanted.picture) parts.push("like yours");
   const { not } = filters();
-  const what = parts.join(" ") + (not ? ` without “${not}”` : "");
+  const what = parts.join(" and ") + (not ? ` without “${not}”` : "");
   const count = found.results.length;
-  if (count === 0) return found.notice ? "" : `Nothing found ${what}.`;
+  const limited = countFilters() ? " with these filters" : "";
+  if (count === 0) return found.notice ? "" : `Nothing found ${what}${limited}.`;
   const partly = found.complete ? "" : " Only the nearest 1,000 were filtered.";
   if (found.nothing_close) return `Nothing here is close; these are the nearest ${what}.${partly}`;
   const many = found.cursor ? `The nearest pictures ${what}` : count === 1 ? `One picture ${what}` : `${count} pictures ${what}`;
