@@ -21,7 +21,7 @@ Usage: ./deploy.sh [options] COMMAND [FUNCTION...]
   logs FUNCTION              its newest log lines
   delete FUNCTION...|all     remove functions and their triggers; asks first
 
-Functions: {functions}; jobs: {jobs}
+Functions: {functions}; job: {jobs}
 
 Options, each with the environment variable that sets it too:
 {options}
