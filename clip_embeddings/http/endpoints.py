@@ -98,7 +98,8 @@ def endpoint_route(protocol: Protocol, endpoint: Endpoint) -> Route:
         reply=endpoint.reply,
         body=endpoint.body,
         keys=endpoint.keys,
-        embedding_options=True,
+        # A reply without vectors has none to normalize.
+        embedding_options=("model", "normalize") if endpoint.compute is None else ("model",),
         provenance=True,
         error_statuses=(400, 404, 408, 413, 415, 422, 429, *endpoint.further_statuses),
         errors=errors,

@@ -34,8 +34,9 @@ EMBEDDING_OPTIONS = (
     {
         "name": "normalize",
         "in": "query",
-        "schema": {"type": "boolean", "default": True},
-        "description": "Whether vectors have length 1.",
+        # No default: it depends on RAW_PROTOCOLS.
+        "schema": {"type": "boolean"},
+        "description": "Whether vectors have length 1; by default they do, unless a setting says otherwise.",
     },
 )
 HEADER_DESCRIPTIONS = {
@@ -162,8 +163,7 @@ def _operation(route: Route, schemas: Mapping[int, Any], *, secured: bool) -> di
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", route.documented_path)
     ]
-    if route.embedding_options:
-        parameters += EMBEDDING_OPTIONS
+    parameters += (option for option in EMBEDDING_OPTIONS if option["name"] in route.embedding_options)
     if route.query:
         parameters += _query_parameters(route.query)
     if parameters:

@@ -46,8 +46,8 @@ class Route(msgspec.Struct, frozen=True):
     # Fields of a JSON body, any of which selects this route where several share path, method and content
     # type. `a.b` is the field b of the object a.
     keys: tuple[str, ...] = ()
-    # Whether `model` and `normalize` may come in the query string.
-    embedding_options: bool = False
+    # Of `model` and `normalize`, those that may come in the query string.
+    embedding_options: tuple[str, ...] = ()
     # A struct whose fields come in the query string.
     query: Any = None
     # Content type of the reply.

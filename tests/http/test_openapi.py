@@ -236,6 +236,14 @@ class Second(msgspec.Struct):
     b: int
 
 
+def test_only_vectors_are_normalized(document: Any) -> None:
+    def options(path: str) -> list[str]:
+        return [parameter["name"] for parameter in document["paths"][path]["post"]["parameters"]]
+
+    assert options("/embed/text") == ["model", "normalize"]
+    assert options("/classify") == ["model"]
+
+
 def test_routes_of_every_kind_have_a_document() -> None:
     def post(name: str, body: Any, **options: Any) -> Route:
         return Route("POST", "/", name, name, lambda context: None, body, body=json_body(body), **options)
