@@ -85,7 +85,7 @@ def _task_routes(name: str, task: Task, jobs: Jobs) -> tuple[Route, ...]:
             errors=schema.ERRORS,
             provenance=reply is not schema.JobStatus,
             tag=name,
-            example={**task.example, task.field: [task.example[task.field]]} if batched else task.example,
+            example=task.example_of(batched),
         )
 
     def get(path: str, operation_id: str, summary: str, batched: bool) -> Route:

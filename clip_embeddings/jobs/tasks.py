@@ -50,6 +50,10 @@ class Task(msgspec.Struct, frozen=True):
     # Raises ApiError for a model with these towers that cannot do it.
     check: Callable[[Model], object] | None = None
 
+    def example_of(self, batched: bool) -> Mapping[str, Any]:
+        """An input that is answered."""
+        return {**self.example, self.field: [self.example[self.field]]} if batched else self.example
+
     def body(self, batched: bool) -> Body:
         """The body of a request for a job."""
         return json_body(self.inputs[batched], invalid_status=422)

@@ -25,7 +25,7 @@ MIN_POINTS = 8
 def project(vectors: np.ndarray) -> np.ndarray:
     """Points (n, 2) in -1..1 for `vectors` (n, d), float32. The same vectors get the same points.
 
-    For 1,000 vectors it takes about two seconds of one CPU, and 30 MB.
+    For 1,000 vectors it takes about a second of one CPU, and 30 MB.
     """
     reduced = _principal(vectors, COMPONENTS)
     if len(vectors) < MIN_POINTS or not reduced.any():

@@ -25,15 +25,6 @@ BINARY = {"type": "string", "format": "binary"}
 def search_routes(searcher: Searcher) -> tuple[Route, ...]:
     """Every route of search."""
 
-    # What a first search does not need is imported by the first request that does.
-
-    def make_map() -> CollectionMap:
-        from clip_embeddings.search.collection_map import CollectionMap
-
-        return CollectionMap(searcher.index, searcher.bucket)
-
-    collection_map = Lazy(make_map)
-
     def search(
         read: Callable[[RequestContext], Any], parse: Callable[[Any, Limits], queries.SearchQuery]
     ) -> Callable[[RequestContext], Reply]:
@@ -43,6 +34,8 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
             return answer_search(context, searcher, query)
 
         return handler
+
+    # What a first search does not need is imported by the first request that does.
 
     def thumbnail(context: RequestContext) -> Response:
         from clip_embeddings.search.objects import answer_thumbnail
@@ -58,6 +51,13 @@ def search_routes(searcher: Searcher) -> tuple[Route, ...]:
         from clip_embeddings.search.collection import answer_collection
 
         return answer_collection(context, searcher)
+
+    def make_map() -> CollectionMap:
+        from clip_embeddings.search.collection_map import CollectionMap
+
+        return CollectionMap(searcher.index, searcher.bucket)
+
+    collection_map = Lazy(make_map)
 
     def map_(context: RequestContext) -> Any:
         from clip_embeddings.search.collection_map import answer_map

@@ -58,6 +58,17 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_swagger_ui_is_installed_where_it_is_asked_for(tmp_path: Path, staged: Path) -> None:
+    build = f"--build-dir={tmp_path / 'build'}"
+    ended = deploy_sh(
+        "--model=demo", "--env", "DOCS_PAGE=swagger", build, "stage", "embed_text", folder=tmp_path
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert "flask-swagger-ui==" in (tmp_path / "build/embed_text/requirements.txt").read_text()
+    assert "swagger" not in (staged / "embed_text/requirements.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "towers", "packages", "unneeded"),
     [

@@ -28,7 +28,7 @@ FUNCTIONS: dict[str, list[str]] = {
 # What every function tells about itself.
 STATUS = ["/", "/docs", "/health", "/openapi.json", "/ready"]
 # Of the gateway alone.
-SEARCH = ["/search", "/similar", "/collection", "/thumbnail", "/original"]
+SEARCH = ["/search", "/similar", "/collection", "/duplicates", "/map", "/thumbnail", "/original"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Emoji by category: subgroups of emoji-test.txt of Unicode 15.0, and a plain word for each.
 
-Of each subgroup, the first 40 emoji of one character that the demo model's sheet has. Flags are left out: there
-are as many as all others together.
+Of each subgroup, the first 40 emoji of one character that the demo model's sheet has. Flags are left out:
+there are as many as all others together.
 """
 
 from __future__ import annotations

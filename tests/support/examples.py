@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from clip_embeddings.http.endpoints import load_protocols
 from clip_embeddings.http.reply_examples import FILE, SHOWN
+from clip_embeddings.jobs.tasks import TASKS
 from clip_embeddings.protocols.base import EXAMPLE_IMAGE, Endpoint
 from clip_embeddings.search.schema import SEARCH_EXAMPLE
 from tests.support.albums import emoji, new_album
@@ -26,7 +27,6 @@ from tests.support.serving import Server, serving
 from tests.support.waiting import eventually
 
 IMAGE = base64.b64decode(EXAMPLE_IMAGE.partition(",")[2])
-TASKS = {"text-embedding": ("text", "birthday cake"), "image-embedding": ("image", EXAMPLE_IMAGE)}
 
 
 def request_of(endpoint: Endpoint) -> dict[str, Any]:
@@ -95,15 +95,18 @@ def _search_replies(gateway: Server) -> dict[str, Any]:
 
 
 def _job_replies(gateway: Server, task: str) -> dict[str, Any]:
-    field, item = TASKS[task]
+    single, batched = (TASKS[task].example_of(is_batched) for is_batched in (False, True))
     base, name = f"/api/tasks/{task}", task.replace("-", "_")
     found = {
         f"new_job_results_api_legacy_tasks_{name}__model__jobs_post": gateway.post(
-            f"/api/legacy/tasks/{task}/demo/jobs", json={field: item}
+            f"/api/legacy/tasks/{task}/demo/jobs", json=single
         ).json()
     }
-    for kind, body, folder, part in (("job", item, "", ""), ("batched_job", [item], "/batched", "_batched")):
-        submitted = gateway.post(f"{base}{folder}/demo/jobs", json={field: body}).json()
+    for kind, body, folder, part in (
+        ("job", single, "", ""),
+        ("batched_job", batched, "/batched", "_batched"),
+    ):
+        submitted = gateway.post(f"{base}{folder}/demo/jobs", json=body).json()
         results = f"{base}{folder}/jobs/{submitted['id']}"
         eventually(lambda path=results: gateway.get(path).json()["status"] == "complete")  # type: ignore[misc]
         found[f"new_{kind}_api_tasks_{name}{part}__model__jobs_post"] = submitted

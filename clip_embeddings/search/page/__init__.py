@@ -24,7 +24,8 @@ def search_page(request: Request, notice: str | None = None) -> Response:
     Args:
         notice: a sentence to show, whatever is searched.
     """
-    document, policy = _document(notice)
+    # A browser may paint before the script has run: it must not begin with what the address does not mean.
+    document, policy = _document(notice, is_start=request.path.endswith("/") and not request.args)
     response = Response(document, mimetype="text/html")
     response.headers["Content-Security-Policy"] = policy
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -36,12 +37,14 @@ def search_page(request: Request, notice: str | None = None) -> Response:
 
 
 @cache
-def _document(notice: str | None) -> tuple[bytes, str]:
+def _document(notice: str | None, *, is_start: bool) -> tuple[bytes, str]:
     """The document, and the Content-Security-Policy that names its parts by their hashes."""
     style = (FOLDER / "search.css").read_bytes()
     parts = b"\n".join((FOLDER / f"{name}.js").read_bytes() for name in SCRIPTS)
     script = b'"use strict";\n(() => {\n%b})();\n' % parts
     document = (FOLDER / "search.html").read_bytes()
+    if not is_start:
+        document = document.replace(b'<body class="start">', b"<body>")
     document = document.replace(b"<style></style>", b"<style>%b</style>" % style)
     if notice:
         document = document.replace(b"<main>", b'<main><p class="notice">%b</p>' % escape(notice).encode(), 1)

@@ -47,10 +47,13 @@ async function asUri(file) {
 function preview(wanted) {
   const chip = at("picture");
   chip.hidden = !(wanted?.picture || wanted?.uri);
-  chip.classList.remove("blank");
+  chip.classList.remove("blank", "refused");
   unload(at("preview"));
   // What this browser cannot show may be a picture nevertheless: it gets a sign, not a broken picture.
-  const blank = () => chip.classList.add("blank");
+  const blank = () => {
+    chip.classList.add("blank");
+    chip.hidden = chip.classList.contains("refused");
+  };
   if (wanted?.picture?.startsWith("data:")) {
     at("preview").onerror = blank;
     at("preview").onload = () => at("preview").classList.add("there");
@@ -61,6 +64,13 @@ function preview(wanted) {
     // A picture of another site is the server's to fetch; this page loads nothing from anywhere else.
     blank();
   }
+}
+
+// The server refused what was looked for: what cannot be shown either is no picture, and gets no sign.
+function refused() {
+  const chip = at("picture");
+  chip.classList.add("refused");
+  if (chip.classList.contains("blank")) chip.hidden = true;
 }
 
 let leaving = 0;

@@ -46,8 +46,7 @@ async function search(wanted) {
     fill([]);
     say("");
     tell(at("problem"), error.message);
-    // What is no picture has none.
-    if (at("picture").classList.contains("blank")) at("picture").hidden = true;
+    refused();
   } finally {
     clearTimeout(slow);
     if (running === mine) {
