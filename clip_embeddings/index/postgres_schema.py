@@ -26,8 +26,8 @@ LOCK = 0x636C6970
 # A tombstone is a row without a vector that has `expires`. Vectors are stored in the row, uncompressed, as
 # long as it fits into a page: by default PostgreSQL would move those above 2 KB elsewhere, and a search would
 # read both places. Texts are compared by their bytes. `labels` and `probabilities` belong together; the
-# indexes of the second version are for filters that few rows match. That of types has their beginnings: a key has
-# at most a third of a page, and uploaders declare types of any length.
+# indexes of the second version are for filters that few rows match. That of types has their beginnings: a key
+# has at most a third of a page, and uploaders declare types of any length.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE {table} (
