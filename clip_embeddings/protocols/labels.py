@@ -10,8 +10,8 @@ from clip_embeddings.engine.zero_shot import PLACE
 from clip_embeddings.errors import ApiError
 from clip_embeddings.protocols.items import parse_text
 
-# Characters of a label that the reply repeats for each picture, at most. A text tower refuses most longer ones, but
-# not those of many spaces: a reply with 256 pictures and as many labels of 10,000 of them would have 650 MB.
+# Characters of a label that the reply repeats for each picture, at most. A text tower refuses most longer
+# ones, but not many spaces: a reply with 256 pictures and as many labels of 10,000 of them would have 650 MB.
 MAX_REPEATED_CHARS = 256
 
 
