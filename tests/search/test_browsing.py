@@ -334,7 +334,7 @@ def test_the_map_is_zoomed_and_opens_photos(show: Pages) -> None:
 
 def test_a_map_of_an_index_that_does_not_answer_says_so(show: Pages) -> None:
     page = show("/")
-    error = {"code": "index_unavailable", "message": "The index does not answer."}
+    error = {"code": "storage_unavailable", "message": "The index does not answer."}
     headers = {"Embedding-Error-Code": error["code"]}
     # A real one takes half a minute to be given up.
     page.route("**/map", lambda route: route.fulfill(status=503, json={"error": error}, headers=headers))
