@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from clip_embeddings.index.types import Entry, EntryError
+from clip_embeddings.index.types import MAX_LABEL_CHARS, Entry, EntryError
 
 # Every index stores integers as 64 bits with a sign.
 MAX_GENERATION = 2**63 - 1
@@ -33,6 +33,8 @@ def check_labels(labels: Mapping[str, float], label_set: str) -> dict[str, float
     """Labels with their probabilities as Python's numbers. Raises EntryError if no index can hold them."""
     if not is_text(*labels, label_set):
         raise EntryError("The object's labels are not text in Unicode.")
+    if any(len(label) > MAX_LABEL_CHARS for label in labels):
+        raise EntryError(f"A label of the object has more than {MAX_LABEL_CHARS} characters.")
     probabilities = {label: float(probability) for label, probability in labels.items()}
     if not all(map(math.isfinite, probabilities.values())):
         raise EntryError("The probabilities of an object's labels must be finite.")

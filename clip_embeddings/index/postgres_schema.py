@@ -26,7 +26,8 @@ LOCK = 0x636C6970
 # A tombstone is a row without a vector that has `expires`. Vectors are stored in the row, uncompressed, as
 # long as it fits into a page: by default PostgreSQL would move those above 2 KB elsewhere, and a search would
 # read both places. Texts are compared by their bytes. `labels` and `probabilities` belong together; the
-# indexes of the second version are for filters that few rows match.
+# indexes of the second version are for filters that few rows match. That of types has their beginnings: a key
+# has at most a third of a page, and uploaders declare types of any length.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE {table} (
@@ -58,7 +59,8 @@ MIGRATIONS: tuple[str, ...] = (
         ADD COLUMN probabilities double precision[],
         ADD COLUMN label_set text;
     CREATE INDEX {by_updated} ON {table} (space, updated) WHERE space IS NOT NULL;
-    CREATE INDEX {by_type} ON {table} (space, lower(content_type COLLATE "C")) WHERE space IS NOT NULL;
+    CREATE INDEX {by_type} ON {table} (space, left(lower(content_type COLLATE "C"), 256))
+        WHERE space IS NOT NULL;
     CREATE INDEX {by_label} ON {table} USING gin (labels) WHERE labels IS NOT NULL;
     CREATE TABLE IF NOT EXISTS {reports} (
         name text COLLATE "C",

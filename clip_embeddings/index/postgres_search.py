@@ -142,7 +142,8 @@ def _condition(search: Search) -> sql.Composed:
         "updated < %(updated_before)s": where.updated_before is not None,
         # The form that an index of arrays serves.
         "labels @> ARRAY[%(label)s::text]": where.label is not None,
-        f"{type_} = %(type)s": is_exact,
+        # The first is what the index of types has.
+        f"left({type_}, 256) = left(%(type)s::text, 256) AND {type_} = %(type)s": is_exact,
         # In a form that no index serves: most rows match, whatever the planner believes.
         f"left({type_}, length(%(type)s::text)) = %(type)s": where.content_type is not None and not is_exact,
     }

@@ -20,6 +20,8 @@ MAX_RESULTS = 1000
 # Entries of one sample, and bytes of one part of a report, at most.
 MAX_SAMPLE = 5000
 MAX_PART_BYTES = 512 * 1024
+# Characters of a label, at most: an index of PostgreSQL holds them, whose keys are short.
+MAX_LABEL_CHARS = 256
 
 
 class EntryError(StorageError):

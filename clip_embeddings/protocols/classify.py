@@ -144,7 +144,7 @@ def _request(
     options: ClassifyOptions,
     limits: Limits,
 ) -> ClassifyRequest:
-    valid_labels = parse_labels(labels, limits, "labels", distinct=True)
+    valid_labels = parse_labels(labels, limits, "labels", distinct=True, repeated=True)
     valid_templates = parse_templates(templates, limits, "templates")
     check_prompts(valid_labels, valid_templates, limits, "labels")
     return ClassifyRequest(

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from clip_embeddings.config import Limits
 from clip_embeddings.errors import ApiError
 from clip_embeddings.label_settings import PLACE
 from clip_embeddings.protocols.items import parse_text
 
+# Characters of a label that the reply repeats for each picture, at most. A text tower refuses most longer
+# ones, but not many spaces: a reply with 256 pictures and as many labels of 10,000 of them would have 650 MB.
+MAX_REPEATED_CHARS = 256
+
 
 def parse_labels(
-    values: Sequence[object], limits: Limits, field: str, *, distinct: bool = False
+    values: Sequence[object],
+    limits: Limits,
+    field: str,
+    *,
+    distinct: bool = False,
+    repeated: bool = False,
 ) -> list[str]:
     """The labels in the list `field`, at least one.
 
     With `distinct`, a label that comes twice is refused: it would take half of its own probability away.
+    With `repeated`, so is one that is too long to be repeated for each picture.
 
     Raises:
         ApiError: 400 or 413, with the place of the first label that is wrong.
     """
     if not values:
         raise ApiError(400, "list_missing", f"`{field}` has no labels.", where=f"$.{field}")
+    if repeated:
+        limits = replace(limits, text_chars=min(limits.text_chars, MAX_REPEATED_CHARS))
     labels = _parse_list(values, lambda value: _parse_label(value, limits), field)
     if distinct:
         places: dict[str, int] = {}

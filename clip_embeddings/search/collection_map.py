@@ -124,7 +124,12 @@ def _in_background(make: Callable[[], _Map], lock: threading.Lock) -> _Map:
             lock.release()
             done.set()
 
-    BackgroundThread("map", work).start()
+    try:
+        BackgroundThread("map", work).start()
+    except RuntimeError:
+        # There are too many threads. The next request tries again.
+        lock.release()
+        raise
     if not done.wait(WAIT_SECONDS):
         raise TimeoutError
     if failed:

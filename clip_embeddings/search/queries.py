@@ -122,7 +122,9 @@ def _digest(given: Mapping[str, str | None], weights: Weights, options: Nearest)
     """16 bytes that identify the query."""
     values = (*given.values(), *msgspec.structs.astuple(weights), options.prefix, options.min_score)
     values += (options.after, options.before, options.label, options.content_type)
-    return digest("" if value is None else f"={value}" for value in values)
+    # None and the empty text differ. Nothing is put in front of a text, which would copy that of a picture.
+    missing = "".join("01"[value is None] for value in values)
+    return digest([missing, *("" if value is None else str(value) for value in values)])
 
 
 def digest(values: Iterable[str]) -> bytes:

@@ -81,7 +81,7 @@ class Samples:
                 self._lock.release()
         return kept.sample if kept and len(kept.sample.vectors) else None
 
-    def _check(self, space: str, max_age: float) -> _Kept | None:
+    def _check(self, space: str, max_age: float) -> _Kept:
         kept, started = self._kept.get(space), time.monotonic()
         if kept is not None and started < min(kept.next_check, kept.taken + max_age):
             # Another thread has just taken it.
@@ -95,10 +95,13 @@ class Samples:
             # A search goes on without: it fails by itself if the index cannot be used at all.
             logger.warning("no sample of the index could be taken: %s", error)
             if kept is None:
-                return None
+                # Who waited for this one goes on without, too, instead of failing one after the other.
+                kept = _Kept(Sample(np.empty((0, 0), np.float32), {}, 0), -1, started, 0)
         now = time.monotonic()
         pause = CHECK_SECONDS if kept.sample.is_everything else CHECK_SECONDS_LARGE
-        kept.next_check = now + max(pause, (now - started) / TIME_SHARE)
+        if len(kept.sample.vectors):
+            pause = max(pause, (now - started) / TIME_SHARE)
+        kept.next_check = now + pause
         self._kept[space] = kept
         self._kept.move_to_end(space)
         while len(self._kept) > MAX_SPACES:

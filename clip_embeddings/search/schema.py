@@ -7,12 +7,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from clip_embeddings.index.types import MAX_LABEL_CHARS
 from clip_embeddings.setting_values import MAX_OBJECT_NAME_BYTES
 
 # Longer content types are none: RFC 6838, section 4.2, allows 127 characters on either side of the slash.
 MAX_CONTENT_TYPE_CHARS = 255
-# Longer labels are those of no list.
-MAX_LABEL_CHARS = 256
 # Longer cursors were not made here.
 MAX_CURSOR_CHARS = 200
 # A weight is a factor; one that is much larger leaves nothing of the other parts.

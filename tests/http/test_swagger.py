@@ -104,3 +104,10 @@ def test_it_holds_no_data_and_others_get_the_light_page(server: Server) -> None:
         assert reply.headers["X-Content-Type-Options"] == "nosniff"
         tag = reply.headers["ETag"]
         assert server.get(f"/{part}", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_an_address_that_ends_with_a_slash_leads_to_the_page(server: Server) -> None:
+    reply = server.get("/docs/", headers={"Accept": "text/html"})
+
+    assert [each.status_code for each in reply.history] == [308]
+    assert reply.url == f"{server.url}/docs"

@@ -169,9 +169,27 @@ def test_probabilities_of_numpy_are_numbers(index: Index) -> None:
     assert dict(read.labels) == {"cat": 0.25}
 
 
+def test_types_and_labels_as_long_as_uploaders_and_lists_have_them(index: Index) -> None:
+    # Random, because PostgreSQL compresses keys that repeat themselves.
+    random = np.random.default_rng(1)
+    long = "image/" + "".join(map(chr, random.integers(ord("a"), ord("z") + 1, 20_000)))
+    label = "".join(map(chr, random.integers(0x10000, 0x10FFFF, 256)))
+    others = [long[:-1], long[:256], long[:255]]
+    assert all(index.upsert([entry(str(n), content_type=type_) for n, type_ in enumerate([long, *others])]))
+    index.upsert([entry("labeled", labels={label: 0.5})])
+
+    assert names(index, Filter(content_type=long)) == ["0"]
+    assert [names(index, Filter(content_type=type_)) for type_ in others] == [["1"], ["2"], ["3"]]
+    assert names(index, Filter(label=label)) == ["labeled"]
+
+
 @pytest.mark.parametrize(
     ("labels", "sentence"),
-    [({"\ud800": 0.5}, "not text in Unicode"), ({"cat": float("nan")}, "must be finite")],
+    [
+        ({"\ud800": 0.5}, "not text in Unicode"),
+        ({"cat": float("nan")}, "must be finite"),
+        ({"x" * 257: 0.5}, "more than 256 characters"),
+    ],
 )
 def test_labels_that_no_index_can_hold_are_refused(
     index: Index, labels: dict[str, float], sentence: str

@@ -513,7 +513,7 @@ def test_a_large_table_is_sampled_by_pages(
         Filter(label="rare"),
         Filter(content_type="image/rare"),
         Filter(updated_from=UPDATED.replace(year=2027)),
-        Filter(prefix="x/", label="rare", content_type="image/*"),
+        Filter(bucket="photos", label="rare", content_type="image/*"),
     ],
     ids=["label", "type", "time", "several"],
 )

@@ -336,6 +336,18 @@ def test_the_map_is_zoomed_and_opens_photos(show: Pages) -> None:
     expect(page.locator("#map")).to_be_visible()
 
 
+def test_a_map_of_an_index_that_does_not_answer_says_so(show: Pages) -> None:
+    page = show("/")
+    error = {"code": "storage_unavailable", "message": "The index does not answer."}
+    headers = {"Embedding-Error-Code": error["code"]}
+    # A real one takes half a minute to be given up.
+    page.route("**/map", lambda route: route.fulfill(status=503, json={"error": error}, headers=headers))
+    page.click("#to-map")
+
+    expect(page.locator("#problem")).to_have_text(error["message"])
+    expect(page.locator("#status")).to_have_text("")
+
+
 def test_the_map_is_reached_from_the_start(show: Pages) -> None:
     page = show()
     page.get_by_role("link", name="See them all on a map").click()

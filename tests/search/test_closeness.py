@@ -15,10 +15,12 @@ from clip_embeddings.index.types import Entry
 from clip_embeddings.search import samples
 from clip_embeddings.search.closeness import MIN_SAMPLE, Noise, measure_noise
 from clip_embeddings.search.samples import SAMPLE_SIZE, Samples
+from clip_embeddings.storage.types import TransientError
 from tests.support.albums import Album, emoji, new_album
 from tests.support.entries import direction, entry
 from tests.support.indexes import opened_index
 from tests.support.serving import serving
+from tests.support.threads import run_threads
 from tests.support.vectors import raw_texts
 from tests.support.waiting import eventually
 
@@ -193,6 +195,32 @@ def test_threads_share_one_sample() -> None:
         thread.join()
 
     assert len({id(one) for one in found}) == index.samples == 1
+
+
+class UnreachableIndex(CountingIndex):
+    """An index whose server does not answer, which is found out after a while."""
+
+    def count(self, space: str | None = None) -> int:
+        self.samples += 1
+        time.sleep(0.05)
+        raise TransientError("no answer")
+
+
+def test_threads_do_not_wait_one_after_the_other_for_an_index_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(samples, "CHECK_SECONDS", 1000.0)
+    index = UnreachableIndex(60)
+    kept = Samples(index, None)  # type: ignore[arg-type]
+    run_threads([lambda: kept.get("s")] * 16)
+    asked = index.samples
+    kept._index = CountingIndex(60)  # type: ignore[assignment]
+    kept._kept["s"].next_check = 0.0
+    recovered = kept.get("s")
+
+    assert asked == 1
+    assert recovered is not None
+    assert len(recovered.vectors) == 60
 
 
 def test_a_sample_of_a_million_rows_is_cheap(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -125,6 +128,33 @@ def test_only_what_is_in_the_index_is_sent(server: Server, album: Album) -> None
         reply = server.get("/original", params={"uri": album.uri(name)})
         assert reply.status_code == 404, name
     assert server.get("/original").json()["error"]["code"] == "field_missing"
+
+
+def test_nothing_outside_the_folder_is_sent_though_the_index_names_it(
+    server: Server, album: Album, tmp_path: Path
+) -> None:
+    """An index may have been loaded from a file that somebody else made."""
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(emoji()[CAKE])
+    folder = Path(unquote(album.bucket.url.removeprefix("file://")))
+    (folder / "link.png").symlink_to(outside)
+    (folder / "links").symlink_to(tmp_path)
+    names = [
+        "link.png",
+        "links/outside.png",
+        os.path.relpath(outside, folder),
+        f"{folder}/{CAKE}",
+        "\0.png",
+        ".",
+    ]
+    generation = outside.stat().st_ctime_ns
+    entries = [replace(album.entry(CAKE), name=name, generation=generation) for name in names]
+    assert all(album.index.upsert(entries))
+
+    for name in names:
+        for path in ("/original", "/thumbnail"):
+            reply = server.get(path, params={"uri": album.uri(name)})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (404, "object_gone"), name
 
 
 def test_memory_is_given_back(album: Album, log: Path) -> None:

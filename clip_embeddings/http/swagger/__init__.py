@@ -44,6 +44,9 @@ POLICY = "; ".join(
 
 def swagger_page(request: Request) -> Response:
     """The page. It holds no data: its script requests the document, with the API key if one is needed."""
+    if request.path.endswith("/"):
+        # The addresses in the page are relative, because a proxy may serve this below a prefix.
+        return Response(status=308, headers={"Location": "../docs"})
     response = _file(request, FOLDER / "page.html", "text/html")
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Referrer-Policy"] = "no-referrer"

@@ -30,7 +30,7 @@ async function showMap() {
         break;
       } catch (error) {
         // Another request is having it made.
-        if (error.status !== 503 || chart !== mine) throw error;
+        if (error.code !== "map_pending" || chart !== mine) throw error;
         await new Promise((resolve) => setTimeout(resolve, 2000));
       }
     }

@@ -18,7 +18,8 @@ async function ask(url, options = {}) {
       if (sessionStorage.getItem(KEY) !== key || (await askForKey(key !== null))) continue;
       throw new Error("These photos are locked: the server wants its API key.");
     }
-    throw Object.assign(new Error(await words(reply)), { status: reply.status });
+    const code = reply.headers.get("Embedding-Error-Code");
+    throw Object.assign(new Error(await words(reply)), { code });
   }
 }
 
