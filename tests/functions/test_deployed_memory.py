@@ -144,7 +144,7 @@ def test_functions_are_deployed_with_little_memory() -> None:
     assert deployed_memory("embed_image", 1) == "1Gi"
 
 
-@pytest.mark.parametrize("name", ["embed_text", "embed_image"])
+@pytest.mark.parametrize("name", [pytest.param("embed_text", marks=pytest.mark.full), "embed_image"])
 def test_the_worst_requests_at_once_with_the_bundled_model(name: str, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     sends = WORST[name]()

@@ -520,7 +520,7 @@ def test_a_large_table_is_sampled_by_pages(
 def test_filters_that_few_rows_match_read_no_others(
     postgres: PostgresServer, url: str, index: PostgresIndex, where: Filter
 ) -> None:
-    index.upsert([entry(f"{number:04}") for number in range(2500)])
+    index.upsert([entry(f"{number:04}") for number in range(800)])
     rare: dict[str, Any] = {
         "labels": {"rare": 0.5},
         "content_type": "image/rare",

@@ -315,6 +315,7 @@ def test_a_runner_made_before_a_fork_works_after_it(tmp_path: Path) -> None:
     assert ended.stdout == b"True\n"
 
 
+@pytest.mark.full
 def test_200_jobs_survive_three_kills(store: JobStore, tmp_path: Path) -> None:
     log, jobs = tmp_path / "log", {}
     url = store.bucket.url

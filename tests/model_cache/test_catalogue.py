@@ -91,6 +91,7 @@ def test_list(run: Run) -> None:
         assert f" {entry.dimensions} " in line
 
 
+@pytest.mark.full
 def test_a_list_whose_reader_has_enough_ends_quietly() -> None:
     # `true` reads nothing at all.
     command = f"set -o pipefail; {shlex.quote(sys.executable)} -m model_cache.bake --list all | true"

@@ -243,6 +243,7 @@ def test_a_float32_model_of_the_same_space_is_what_int8_is_compared_with(
     assert third["compared"] is None
 
 
+@pytest.mark.full
 def test_the_checkpoint_itself_is_run_through_torch_beside_its_float32_artifact(
     run: Any, few: Path, tiny: Tiny, baked: Path
 ) -> None:

@@ -236,6 +236,7 @@ def test_the_target_is_a_file(run: Run, out: Path, tiny: Tiny) -> None:
     assert (outcome.status, outcome.sentence) == (2, f"bake: {file} is a file: choose another --out.")
 
 
+@pytest.mark.full
 def test_an_export_that_is_not_the_model(
     run: Run, out: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +253,7 @@ def test_an_export_that_is_not_the_model(
     assert snapshot(out.parent) == before
 
 
+@pytest.mark.full
 def test_a_hub_that_cannot_be_reached(out: Path, tmp_path: Path) -> None:
     url, before = f"http://127.0.0.1:{free_port()}", snapshot(out.parent)
     started = time.monotonic()
@@ -290,6 +292,7 @@ def test_a_full_disk(run: Run, out: Path, tiny: Tiny, size: int) -> None:
     assert snapshot(out.parent) == before
 
 
+@pytest.mark.full
 def test_a_disk_that_fills_up_under_onnx_runtime(baked: Path, tmp_path: Path) -> None:
     with largest_file(1_000), pytest.raises(BakeError, match="Is there room on the disk"):
         onnx_export.optimize(baked / "image.onnx", tmp_path / "image.onnx")

@@ -165,11 +165,11 @@ def dino(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
     return Family(folder / "baked", None, published.images)
 
 
-# The last two take long to export, and the full run bakes them in full size too.
+# The full run bakes those that take long, the last two in full size too.
 FAMILIES = (
     xlm_roberta,
     siglip,
-    multilingual,
+    pytest.param(multilingual, marks=pytest.mark.full),
     pytest.param(mobileclip, marks=pytest.mark.full),
     pytest.param(dino, marks=pytest.mark.full),
 )
@@ -200,6 +200,7 @@ def test_a_family_gives_the_vectors_of_its_own_implementation(
     assert list(manifest.towers) == (["text", "image"] if family.texts else ["image"])
 
 
+@pytest.mark.full
 def test_padding_does_not_change_vectors(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither beside a long text, nor for a text that contains the padding token."""
     family = multilingual(run, tmp_path, monkeypatch)

@@ -303,6 +303,7 @@ def test_the_key_is_asked_for_once(show: Pages, page_album: Album, log: Path) ->
     assert KEY not in log.read_text()
 
 
+@pytest.mark.full
 def test_a_file_in_the_folder_is_found_and_leaves_with_it(show: Pages, tmp_path: Path) -> None:
     folder = new_album(tmp_path)
     photo_folder = tmp_path / "photos"
