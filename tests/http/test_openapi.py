@@ -360,7 +360,7 @@ def test_the_server_keeps_to_it(server: Server, document: Any, album: Album, exa
             if operation.body:
                 _try(operation, GenerationMode.NEGATIVE, call, statuses, examples)
             # Until the examples have reached the work itself, not only the refusals.
-            for number in range(5):
+            for number in range(15):
                 _try(operation, GenerationMode.POSITIVE, call, statuses, examples, number)
                 if not statuses.isdisjoint((200, 204)):
                     break

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clip_embeddings.engine.model import normalize_rows
@@ -212,6 +212,7 @@ UNITS = {part: direction(part) for part in ("text", "image", "uri", "not")}
 WEIGHT = st.floats(0, 100)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(UNITS)), WEIGHT, min_size=2), st.integers(0, 3))
 def test_any_composition_has_length_one_and_shares_that_add_up(weights: dict[str, float], seed: int) -> None:
     assume(sum(weights.values()) > 1e-3)

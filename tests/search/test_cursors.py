@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_embeddings.errors import ApiError
@@ -147,6 +147,7 @@ SCORES = st.floats(-1, 1)
 FACTORS = st.dictionaries(st.sampled_from(PARTS), st.floats(-800, 800))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 999), SCORES, st.text(max_size=2000), FACTORS)
 def test_a_cursor_reads_back_and_fits_a_url(
     rank: int, score: float, uri: str, factors: dict[str, float]
@@ -160,6 +161,7 @@ def test_a_cursor_reads_back_and_fits_a_url(
         decode(text, QUERY[::-1])
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_damage_is_noticed(data: st.DataObject) -> None:
     text = encode(Cursor(5, 0.25, hash_uri("a"), {}), QUERY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_embeddings.errors import ApiError
@@ -30,6 +30,7 @@ def test_times_are_those_of_rfc_3339(text: str, time: datetime) -> None:
     assert parse_filter(Nearest(before=text), None).updated_before == time
 
 
+@settings(deadline=None)
 @given(
     st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1)), st.integers(-23 * 60, 23 * 60)
 )
