@@ -43,7 +43,7 @@ dev: $(SERVE)/installed
 	@exec env PORT=$(PORT) $(SERVE)/bin/python -m dev.server --reload
 
 test: lint
-	$(TEST)/bin/python -m pytest -m "not full and not clients" -n 2 --dist loadfile --no-loadscope-reorder
+	$(TEST)/bin/python -m pytest -m "not full and not clients" -n 3 --dist loadfile --no-loadscope-reorder
 
 test-full: lint $(SPARK)/installed
 	$(TEST)/bin/python -m pytest -m "not clients"

@@ -223,7 +223,10 @@ def test_a_function_for_texts_stands_a_model_of_pictures(models: str, log: Path)
     _assert_second(answered.json()["embeddings"], answered, "a")
 
 
-@pytest.mark.parametrize("lost", ["the folder", "image.data", "tokenizer.bpe"])
+@pytest.mark.parametrize(
+    "lost",
+    ["image.data", *(pytest.param(lost, marks=pytest.mark.full) for lost in ("the folder", "tokenizer.bpe"))],
+)
 def test_a_model_that_is_lost_while_serving_is_not_ready(tmp_path: Path, log: Path, lost: str) -> None:
     folder = copy_demo(tmp_path / "model")
     checks = {"AIP_HEALTH_ROUTE": "/aip"}

@@ -314,7 +314,7 @@ def _with_pictures(references: st.SearchStrategy[str]) -> Any:
     return replaced
 
 
-@pytest.mark.parametrize("examples", [6, pytest.param(48, marks=pytest.mark.full)])
+@pytest.mark.parametrize("examples", [5, pytest.param(48, marks=pytest.mark.full)])
 def test_the_server_keeps_to_it(server: Server, document: Any, album: Album, examples: int) -> None:
     image, classes = data_uri(picture()), ["a", "b"]
     submitted = {

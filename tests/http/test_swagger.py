@@ -67,6 +67,7 @@ def test_a_request_is_sent_from_the_page(browser: Browser, server: Server) -> No
 
 
 @needs_chromium
+@pytest.mark.full
 def test_with_a_key_it_asks_for_it_and_sends_it(browser: Browser, log: Path) -> None:
     with (
         serving("embed_text", log, API_KEY=KEY, DOCS_PAGE="swagger") as closed,

@@ -114,7 +114,7 @@ def test_every_filter_yields_the_nearest_that_match(
     assert names(index, where, min_score=cats[3].score - 1e-6) == [hit.entry.name for hit in cats[:4]]
 
 
-@pytest.mark.parametrize("labeled", [5, 40])
+@pytest.mark.parametrize("labeled", [5, pytest.param(40, marks=pytest.mark.full)])
 def test_a_thousand_results_of_more_that_match(index: Index, labeled: int) -> None:
     count = 1200
     batch = [entry(f"{number:04}", label_set="x") for number in range(count)]

@@ -134,6 +134,7 @@ def test_the_engine_reproduces_the_canary(baked: Path, tower: str) -> None:
     assert len(model.manifest.towers[tower].canary.vector) == 32
 
 
+@pytest.mark.full
 def test_one_tower_alone(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
 

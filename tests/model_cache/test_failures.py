@@ -280,7 +280,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize("size", [100_000, 5_000_000])
+@pytest.mark.parametrize("size", [100_000, pytest.param(5_000_000, marks=pytest.mark.full)])
 def test_a_full_disk(run: Run, out: Path, tiny: Tiny, size: int) -> None:
     before = snapshot(out.parent)
 
@@ -298,7 +298,7 @@ def test_a_disk_that_fills_up_under_onnx_runtime(baked: Path, tmp_path: Path) ->
         onnx_export.optimize(baked / "image.onnx", tmp_path / "image.onnx")
 
 
-@pytest.mark.parametrize("moves", [0, 1, 2, 3])
+@pytest.mark.parametrize("moves", [0, *(pytest.param(moves, marks=pytest.mark.full) for moves in (1, 2, 3))])
 def test_a_bake_interrupted_while_its_files_move(
     baked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
@@ -357,6 +357,7 @@ def test_an_interrupted_bake(tiny: Tiny, out: Path, number: signal.Signals) -> N
     assert snapshot(out.parent) == before
 
 
+@pytest.mark.full
 def test_a_killed_bake(run: Run, tiny: Tiny, baked: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(baked, folder)

@@ -167,7 +167,7 @@ def dino(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
 
 # The full run bakes those that take long, the last two in full size too.
 FAMILIES = (
-    xlm_roberta,
+    pytest.param(xlm_roberta, marks=pytest.mark.full),
     siglip,
     pytest.param(multilingual, marks=pytest.mark.full),
     pytest.param(mobileclip, marks=pytest.mark.full),

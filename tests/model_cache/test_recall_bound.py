@@ -30,6 +30,7 @@ def pairs(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.full
 def test_a_bake_with_pairs_measures_r_at_1(run: Run, tiny: Tiny, pairs: Path, tmp_path: Path) -> None:
     outcome = run(*tiny.arguments, "--pairs", pairs, "--max-recall-loss", 100, "--out", tmp_path / "out")
 

@@ -262,6 +262,7 @@ def test_a_small_picture_is_not_enlarged(show: Pages) -> None:
     assert card(page, 0).locator("img").evaluate(style) == ["cover", "auto"]
 
 
+@pytest.mark.full
 def test_the_original_in_full_size(show: Pages, page_album: Album, log: Path) -> None:
     page = show("/search?q=cup&prefix=photos/coffee")
     card(page, 0).locator(".photo").click()

@@ -55,7 +55,7 @@ def pages(server: Server, path: str, params: Mapping[str, Any]) -> Iterator[list
             return
 
 
-@pytest.mark.parametrize("k", [7, 100])
+@pytest.mark.parametrize("k", [pytest.param(7, marks=pytest.mark.full), 100])
 def test_pages_together_are_everything_once(server: Server, album: Album, k: int) -> None:
     uri = album.uri("emoji/cat face.png")
     queries: list[tuple[str, dict[str, str]]] = [

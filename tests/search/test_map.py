@@ -61,6 +61,7 @@ def test_it_has_every_object_near_its_like(server: Server, album: Album) -> None
     assert {point["label"] for point in body["points"]} == {"cat", None}
 
 
+@pytest.mark.full
 def test_it_is_made_once_and_again_when_the_index_has_changed(server: Server, album: Album) -> None:
     first = server.get("/map").json()
     assert server.get("/map").json() == first

@@ -157,6 +157,7 @@ def test_nothing_outside_the_folder_is_sent_though_the_index_names_it(
             assert (reply.status_code, reply.json()["error"]["code"]) == (404, "object_gone"), name
 
 
+@pytest.mark.full
 def test_memory_is_given_back(album: Album, log: Path) -> None:
     """As many readers as would fill the memory, several times over."""
     image = Image.effect_noise((1200, 1200), 90)
