@@ -314,7 +314,7 @@ def _with_pictures(references: st.SearchStrategy[str]) -> Any:
     return replaced
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(48, marks=pytest.mark.full)])
+@pytest.mark.parametrize("examples", [6, pytest.param(48, marks=pytest.mark.full)])
 def test_the_server_keeps_to_it(server: Server, document: Any, album: Album, examples: int) -> None:
     image, classes = data_uri(picture()), ["a", "b"]
     submitted = {
@@ -330,6 +330,9 @@ def test_the_server_keeps_to_it(server: Server, document: Any, album: Album, exa
         "id": ["demo"],
         "task": ["image-embedding", "text-embedding", "zero-shot-image-classification"],
         "job": jobs,
+        "q": ["a cat"],
+        "after": ["2024-05-17"],
+        "before": ["2100-01-01T00:00:00Z"],
     }
 
     def arguments(context: Any, found: Any) -> st.SearchStrategy[Any]:
@@ -360,7 +363,7 @@ def test_the_server_keeps_to_it(server: Server, document: Any, album: Album, exa
             if operation.body:
                 _try(operation, GenerationMode.NEGATIVE, call, statuses, examples)
             # Until the examples have reached the work itself, not only the refusals.
-            for number in range(15):
+            for number in range(30):
                 _try(operation, GenerationMode.POSITIVE, call, statuses, examples, number)
                 if not statuses.isdisjoint((200, 204)):
                     break
