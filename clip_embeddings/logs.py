@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("clip_embeddings")
 
+# Seconds between two lines that say how far a long piece of work is.
+LOG_SECONDS = 30.0
+
 # A hexadecimal digit and a separator, plain or percent-encoded any number of times.
 _DIGIT = r"(?:[0-9a-f]|%(?:25)*(?:3[0-9]|[46][1-6]))"
 _SEPARATOR = r"(?:[-_ +]|%(?:25)*(?:2d|5f|20))"

@@ -32,7 +32,7 @@ from clip_embeddings.duplicates.report import (
 from clip_embeddings.errors import ConfigError
 from clip_embeddings.index.factory import open_configured_index
 from clip_embeddings.index.types import Index
-from clip_embeddings.logs import logger
+from clip_embeddings.logs import LOG_SECONDS, logger
 from clip_embeddings.startup import starting
 from clip_embeddings.storage.factory import bucket_name
 from clip_embeddings.storage.types import StorageError
@@ -41,8 +41,6 @@ T = TypeVar("T")
 
 # Copies of a picture in another size or quality have more, most different pictures less.
 THRESHOLD = 0.97
-# Seconds between two lines of the log.
-LOG_SECONDS = 30.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

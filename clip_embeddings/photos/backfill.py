@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from clip_embeddings.errors import ConfigError
-from clip_embeddings.logs import logger
+from clip_embeddings.logs import LOG_SECONDS, logger
 from clip_embeddings.photos.indexed_bucket import open_indexed_bucket
 from clip_embeddings.photos.indexer import Indexer, open_indexer
 from clip_embeddings.photos.manifest import Manifest
 from clip_embeddings.photos.pipeline import apply_changes
 from clip_embeddings.photos.reconcile import differences
-from clip_embeddings.photos.tasks import LOG_SECONDS, Tasks, open_tasks
+from clip_embeddings.photos.tasks import Tasks, open_tasks
 from clip_embeddings.photos.types import (
     SKIP_REASONS,
     UP_TO_DATE,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clip_embeddings.config import Settings, TaskSettings
 from clip_embeddings.errors import ConfigError
-from clip_embeddings.logs import logger
+from clip_embeddings.logs import LOG_SECONDS, logger
 from clip_embeddings.photos.counting import PARALLEL, count_names
 from clip_embeddings.photos.indexed_bucket import IndexedBucket
 from clip_embeddings.photos.plans import PlanStore
@@ -15,9 +15,6 @@ from clip_embeddings.photos.shares import Plan
 from clip_embeddings.storage.factory import open_bucket
 from clip_embeddings.storage.file import FileBucket
 from clip_embeddings.storage.types import ALL_NAMES, NameRange
-
-# Seconds between two lines of the log.
-LOG_SECONDS = 30.0
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def answer_thumbnail(context: RequestContext, searcher: Searcher) -> Response:
     entry = searcher.entry(query.uri)
     tag = f"{entry.generation}-{query.size}"
     response = _picture(context, entry, tag, query.generation, "image/jpeg", "default-src 'none'")
-    if response.status_code != 304:
+    if response.status_code == 200:
         response.set_data(_thumbnail(context, searcher, entry, query.size))
     return response
 
@@ -46,7 +46,7 @@ def answer_original(context: RequestContext, searcher: Searcher) -> Response:
     # Its type is known once its bytes are.
     tag = f"{entry.generation}-original"
     response = _picture(context, entry, tag, query.generation, "image/*", PICTURE_POLICY)
-    if response.status_code == 304:
+    if response.status_code != 200:
         del response.headers["Content-Type"]
         return response
     runtime = context.runtime
@@ -69,7 +69,8 @@ def answer_original(context: RequestContext, searcher: Searcher) -> Response:
 def _picture(
     context: RequestContext, entry: Entry, tag: str, generation: int | None, mimetype: str, policy: str
 ) -> Response:
-    """An empty response with the headers of a picture; its status is 304 if the client has it already."""
+    """An empty response with the headers of a picture; its status is 304 if the client has it already, 412 if
+    its `If-Match` names another one."""
     response = Response(mimetype=mimetype)
     response.set_etag(tag)
     caching = f"max-age={CACHE_AGE}" if generation == entry.generation else "no-cache"

@@ -105,6 +105,8 @@ def test_it_is_kept_by_generation(server: Server, album: Album) -> None:
 
     assert first.headers["Cache-Control"] == "private, max-age=86400"
     assert (again.status_code, again.content) == (304, b"")
+    other = server.get("/original", params={"uri": uri}, headers={"If-Match": '"another"'})
+    assert (other.status_code, other.content) == (412, b"")
     assert again.headers["Cache-Control"] == "private, no-cache"
     assert (head.status_code, head.content) == (200, b"")
     assert small.headers["ETag"] != first.headers["ETag"]
